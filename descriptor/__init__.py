@@ -1,0 +1,1 @@
+"""Image → dense descriptors → correspondences: networks, training, evaluation and the matching engine."""

@@ -1,0 +1,118 @@
+"""The one place where a command's outcome becomes an exit status and what the user reads."""
+
+import logging
+import platform
+import sys
+import tempfile
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from pipeline import __version__
+from pipeline.config import parse_command_line
+from pipeline.errors import LumenError
+
+Config = TypeVar("Config")
+
+EXIT_LUMEN_ERROR = 1
+EXIT_BUG = 70
+EXIT_INTERRUPTED = 130
+
+_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm")
+
+
+def run_command(config_type: type[Config], run: Callable[[Config], Any], arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line into `config_type`, call `run` with it, print what it returns, one line each.
+
+    Args:
+        config_type: the stage's config dataclass.
+        run: the stage; it returns the path, or a list of the paths, of what it wrote.
+        arguments: the command line without the program's name; `sys.argv` by default.
+
+    Returns:
+        The exit status: 0; 1 for a `LumenError`, printed as one line; 130 when interrupted; 70 for a bug, whose
+        traceback is shown together with the path of a log that holds everything needed to report it.
+    """
+    program = Path(sys.argv[0]).name
+    arguments = sys.argv[1:] if arguments is None else arguments
+    records = _start_logging()
+    try:
+        _print_outputs(run(parse_command_line(config_type, arguments, f"python {program}")))
+    except LumenError as error:
+        _say(f"error: {error}")
+        return EXIT_LUMEN_ERROR
+    except KeyboardInterrupt:
+        _say("interrupted; what is complete is kept, and the same command goes on from there")
+        return EXIT_INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        log = _write_crash_log(program, arguments, records)
+        _say(f"this is a bug in LumenSfM; please report it with {log}")
+        return EXIT_BUG
+    return 0
+
+
+def _print_outputs(outputs: Any) -> None:
+    if outputs is None:
+        return
+    for output in outputs if isinstance(outputs, list | tuple) else [outputs]:
+        print(output)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines for a person on stderr, which do not tear a progress bar apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        tqdm.write(f"{level}{record.getMessage()}", file=sys.stderr)
+
+
+class _MemoryHandler(logging.Handler):
+    """The latest records of everything, kept for the crash log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: deque[str] = deque(maxlen=10_000)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(self.format(record))
+
+
+def _start_logging() -> _MemoryHandler:
+    console = _ConsoleHandler(logging.INFO)
+    console.addFilter(lambda record: record.name.partition(".")[0] in _OURS or record.levelno >= logging.ERROR)
+    memory = _MemoryHandler()
+    logging.basicConfig(level=logging.INFO, handlers=[console, memory], force=True)
+    for name in _OURS:
+        logging.getLogger(name).setLevel(logging.DEBUG)
+    return memory
+
+
+def _write_crash_log(program: str, arguments: Sequence[str], records: _MemoryHandler) -> Path:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = f"lumensfm-{Path(program).stem}-crash-{stamp}.log"
+    text = "\n".join(
+        [
+            f"LumenSfM {__version__}, Python {platform.python_version()}, {platform.platform()}",
+            f"arguments: {list(arguments)}",
+            *records.lines,
+            traceback.format_exc(),
+        ]
+    )
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        try:
+            (folder / name).write_text(text, encoding="utf-8")
+        except OSError:
+            continue
+        return folder / name
+    return Path("the lines above (no log could be written)")
+
+
+def _say(line: str) -> None:
+    print(" ".join(line.split()), file=sys.stderr)

@@ -1,0 +1,167 @@
+"""What made each output of a run, and so whether it is still current.
+
+A stage's fingerprint covers its inputs' contents, its resolved config, the version of the format it writes and the
+fingerprints of the stages before it. A re-run skips what is current, redoes what changed and everything
+downstream of it, and says which and why.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.config import to_mapping
+from pipeline.errors import LumenError, explain_os_errors
+from pipeline.files import write_json
+
+FORMAT_VERSION = 1
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run, with everything that its outputs depend on.
+
+    Attributes:
+        name: unique within the run.
+        config: the resolved config dataclass, or builtin types.
+        inputs: a name for each input → its fingerprint (`fingerprint_path`).
+        after: the names of the stages whose outputs it reads.
+        format_version: raised when the code writes something else for the same inputs.
+    """
+
+    name: str
+    config: Any = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    after: Sequence[str] = ()
+    format_version: int = 1
+
+
+@dataclass
+class StageRecord:
+    """What the manifest keeps of a finished stage. `outputs` are relative to the run's folder."""
+
+    fingerprint: str
+    format_version: int
+    config: dict[str, Any]
+    inputs: dict[str, str]
+    after: dict[str, str]
+    outputs: list[str]
+
+
+class Manifest:
+    """The finished stages of one run, kept in a JSON file that is only ever replaced as a whole."""
+
+    def __init__(self, path: Path, stages: dict[str, StageRecord]) -> None:
+        self._path = path
+        self._stages = stages
+
+    @classmethod
+    def load(cls, path: Path) -> "Manifest":
+        """Read the manifest at `path`; a missing file is an empty run.
+
+        Raises:
+            LumenError: if the file is damaged or of another format version.
+        """
+        if not path.exists():
+            return cls(path, {})
+        with explain_os_errors("read", path):
+            data = path.read_bytes()
+        advice = "move the folder away, or choose another output"
+        try:
+            content = msgspec.json.decode(data)
+            version = content["format_version"]
+            if version != FORMAT_VERSION:
+                raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: {advice}")
+            return cls(path, msgspec.convert(content["stages"], dict[str, StageRecord]))
+        except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError) as error:
+            raise LumenError(f"{path} is not a manifest ({error}): {advice}") from error
+
+    def reason_to_run(self, stage: Stage) -> str | None:
+        """Why `stage` must be run, or None if its outputs are current and all there.
+
+        Raises:
+            LumenError: if a stage that it comes after has not been run.
+        """
+        record = self._stages.get(stage.name)
+        wanted = self._describe(stage)
+        if record is None:
+            return "not run yet"
+        if record.format_version != wanted.format_version:
+            return f"format version {record.format_version} → {wanted.format_version}"
+        for name, old, new in _differences(record.after, wanted.after):
+            return f"{name} was redone" if old and new else f"comes after {name} now"
+        for name, old, new in _differences(record.inputs, wanted.inputs):
+            return f"input {name} {'changed' if old and new else 'added' if new else 'removed'}"
+        for name, old, new in _differences(record.config, wanted.config):
+            return f"{name} {old} → {new}"
+        missing = [output for output in record.outputs if not (self._path.parent / output).exists()]
+        return f"{missing[0]} is missing" if missing else None
+
+    def complete(self, stage: Stage, outputs: Sequence[Path]) -> None:
+        """Record that `stage` has written `outputs`, all inside the run's folder."""
+        record = self._describe(stage)
+        record.outputs = [str(path.relative_to(self._path.parent)) for path in outputs]
+        self._stages[stage.name] = record
+        self._save()
+
+    def run(self, stage: Stage, function: Callable[[], Sequence[Path]]) -> list[Path]:
+        """Call `function`, which returns what it wrote, unless the stage is current. Return its outputs."""
+        reason = self.reason_to_run(stage)
+        if reason is None:
+            logger.info("%s: current, skipped", stage.name)
+        else:
+            logger.info("%s: %s", stage.name, reason)
+            if self._stages.pop(stage.name, None):
+                self._save()
+            self.complete(stage, function())
+        return [self._path.parent / output for output in self._stages[stage.name].outputs]
+
+    def _save(self) -> None:
+        stages = {name: msgspec.to_builtins(record) for name, record in self._stages.items()}
+        write_json(self._path, {"format_version": FORMAT_VERSION, "stages": stages})
+
+    def _describe(self, stage: Stage) -> StageRecord:
+        missing = [name for name in stage.after if name not in self._stages]
+        if missing:
+            raise LumenError(f"{stage.name} needs {missing[0]} first: run that stage")
+        parts: dict[str, Any] = {
+            "format_version": stage.format_version,
+            "config": to_mapping(stage.config),
+            "inputs": dict(stage.inputs),
+            "after": {name: self._stages[name].fingerprint for name in stage.after},
+        }
+        canonical = json.dumps([stage.name, parts], sort_keys=True)
+        return StageRecord(fingerprint=hashlib.sha256(canonical.encode()).hexdigest(), outputs=[], **parts)
+
+
+def fingerprint_path(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of the names and bytes of all files under a folder, as hex.
+
+    Raises:
+        LumenError: if it cannot be read.
+    """
+    with explain_os_errors("read", path):
+        if path.is_dir():
+            return fingerprint_files(sorted(child for child in path.rglob("*") if child.is_file()), path)
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint_files(paths: Sequence[Path], root: Path) -> str:
+    """SHA-256 over the names relative to `root` and the contents of `paths`, in the order given."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.relative_to(root)}\0{fingerprint_path(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted(set(old) | set(new))
+    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]

@@ -1,0 +1,72 @@
+"""Every file name of a sequence and of a run, spelt here and nowhere else."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SequencePaths:
+    """The files of one sequence: training-data layout 2, plus `sequence.yaml` and the masks of single frames.
+
+    A frame's name is its index in the video: `images/00002603.jpg`.
+    """
+
+    root: Path
+
+    @staticmethod
+    def segment_name(first_index: int, end_index: int, stride: int, segment: int) -> str:
+        """A segment's folder: frames `first_index` to before `end_index`, every `stride`-th."""
+        return f"_start_{first_index:06d}_end_{end_index:06d}_stride_{stride}_segment_{segment:02d}"
+
+    @property
+    def sequence(self) -> Path:
+        """Source, timestamps, calibration and quality of the frames (`pipeline.sequence`)."""
+        return self.root / "sequence.yaml"
+
+    @property
+    def mask(self) -> Path:
+        """The content area, the same for all frames: uint8 BMP, 255 = tissue."""
+        return self.root / "undistorted_mask.bmp"
+
+    @property
+    def images(self) -> Path:
+        return self.root / "images"
+
+    def image(self, index: int) -> Path:
+        return self.images / f"{index:08d}.jpg"
+
+    @property
+    def frame_masks(self) -> Path:
+        return self.root / "masks"
+
+    def frame_mask(self, index: int) -> Path:
+        """A frame's own mask, content area without highlights, named as COLMAP expects: uint8 PNG, 255 = use."""
+        return self.frame_masks / f"{index:08d}.jpg.png"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run: a folder that holds what some stages made and the record of how."""
+
+    root: Path
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def contact_sheet(self) -> Path:
+        return self.root / "contact_sheet.png"
+
+    def config(self, stage: str) -> Path:
+        return self.root / f"{stage}.yaml"
+
+    def report(self, stage: str) -> Path:
+        return self.root / "reports" / f"{stage}.json"
+
+    def sequence(self, name: str) -> SequencePaths:
+        return SequencePaths(self.root / name)
+
+    def sequences(self) -> list[SequencePaths]:
+        """The sequences in the run's folder, by name."""
+        return [SequencePaths(found.parent) for found in sorted(self.root.glob("*/sequence.yaml"))]

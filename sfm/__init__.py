@@ -1,0 +1,1 @@
+"""Correspondences → pycolmap → poses and points; evaluation against truth, export, viewing."""

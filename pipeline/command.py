@@ -7,6 +7,7 @@ import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,14 +106,13 @@ def _write_crash_log(program: str, arguments: Sequence[str], records: _MemoryHan
             traceback.format_exc(),
         ]
     )
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-        try:
-            (folder / name).write_text(text, encoding="utf-8")
-        except OSError:
-            continue
-        return folder / name
+    for find_folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
+        with suppress(OSError):
+            log = find_folder() / name
+            log.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return log
     return Path("the lines above (no log could be written)")
 
 
 def _say(line: str) -> None:
-    print(" ".join(line.split()), file=sys.stderr)
+    tqdm.write(" ".join(part.strip() for part in line.splitlines()), file=sys.stderr)

@@ -8,9 +8,13 @@ strict about types and says where one is wrong, checks the values of a YAML file
 
 import dataclasses
 import difflib
+import functools
+import reprlib
+import types
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import tyro
@@ -43,7 +47,8 @@ def load_config(config_type: type[Config], path: Path, *, allow_missing: bool = 
     Args:
         config_type: a dataclass; fields may be dataclasses again.
         path: the YAML file, a mapping from field names to values.
-        allow_missing: leave required fields that the file lacks for the command line to fill.
+        allow_missing: leave required fields that the file lacks for the command line to fill, and checks in
+            `__post_init__` to the instance that it makes.
 
     Raises:
         LumenError: naming the file, the key and the nearest right one, or the type that was expected.
@@ -68,20 +73,20 @@ def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_
     """
     if not isinstance(mapping, Mapping):
         raise LumenError(f"{source}: expected keys with values, found {type(mapping).__name__}")
-    hints = get_type_hints(config_type)
-    fields = {field.name: field for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    hints = _hints(config_type)  # type: ignore[arg-type]
     for key in mapping:
-        if key not in fields:
-            raise LumenError(f"{source}: unknown key {key!r}{_nearest(str(key), list(fields))}")
+        if key not in hints:
+            raise LumenError(f"{source}: unknown key {key!r}{_nearest(str(key), list(hints), 'keys')}")
     values: dict[str, Any] = {}
-    for name, field in fields.items():
-        if name in mapping:
-            values[name] = _convert(mapping[name], hints[name], f"{source}: {name}", allow_missing)
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        if field.name in mapping:
+            where = f"{source}: {field.name}"
+            values[field.name] = _convert(mapping[field.name], hints[field.name], where, allow_missing)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             if not allow_missing:
-                raise LumenError(f"{source}: the key {name!r} is missing")
-            values[name] = tyro.MISSING
-    return config_type(**values)
+                raise LumenError(f"{source}: the key {field.name!r} is missing")
+            values[field.name] = tyro.MISSING
+    return _with_holes(config_type, values) if allow_missing else config_type(**values)
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -99,34 +104,77 @@ def _split_off_preset(arguments: list[str]) -> tuple[Path | None, list[str]]:
     rest = []
     remaining = iter(arguments)
     for argument in remaining:
-        if argument == "--config":
-            value = next(remaining, None)
-            if value is None:
-                raise LumenError("--config needs a YAML file")
-            preset = Path(value)
-        elif argument.startswith("--config="):
-            preset = Path(argument.removeprefix("--config="))
-        else:
+        flag, is_assigned, value = argument.partition("=")
+        if flag != "--config":
             rest.append(argument)
+            continue
+        value = value if is_assigned else next(remaining, "")
+        if not value:
+            raise LumenError("--config needs a YAML file")
+        if preset:
+            raise LumenError("--config may be given once")
+        preset = Path(value)
     return preset, rest
 
 
+@functools.cache
+def _hints(config_type: type) -> dict[str, Any]:
+    hints = get_type_hints(config_type)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
+
+
+def _with_holes(config_type: type[Config], values: dict[str, Any]) -> Config:
+    """An instance for tyro to complete: `__post_init__` would check values that are not there yet."""
+    config = object.__new__(config_type)
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        if field.name not in values:
+            factory = field.default_factory
+            values[field.name] = field.default if factory is dataclasses.MISSING else factory()
+        object.__setattr__(config, field.name, values[field.name])
+    return config
+
+
 def _convert(value: Any, hint: Any, where: str, allow_missing: bool) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return from_mapping(hint, value, where, allow_missing=allow_missing)
+    config_type = _dataclass_in(hint)
+    if config_type and isinstance(value, Mapping):
+        return from_mapping(config_type, value, where, allow_missing=allow_missing)
+    if get_origin(hint) is list and _dataclass_in(get_args(hint)[0]) and isinstance(value, list):
+        return [_convert(item, get_args(hint)[0], f"{where}[{i}]", False) for i, item in enumerate(value)]
     try:
-        return msgspec.convert(value, hint, strict=not isinstance(value, str), dec_hook=_decode)
+        return msgspec.convert(value, hint, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise LumenError(f"{where}: {_plain(str(error))}, got {value!r}") from error
+        choices = _choices_in(hint)
+        if choices and isinstance(value, str):
+            raise LumenError(f"{where}: {value!r} is no choice{_nearest(value, choices, 'choices')}") from error
+        raise LumenError(f"{where}{_plain(str(error))}, got {reprlib.repr(value)}") from error
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def _alternatives(hint: Any) -> Sequence[Any]:
+    return get_args(hint) if isinstance(hint, types.UnionType) or get_origin(hint) is Union else [hint]
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that `X` or `X | None` means."""
+    return next((each for each in _alternatives(hint) if isinstance(each, type) and is_dataclass(each)), None)
+
+
+def _choices_in(hint: Any) -> list[str]:
+    literals = [each for each in _alternatives(hint) if get_origin(each) is Literal]
+    return [str(choice) for literal in literals for choice in get_args(literal)]
+
+
+def _nearest(name: str, names: Sequence[str], called: str) -> str:
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; the keys are {', '.join(names)}"
+    return f"; did you mean {close[0]!r}?" if close else f"; the {called} are {', '.join(names)}"
 
 
 def _plain(message: str) -> str:
-    return message.replace("`", "").replace(" - at $", " at ").partition(", got ")[0].lower()
+    """msgspec's "Expected `array`, got `str` - at `$[1]`" as "[1]: expected list"."""
+    expected, _, place = message.partition(" - at `$")
+    expected = expected.partition(", got ")[0].replace("`", "")
+    for term, ours in {"array": "list", "object": "keys with values", "null": "None"}.items():
+        expected = expected.replace(term, ours)
+    return f"{place.rstrip('`')}: {expected[:1].lower()}{expected[1:]}"
 
 
 def _decode(hint: type, value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The one exception type that a user can act on."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ _ADVICE = {
     errno.EISDIR: "it is a folder, not a file",
     errno.ENOENT: "no such file or folder",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EEXIST: "a file of this name is in the way",
+    errno.EFBIG: "the file would be larger than the file system or your limit allows",
 }
 
 
@@ -31,11 +34,21 @@ _ADVICE = {
 def explain_os_errors(action: str, path: Path) -> Iterator[None]:
     """Turn an operating-system error inside the block into a `LumenError`: "cannot <action> <path>: <why>".
 
+    When the error is about another path than `path` or its temporary name, the message names that one too.
+
     Raises:
         LumenError: for any OSError raised inside the block.
     """
     try:
         yield
     except OSError as error:
-        why = _ADVICE.get(error.errno or 0, error.strerror or str(error))
-        raise LumenError(f"cannot {action} {path}: {why}") from error
+        why = _ADVICE.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+        raise LumenError(f"cannot {action} {path}: {why}{_elsewhere(error, path)}") from error
+
+
+def _elsewhere(error: OSError, path: Path) -> str:
+    if not isinstance(error.filename, str | bytes):
+        return ""
+    at_fault = Path(os.fsdecode(error.filename))
+    is_the_same = at_fault.parent == path.parent and at_fault.name.endswith(path.name)
+    return "" if is_the_same else f" ({at_fault})"

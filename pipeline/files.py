@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,17 +13,25 @@ import yaml
 
 from pipeline.errors import LumenError, explain_os_errors
 
+_PARTIAL, _REPLACED, _DISCARDED = ".partial.", ".replaced.", ".discarded."
+
 
 def partial_path(path: Path) -> Path:
     """The temporary name beside `path`. It keeps the suffix, because some writers choose the format by it."""
-    return path.with_name(f".partial.{path.name}")
+    return path.with_name(f"{_PARTIAL}{path.name}")
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether `path` has a temporary name, or is inside a folder that has one: what a kill can leave behind."""
+    return any(part.startswith((_PARTIAL, _REPLACED, _DISCARDED)) for part in path.parts)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place when the block ends without an error.
 
-    The name is the same at every run, so a killed write leaves at most one file, which the next one replaces.
+    The temporary name is the same at every run, so a killed write leaves at most one file, which the next one
+    replaces. It also means that no two processes may write the same path at once.
 
     Raises:
         LumenError: if the file cannot be written (disk full, no permission, ...); nothing is left behind.
@@ -53,55 +62,103 @@ def write_json(path: Path, data: Any) -> None:
 
 def write_yaml(path: Path, data: Any) -> None:
     """Write builtin types to `path` as YAML, atomically: keys in their order, innermost collections on one line."""
-    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as stream:
-        yaml.dump(data, stream, dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=160)
+        yaml.dump(data, stream, _Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=160)
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML (or JSON) file into builtin types.
+    """Read a YAML (or JSON) file into builtin types; `1e-4` is a number.
 
     Raises:
-        LumenError: if it cannot be read or is not YAML, with the line.
+        LumenError: if it cannot be read or is not YAML or names a key twice, with the line.
     """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     with explain_os_errors("read", path):
         text = path.read_bytes()
     try:
-        return yaml.load(text, loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark else ""
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
+        # At the end of a file libyaml names a line that is not there.
+        last_line = text.count(b"\n")
+        where = f" (line {min(mark.line, last_line) + 1})" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         raise LumenError(f"{path}{where} is not valid YAML: {problem}") from error
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe, with the numbers of YAML 1.2, and strict about keys: PyYAML lets the last of two equal ones win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Safe, and quotes the strings that `_Loader` would take for numbers."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_FLOAT_WITHOUT_DOT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)[eE][0-9]+")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+.0123456789"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+.0123456789"))
 
 
 def publish_directory(partial: Path, final: Path) -> None:
     """Move a finished folder to its final name, replacing what is there; undo-able at any point of a kill.
 
     An existing `final` is first moved aside; `recover_directory` puts it back if the process dies in between.
+
+    Raises:
+        LumenError: if it cannot be moved; `final` is then what it was.
     """
+    recover_directory(final)
     aside = _aside_path(final)
     with explain_os_errors("write", final):
-        if final.exists():
+        if os.path.lexists(final):
             os.rename(final, aside)
-        os.rename(partial, final)
-        if aside.exists():
-            shutil.rmtree(aside)
+        try:
+            os.rename(partial, final)
+        except OSError:
+            if os.path.lexists(aside):
+                os.rename(aside, final)
+            raise
+        _discard(aside, final)
 
 
 def recover_directory(final: Path) -> None:
     """Finish or undo a `publish_directory` that was killed half-way. Call it before looking at `final`."""
     aside = _aside_path(final)
     with explain_os_errors("write", final):
-        if aside.exists() and final.exists():
-            shutil.rmtree(aside)
-        elif aside.exists():
+        if os.path.lexists(aside) and not os.path.lexists(final):
             os.rename(aside, final)
+        _discard(aside, final)
 
 
 def _aside_path(final: Path) -> Path:
-    return final.with_name(f".replaced.{final.name}")
+    return final.with_name(f"{_REPLACED}{final.name}")
+
+
+def _discard(aside: Path, final: Path) -> None:
+    """Delete under a name that nothing is ever restored from, so that a kill leaves no half-deleted `aside`."""
+    discarded = final.with_name(f"{_DISCARDED}{final.name}")
+    _remove(discarded)
+    if os.path.lexists(aside):
+        os.rename(aside, discarded)
+        _remove(discarded)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

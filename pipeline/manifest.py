@@ -8,6 +8,7 @@ downstream of it, and says which and why.
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,10 @@ import msgspec
 
 from pipeline.config import to_mapping
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import write_json
+from pipeline.files import is_leftover, write_json
 
 FORMAT_VERSION = 1
+_REDONE = "redone"
 
 logger = logging.getLogger(__name__)
 
@@ -69,18 +71,18 @@ class Manifest:
         Raises:
             LumenError: if the file is damaged or of another format version.
         """
-        if not path.exists():
-            return cls(path, {})
         with explain_os_errors("read", path):
+            if not path.exists():
+                return cls(path, {})
             data = path.read_bytes()
         advice = "move the folder away, or choose another output"
         try:
-            content = msgspec.json.decode(data)
+            content = json.loads(data)
             version = content["format_version"]
             if version != FORMAT_VERSION:
                 raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: {advice}")
             return cls(path, msgspec.convert(content["stages"], dict[str, StageRecord]))
-        except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise LumenError(f"{path} is not a manifest ({error}): {advice}") from error
 
     def reason_to_run(self, stage: Stage) -> str | None:
@@ -96,7 +98,7 @@ class Manifest:
         if record.format_version != wanted.format_version:
             return f"format version {record.format_version} → {wanted.format_version}"
         for name, old, new in _differences(record.after, wanted.after):
-            return f"{name} was redone" if old and new else f"comes after {name} now"
+            return f"{name} was redone" if old and new else f"{'no longer ' if old else ''}comes after {name}"
         for name, old, new in _differences(record.inputs, wanted.inputs):
             return f"input {name} {'changed' if old and new else 'added' if new else 'removed'}"
         for name, old, new in _differences(record.config, wanted.config):
@@ -118,10 +120,17 @@ class Manifest:
             logger.info("%s: current, skipped", stage.name)
         else:
             logger.info("%s: %s", stage.name, reason)
-            if self._stages.pop(stage.name, None):
-                self._save()
+            self._forget(stage.name)
             self.complete(stage, function())
         return [self._path.parent / output for output in self._stages[stage.name].outputs]
+
+    def _forget(self, name: str) -> None:
+        """Drop a stage that is about to be redone, so that what reads its outputs is redone even after a kill."""
+        if self._stages.pop(name, None):
+            for record in self._stages.values():
+                if name in record.after:
+                    record.after[name] = _REDONE
+            self._save()
 
     def _save(self) -> None:
         stages = {name: msgspec.to_builtins(record) for name, record in self._stages.items()}
@@ -133,23 +142,27 @@ class Manifest:
             raise LumenError(f"{stage.name} needs {missing[0]} first: run that stage")
         parts: dict[str, Any] = {
             "format_version": stage.format_version,
-            "config": to_mapping(stage.config),
+            "config": json.loads(json.dumps(to_mapping(stage.config))),
             "inputs": dict(stage.inputs),
             "after": {name: self._stages[name].fingerprint for name in stage.after},
         }
-        canonical = json.dumps([stage.name, parts], sort_keys=True)
-        return StageRecord(fingerprint=hashlib.sha256(canonical.encode()).hexdigest(), outputs=[], **parts)
+        fingerprint = hashlib.sha256(_canonical([stage.name, parts]).encode()).hexdigest()
+        return StageRecord(fingerprint=fingerprint, outputs=[], **parts)
 
 
 def fingerprint_path(path: Path) -> str:
     """SHA-256 of a file's bytes, or of the names and bytes of all files under a folder, as hex.
+
+    What a killed write left behind (`pipeline.files.is_leftover`) does not count.
 
     Raises:
         LumenError: if it cannot be read.
     """
     with explain_os_errors("read", path):
         if path.is_dir():
-            return fingerprint_files(sorted(child for child in path.rglob("*") if child.is_file()), path)
+            children = [child for child in path.rglob("*") if not is_leftover(child.relative_to(path))]
+            files = [child for child in children if child.is_file()]
+            return fingerprint_files(sorted(files), path)
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -158,10 +171,15 @@ def fingerprint_files(paths: Sequence[Path], root: Path) -> str:
     """SHA-256 over the names relative to `root` and the contents of `paths`, in the order given."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.relative_to(root)}\0{fingerprint_path(path)}\n".encode())
+        digest.update(os.fsencode(f"{path.relative_to(root)}\0{fingerprint_path(path)}\n"))
     return digest.hexdigest()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    names = sorted(set(old) | set(new))
-    return [(name, old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)]
+    pairs = [(name, old.get(name), new.get(name)) for name in sorted(set(old) | set(new))]
+    return [(name, was, now) for name, was, now in pairs if _canonical(was) != _canonical(now)]
+
+
+def _canonical(data: Any) -> str:
+    """JSON with sorted keys: equal for equal data, a NaN in it included."""
+    return json.dumps(data, sort_keys=True)

@@ -1,5 +1,6 @@
 """What a stage did, for the report: its counts, times and peak memory, as `reports/<stage>.json`."""
 
+import re
 import resource
 import sys
 import time
@@ -55,5 +56,11 @@ class StageReport:
 
 def peak_memory_mb() -> float:
     """The most resident memory this process has held so far, in MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage would count what the parent held when it started this process.
+        peak_kb = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+        if peak_kb:
+            return int(peak_kb[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

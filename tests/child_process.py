@@ -1,0 +1,34 @@
+"""Python scripts in a process of their own, for tests that kill it, interrupt it or starve it."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_PATIENCE_S = 60.0
+
+
+def run_script(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `script` in `folder` to its end and capture what it prints."""
+    command = [sys.executable, "-c", script, *arguments]
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE_S, check=False, stdin=subprocess.DEVNULL
+    )
+
+
+def stop_script_when_ready(
+    script: str, folder: Path, stop: signal.Signals, delay_s: float = 0.0
+) -> tuple[int, list[str]]:
+    """Start `script`, wait until it prints "ready", send it `stop` after `delay_s`; its status and lines on stdout."""
+    command = [sys.executable, "-uc", script]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stderr is not None
+        first = child.stdout.readline()
+        if first != "ready\n":
+            child.kill()
+            raise AssertionError(first + child.stderr.read())
+        time.sleep(delay_s)
+        child.send_signal(stop)
+        output, _ = child.communicate(timeout=_PATIENCE_S)
+        return child.returncode, output.splitlines()

@@ -1,0 +1,86 @@
+"""Imports go one way: pipeline ← sfm, descriptor ← data_prep ← the recipes. Checked on the source, not by importing."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = {"train", "test", "reconstruct"}
+FORBIDDEN = {
+    "pipeline": {"data_prep", "descriptor", "sfm", "pycolmap", "torch"} | RECIPES,
+    "descriptor": {"data_prep", "sfm", "pycolmap"} | RECIPES,
+    "sfm": {"data_prep", "descriptor", "torch"} | RECIPES,
+    "data_prep": {"torch"} | RECIPES,
+}
+
+
+def imported_modules(source: str) -> Iterator[str]:
+    """The top-level names of all that `source` imports: at the top, inside functions, and by import_module("...")."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            constants = [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+            yield from (str(constant).partition(".")[0] for constant in constants)
+
+
+def source_files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    assert source_files(package)
+    wrong = [
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in source_files(package)
+        for module in imported_modules(file.read_text(encoding="utf-8"))
+        if module in FORBIDDEN[package]
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch",
+        "import numpy, torch.nn as nn",
+        "from torch.nn import functional",
+        "def f():\n    import torch",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch",
+        "import importlib\nimportlib.import_module('torch.cuda')",
+        "__import__('torch')",
+    ],
+)
+def test_every_way_to_import_is_seen(source: str) -> None:
+    assert "torch" in set(imported_modules(source))
+
+
+@pytest.mark.parametrize("source", ["from .torch import x", "torch = 1", "import pytorch", "'import torch'"])
+def test_what_is_no_import_is_not_seen(source: str) -> None:
+    assert "torch" not in set(imported_modules(source))
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_file_is_called_utils_or_hides_a_module_of_pythons_library(package: str) -> None:
+    # A command's own folder comes first on sys.path, so data_prep/signal.py would be everybody's `import signal`.
+    names = {file.stem for file in source_files(package)} - {"__init__"}
+    assert not names & (set(sys.stdlib_module_names) | {"util", "utils", "helpers", "common", "misc"})
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_no_file_passes_400_lines(package: str) -> None:
+    long = [str(file) for file in source_files(package) if len(file.read_text(encoding="utf-8").splitlines()) > 400]
+    assert not long
+
+
+def test_every_folder_with_code_is_installed() -> None:
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    folders = {file.parent for package in FORBIDDEN for file in source_files(package)}
+    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} == listed

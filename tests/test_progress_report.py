@@ -1,0 +1,119 @@
+"""Progress as a bar or as lines, and a stage's numbers as JSON."""
+
+import io
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from child_process import run_script
+from pipeline.progress import progress
+from pipeline.report import StageReport
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Clock:
+    """Stands still but for `tick`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def tick_after_each(self, count: int, seconds: float) -> Iterator[int]:
+        for number in range(count):
+            self.now += seconds
+            yield number
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_without_a_terminal_a_long_loop_logs_a_line_now_and_then(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="pipeline.progress"):
+        seen = list(progress(clock.tick_after_each(10, 10.0), "writing frames", total=10))
+    assert seen == list(range(10))
+    assert caplog.messages == [
+        "writing frames: 3 of 10, 70 s left, 0.1 frame/s",
+        "writing frames: 6 of 10, 40 s left, 0.1 frame/s",
+        "writing frames: 9 of 10, 10 s left, 0.1 frame/s",
+    ]
+
+
+def test_of_an_unknown_number_only_the_count_and_the_rate_are_said(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="pipeline.progress"):
+        list(progress(clock.tick_after_each(2, 20.0), "matching", unit="pair"))
+    assert caplog.messages == ["matching: 2, 0.1 pair/s"]
+
+
+def test_a_short_loop_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert list(progress([1, 2, 3], "reading")) == [1, 2, 3]
+        assert list(progress([], "reading")) == []
+    assert caplog.messages == []
+
+
+def test_a_terminal_gets_a_bar_with_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert list(progress([1, 2, 3], "reading")) == [1, 2, 3]
+    assert "reading" in terminal.getvalue() and "3/3" in terminal.getvalue() and "frame/s" in terminal.getvalue()
+
+
+def test_a_report_holds_counts_times_and_memory(tmp_path: Path, clock: Clock) -> None:
+    report = StageReport("extract")
+    report.counts["frames"] = 12
+    report.warnings.append("2 frames are dark")
+    for seconds in (1.5, 2.0):
+        with report.timed("decode"):
+            clock.now += seconds
+    clock.now += 1.0
+    report.save(tmp_path / "reports" / "extract.json")
+    written = json.loads((tmp_path / "reports" / "extract.json").read_text())
+    assert written["stage"] == "extract" and written["counts"] == {"frames": 12}
+    assert written["times_s"] == {"decode": 3.5} and written["total_s"] == 4.5
+    assert written["warnings"] == ["2 frames are dark"]
+    assert written["peak_memory_mb"] > 10 and written["version"].startswith("0.")
+
+
+def test_time_counts_when_the_block_fails(clock: Clock) -> None:
+    report = StageReport("extract")
+    with pytest.raises(ZeroDivisionError), report.timed("decode"):
+        clock.now += 1.0
+        raise ZeroDivisionError
+    assert report.times_s == {"decode": 1.0}
+
+
+def test_peak_memory_grows_with_what_is_held_and_stays(tmp_path: Path) -> None:
+    script = """
+from pipeline.report import peak_memory_mb
+before = peak_memory_mb()
+held = b"x" * (300 << 20)
+while_held = peak_memory_mb()
+del held
+print(before, while_held - before, peak_memory_mb() - before)
+"""
+    # What this process holds does not count as its child's.
+    held_here = b"x" * (300 << 20)
+    before, while_held, afterwards = map(float, run_script(script, tmp_path).stdout.split())
+    del held_here
+    assert before < 200
+    # The kernel counts resident pages of each thread in batches, so the value is not exact.
+    assert 250 < while_held < 350 and 250 < afterwards < 350

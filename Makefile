@@ -1,0 +1,44 @@
+# `make` lists the targets. Everything is installed into .venv; PYTHON chooses the interpreter that makes it.
+
+PYTHON ?= python3
+RUN := .venv/bin/python
+PHANTOM := demo/phantom
+SEQUENCE := demo/sequence
+
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@echo "make setup   install everything into .venv (the other targets do it when needed)"
+	@echo "make demo    render an endoscopy, extract its frames, show where the contact sheet is"
+	@echo "make test    run the tests; ARGS=... is handed to pytest"
+	@echo "make lint    ruff and mypy"
+	@echo "make bench   run the benchmarks, one after the other"
+	@echo "make clean   remove caches and the demo's output; rm -r .venv removes the installation"
+
+setup:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: LumenSfM needs Python 3.11 or later; choose one with: make PYTHON=python3.11 setup" >&2; exit 1; }
+	@"$(PYTHON)" tools/set_up.py
+
+demo: setup
+	@$(RUN) data_prep/phantom.py $(PHANTOM) --frames 60 --seed 0 --overwrite
+	@$(RUN) data_prep/extract.py $(PHANTOM)/video.mp4 --calibration $(PHANTOM)/calibration.yaml \
+		--output $(SEQUENCE) --overwrite
+	@echo "contact sheet: $(SEQUENCE)/contact_sheet.png"
+
+test: setup
+	@$(RUN) -m pytest -n auto $(ARGS)
+
+lint: setup
+	@$(RUN) -m ruff check
+	@$(RUN) -m ruff format --check
+	@$(RUN) -m mypy
+
+bench: setup
+	@set -e; for benchmark in benchmarks/*.py; do \
+		[ -e "$$benchmark" ] || continue; echo "== $$benchmark"; $(RUN) "$$benchmark"; \
+	done
+
+clean:
+	rm -rf demo build .pytest_cache .mypy_cache .ruff_cache lumensfm.egg-info
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

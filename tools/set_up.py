@@ -1,0 +1,99 @@
+"""Make `.venv` hold what constraints.txt says, and see that what is in it can be imported.
+
+Does nothing when nothing changed since it last succeeded. What an interrupted run left half-installed is
+installed anew. Needs only the standard library; `make setup` runs it.
+"""
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from system_packages import SetUpError, install
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+INSTALLING = VENV / ".installing"
+INSTALLED = VENV / ".installed"
+CHECKED = VENV / ".checked"
+CHECK = ROOT / "tools" / "check_imports.py"
+
+
+def main() -> int:
+    try:
+        with (ROOT / "pyproject.toml").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _set_up()
+    except SetUpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run make setup again", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _set_up() -> None:
+    wanted = _wanted()
+    if _read(INSTALLED) != wanted or not PYTHON.exists():
+        INSTALLED.unlink(missing_ok=True)
+        _make_environment()
+        print("installing what constraints.txt lists into .venv, about 2 GB", flush=True)
+        _pip("install", "--constraint", "constraints.txt", "setuptools")
+        _pip("install", "--constraint", "constraints.txt", "--no-build-isolation", "--editable", ".[dev]")
+        INSTALLING.unlink()
+        INSTALLED.write_text(wanted)
+    if _read(CHECKED) != wanted:
+        if subprocess.run([str(PYTHON), str(CHECK)], stdin=subprocess.DEVNULL, check=False).returncode:
+            sys.exit(1)
+        CHECKED.write_text(wanted)
+
+
+def _wanted() -> str:
+    """What an installation depends on. The folder is part of it, because an editable installation points there."""
+    digest = hashlib.sha256()
+    for name in ("pyproject.toml", "constraints.txt"):
+        digest.update((ROOT / name).read_bytes())
+    return f"{digest.hexdigest()} {ROOT}"
+
+
+def _read(stamp: Path) -> str | None:
+    return stamp.read_text() if stamp.exists() else None
+
+
+def _make_environment() -> None:
+    """Leave a `.venv` that has pip and is marked as unfinished; an unfinished or broken one is made anew."""
+    if INSTALLING.exists() or not _works([str(PYTHON), "-m", "pip", "--version"]):
+        if not _works([sys.executable, "-c", "import ensurepip"]):
+            install([f"python{sys.version_info.major}.{sys.version_info.minor}-venv"])
+        # Gone first, so that a folder of which only a part was deleted counts as broken.
+        PYTHON.unlink(missing_ok=True)
+        shutil.rmtree(VENV, ignore_errors=True)
+    VENV.mkdir(exist_ok=True)
+    INSTALLING.touch()
+    if not PYTHON.exists():
+        _run([sys.executable, "-m", "venv", str(VENV)], "cannot make .venv, see above")
+
+
+def _pip(*arguments: str) -> None:
+    advice = "pip failed, see above; when the cause is mended (network, disk space), run make setup again"
+    _run([str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"], advice)
+
+
+def _works(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def _run(command: list[str], advice: str) -> None:
+    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode:
+        raise SetUpError(advice)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

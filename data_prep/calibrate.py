@@ -1,0 +1,270 @@
+"""Pictures of a calibration pattern → `calibration.yaml` with its errors, and a picture of the residuals.
+
+python data_prep/calibrate.py IMAGES --pattern chessboard --rows 6 --cols 9 --spacing_mm 3
+"""
+
+import glob
+import logging
+import math
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import tyro
+
+from data_prep.calibration import write_calibration
+from data_prep.calibration_pattern import Gray, Pattern, PatternKind, find_pattern
+from data_prep.calibration_picture import draw_residuals
+from data_prep.calibration_solve import MIN_VIEWS, Lens, Solution, View, solve
+from pipeline.command import run_command
+from pipeline.errors import LumenError
+from pipeline.files import atomic_write
+from pipeline.progress import progress
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# Above this relative deviation of the focal length, or below this share of the view covered, the user is warned.
+_WEAK_FOCAL_DEVIATION = 0.02
+_WEAK_COVERAGE = 0.3
+_LARGE_ERROR_PX = 1.0
+# More than this between fx and fy is either a video with pixels that are not square or a wrong row spacing.
+_ODD_ASPECT = 0.03
+_CONTENT_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class CalibrateConfig:
+    """Calibrate a camera from images of a flat pattern: writes calibration.yaml and a picture of the residuals."""
+
+    images: tyro.conf.Positional[Path]
+    """Folder of images, or a quoted glob such as "calib/*.png"; 10 to 20 images, the pattern tilted in most of them."""
+    pattern: PatternKind
+    """What is printed on the board."""
+    rows: int
+    """Rows of circles, or of inner corners of a chessboard; asymmetric: all rows, the shifted ones between them too."""
+    cols: int
+    """Circles, or inner corners, in one row; asymmetric: in one row alone (every second row is shifted half a step)."""
+    spacing_mm: float
+    """To the next circle's centre or corner in the same row; OpenCV's samples ask for half of it if asymmetric."""
+    row_spacing_mm: float | None = None
+    """To the next row (asymmetric: the shifted one); by default spacing_mm, half of it for asymmetric circles."""
+    fisheye: bool = False
+    """Fit OPENCV_FISHEYE, for lenses that see more than about 110 degrees, instead of OPENCV."""
+    radial: Literal[1, 2, 3, 4] = 2
+    """How many radial coefficients are free, the others stay 0; 3 makes OPENCV into FULL_OPENCV, 4 is for fisheye."""
+    tangential: bool = False
+    """Let p1 and p2 go free too (not for fisheye); worth it with 20 images or more that cover the view."""
+    output: Path = Path("calibration.yaml")
+    """The file to write; the picture gets the same name with .png."""
+    overwrite: bool = False
+    """Replace an existing output."""
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """What the images gave: the views, the problem of each image without one, and the brightest each pixel has been."""
+
+    views: list[View]
+    problems: dict[str, str]
+    brightest: Gray
+
+
+def run(config: CalibrateConfig) -> list[Path]:
+    """Find the pattern in every image, fit the camera, write the calibration and its picture.
+
+    Returns:
+        The paths of both.
+
+    Raises:
+        LumenError: if an option is out of range, there are no images or too few usable ones, they differ in size or do
+            not determine the camera, or the output exists already.
+    """
+    pattern, lens = _pattern(config), _lens(config)
+    picture = config.output.with_suffix(".png")
+    _check_output(config, picture)
+    paths = _image_paths(config.images)
+    collected = _collect(paths, pattern)
+    if len(collected.views) < MIN_VIEWS:
+        raise LumenError(_too_few(paths, pattern, collected))
+    height, width = collected.brightest.shape
+    solution = solve(collected.views, pattern, (width, height), lens)
+    hull_px, coverage = _coverage(solution, collected.brightest)
+    _say_result(solution, lens, coverage)
+    drawn = draw_residuals(solution, collected.brightest, hull_px)
+    write_calibration(config.output, solution.camera, _record(solution, pattern, lens, collected, coverage))
+    with atomic_write(picture) as partial:
+        if not cv2.imwrite(str(partial), drawn):
+            raise OSError("the picture could not be encoded")
+    return [config.output, picture]
+
+
+def _pattern(config: CalibrateConfig) -> Pattern:
+    least = 3 if config.pattern == "chessboard" else 2
+    if config.rows < least or config.cols < least:
+        raise LumenError(
+            f"--rows {config.rows} --cols {config.cols}: a {config.pattern} needs at least {least} of each"
+        )
+    default_row_spacing_mm = config.spacing_mm / (2 if config.pattern == "asymmetric_circles" else 1)
+    row_spacing_mm = default_row_spacing_mm if config.row_spacing_mm is None else config.row_spacing_mm
+    for name, value in (("spacing_mm", config.spacing_mm), ("row_spacing_mm", row_spacing_mm)):
+        if not (math.isfinite(value) and value > 0):
+            raise LumenError(f"--{name} has to be above 0, not {value}")
+    return Pattern(config.pattern, config.rows, config.cols, config.spacing_mm, row_spacing_mm)
+
+
+def _lens(config: CalibrateConfig) -> Lens:
+    if config.fisheye and config.tangential:
+        raise LumenError("--tangential and --fisheye exclude each other: OPENCV_FISHEYE has no tangential coefficients")
+    if config.radial == 4 and not config.fisheye:
+        raise LumenError("--radial 4 is for --fisheye only; OPENCV has at most 3")
+    return Lens(config.fisheye, config.radial, config.tangential)
+
+
+def _check_output(config: CalibrateConfig, picture: Path) -> None:
+    if config.output.suffix.lower() not in (".yaml", ".yml"):
+        raise LumenError(f"--output {config.output}: the name has to end in .yaml")
+    for path in (config.output, picture):
+        if path.exists() and not config.overwrite:
+            raise LumenError(f"{path} exists already: pass --overwrite to replace it, or choose another --output")
+
+
+def _image_paths(images: Path) -> list[Path]:
+    if images.is_dir():
+        found = [path for path in images.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES]
+    else:
+        found = [path for path in map(Path, glob.glob(str(images))) if path.is_file()]
+    if not found:
+        what = "holds no images" if images.is_dir() else "matches no file"
+        raise LumenError(f"{images} {what}: give a folder of {', '.join(_IMAGE_SUFFIXES)}, or a quoted glob")
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def _collect(paths: list[Path], pattern: Pattern) -> _Collected:
+    views: list[View] = []
+    problems: dict[str, str] = {}
+    brightest: Gray | None = None
+    first = paths[0]
+    for path in progress(paths, "looking for the pattern", unit="image"):
+        gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if gray is None:
+            problems[path.name] = "it cannot be decoded as an image"
+        else:
+            image = np.asarray(gray, np.uint8)
+            if brightest is None:
+                brightest, first = image.copy(), path
+            _check_same_size(image, path, brightest, first)
+            brightest = np.maximum(brightest, image)
+            detection = find_pattern(image, pattern)
+            if detection.points_px is None:
+                problems[path.name] = detection.problem
+            else:
+                views.append(View(path.name, detection.points_px))
+        if path.name in problems:
+            logger.warning("%s: not used: %s", path.name, problems[path.name])
+    if brightest is None:
+        raise LumenError(f"none of the {len(paths)} files can be decoded as an image, for example {first}")
+    return _Collected(views, problems, brightest)
+
+
+def _check_same_size(image: Gray, path: Path, other: Gray, first: Path) -> None:
+    if image.shape != other.shape:
+        sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (image, other)]
+        raise LumenError(
+            f"{path} has {sizes[0]} pixels, {first.name} has {sizes[1]}: a calibration needs images of one size, "
+            "that of the video"
+        )
+
+
+def _too_few(paths: list[Path], pattern: Pattern, collected: _Collected) -> str:
+    name, problem = next(iter(collected.problems.items()), ("", ""))
+    example = f"; {name}: {problem}" if name else ""
+    tried = f"{pattern.cols} x {pattern.rows} (columns x rows) {pattern.kind}"
+    text = f"found in {len(collected.views)} of {len(paths)} images, and {MIN_VIEWS} are needed; tried {tried}"
+    if not collected.views:
+        text += "; check --rows/--cols and --pattern"
+        text += _swapped_hint(paths, pattern)
+    return text + example
+
+
+def _swapped_hint(paths: list[Path], pattern: Pattern) -> str:
+    swapped = replace(pattern, rows=pattern.cols, cols=pattern.rows)
+    for path in paths[:3]:
+        gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        if gray is not None and find_pattern(np.asarray(gray, np.uint8), swapped).points_px is not None:
+            return f", {path.name} shows it with --rows {swapped.rows} --cols {swapped.cols}"
+    return ""
+
+
+def _coverage(solution: Solution, brightest: Gray) -> tuple[npt.NDArray[np.float64], float]:
+    """The convex hull of all points, (M, 2), and its share of the content area, which is where it was ever bright."""
+    points = np.concatenate([view.points_px for view in solution.views]).astype(np.float32)
+    hull = np.asarray(cv2.convexHull(points)).reshape(-1, 2)
+    covered = cv2.fillConvexPoly(np.zeros_like(brightest), np.round(hull).astype(np.int32), 255) > 0
+    content = brightest > _CONTENT_SHARE * np.percentile(brightest, 99)
+    return hull.astype(np.float64), float((covered & content).sum() / max(1, int(content.sum())))
+
+
+def _say_result(solution: Solution, lens: Lens, coverage: float) -> None:
+    for view, error_px in solution.dropped:
+        logger.warning("%s: left out: its error of %.2f px stands out", view.name, error_px)
+    camera, deviations = solution.camera, solution.deviations
+    names = camera.params_info.split(", ")
+    params = {name: float(value) for name, value in zip(names, camera.params, strict=True)}
+    free = ", ".join(f"{name} = {params[name]:.6g} +- {deviations[name]:.2g}" for name in lens.free)
+    logger.info("%s, free were %s; the other coefficients are 0", camera.model_name, free)
+    count, error_px = len(solution.views), solution.error_px
+    logger.info(
+        "reprojection error %.3f px over %d images, %.0f %% of the view covered", error_px, count, 100 * coverage
+    )
+    if error_px > _LARGE_ERROR_PX:
+        logger.warning(
+            "that error is large: check --spacing_mm, --row_spacing_mm, --fisheye, and that the board is flat"
+        )
+    if coverage < _WEAK_COVERAGE:
+        logger.warning(
+            "the pattern covered only %.0f %% of the view; beyond that the distortion is a guess: add images with the "
+            "pattern near the edges",
+            100 * coverage,
+        )
+    if abs(params["fx"] / params["fy"] - 1) > _ODD_ASPECT:
+        logger.warning(
+            "fx and fy differ by %.0f %%: check --spacing_mm and --row_spacing_mm, unless the pixels are not square",
+            100 * abs(params["fx"] / params["fy"] - 1),
+        )
+    if any(deviations[name] > _WEAK_FOCAL_DEVIATION * params[name] for name in ("fx", "fy")):
+        logger.warning(
+            "the focal length is uncertain by more than 2 %%: add images with the pattern tilted by 20 to 45 degrees"
+        )
+
+
+def _record(solution: Solution, pattern: Pattern, lens: Lens, collected: _Collected, coverage: float) -> dict[str, Any]:
+    """What the calibration file says besides the camera."""
+    record: dict[str, Any] = {
+        "reprojection_error_px": solution.error_px,
+        "number_of_views": len(solution.views),
+        "coverage": coverage,
+        "free_parameters": lens.free,
+        "standard_deviations": [solution.deviations[name] for name in lens.free],
+        "pattern": pattern.kind,
+        "rows": pattern.rows,
+        "cols": pattern.cols,
+        "spacing_mm": float(pattern.spacing_mm),
+        "row_spacing_mm": float(pattern.row_spacing_mm),
+        "images": [view.name for view in solution.views],
+        "per_image_error_px": solution.view_errors_px.tolist(),
+    }
+    if solution.dropped:
+        record["left_out_images"] = [view.name for view, _ in solution.dropped]
+        record["left_out_error_px"] = [error_px for _, error_px in solution.dropped]
+    if collected.problems:
+        record["unused_images"] = list(collected.problems)
+    return record
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(CalibrateConfig, run))

@@ -58,6 +58,16 @@ class RunPaths:
     def contact_sheet(self) -> Path:
         return self.root / "contact_sheet.png"
 
+    @property
+    def survey(self) -> Path:
+        """What the extraction measured of every frame of the video."""
+        return self.root / "survey.json"
+
+    @property
+    def content_area(self) -> Path:
+        """The content area of the video's frames as recorded: uint8 PNG, 255 = tissue."""
+        return self.root / "content_area.png"
+
     def config(self, stage: str) -> Path:
         return self.root / f"{stage}.yaml"
 

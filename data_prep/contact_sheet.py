@@ -1,0 +1,127 @@
+"""One picture of a whole extraction: sampled frames with mask and highlights, and why others were rejected."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from cv2.typing import MatLike as Image
+
+_COLUMNS = 6
+_TILE_WIDTH_PX = 320
+_CAPTION_PX = 44
+_MOST_KEPT = 24
+_MOST_REJECTED_A_REASON = 3
+
+_BACKGROUND = (30, 30, 30)
+_TEXT = (235, 235, 235)
+_KEPT = (90, 200, 90)
+_REJECTED = (70, 70, 240)
+_OUTLINE = (0, 255, 0)
+_HIGHLIGHT = (255, 60, 255)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One frame on the sheet.
+
+    Attributes:
+        index, timestamp_s: of the frame.
+        picture: (h, w, 3) uint8 BGR thumbnail, drawn upon.
+        reason: why the frame was rejected, None if it was kept.
+    """
+
+    index: int
+    timestamp_s: float
+    picture: Image
+    reason: str | None
+
+
+def pick_tiles(kept: Sequence[int], rejected: Sequence[tuple[int, str]]) -> set[int]:
+    """The frame indices to show: kept ones spread over the video, and a few for each reason of rejection.
+
+    Args:
+        kept: indices of the kept frames.
+        rejected: (index, reason) of the others.
+    """
+    picked = set(_spread(kept, _MOST_KEPT))
+    for reason in {reason for _, reason in rejected}:
+        picked.update(_spread([index for index, why in rejected if why == reason], _MOST_REJECTED_A_REASON))
+    return picked
+
+
+def draw_tile_picture(image: Image, mask: Image, highlights: Image) -> Image:
+    """Thumbnail of a frame with the mask's outline in green and highlights in magenta.
+
+    Nothing outside the mask is shown: text burned into the frame may name the patient.
+
+    Args:
+        image: (H, W, 3) uint8 BGR.
+        mask, highlights: (H, W) uint8, 255 inside and on highlights.
+    """
+    height = round(_TILE_WIDTH_PX * mask.shape[0] / mask.shape[1])
+    size = (_TILE_WIDTH_PX, height)
+    inside = cv2.bitwise_and(image, image, mask=mask)
+    picture = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
+    picture[cv2.resize(highlights, size, interpolation=cv2.INTER_AREA) > 96] = _HIGHLIGHT
+    small_mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    outlines, _ = cv2.findContours(small_mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
+
+
+def draw_contact_sheet(tiles: Iterable[Tile], summary: Sequence[str]) -> Image:
+    """Lay the tiles out in two blocks, kept frames first, under lines of text.
+
+    Args:
+        tiles: in any order; at least one.
+        summary: lines for the top of the sheet, ASCII as far as they are to be readable.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+    """
+    ordered = sorted(tiles, key=lambda tile: tile.index)
+    blocks = [
+        _text_block(summary),
+        *_block("kept", [tile for tile in ordered if tile.reason is None]),
+        *_block("rejected", [tile for tile in ordered if tile.reason is not None]),
+    ]
+    return np.vstack(blocks)
+
+
+def _block(title: str, tiles: Sequence[Tile]) -> list[Image]:
+    if not tiles:
+        return []
+    pictures = [_captioned(tile) for tile in tiles]
+    blank = np.full_like(pictures[0], _BACKGROUND)
+    rows = []
+    for first in range(0, len(pictures), _COLUMNS):
+        row = pictures[first : first + _COLUMNS]
+        rows.append(np.hstack(row + [blank] * (_COLUMNS - len(row))))
+    return [_text_block([title]), *rows]
+
+
+def _captioned(tile: Tile) -> Image:
+    colour = _KEPT if tile.reason is None else _REJECTED
+    caption = np.full((_CAPTION_PX, tile.picture.shape[1], 3), _BACKGROUND, np.uint8)
+    _write(caption, f"{tile.index:08d}  {tile.timestamp_s:.3f} s", (6, 16), _TEXT)
+    _write(caption, "kept" if tile.reason is None else tile.reason.replace("_", " "), (6, 36), colour)
+    framed = np.vstack([tile.picture, caption])
+    return cv2.rectangle(framed, (0, 0), (framed.shape[1] - 1, framed.shape[0] - 1), colour, 2)
+
+
+def _text_block(lines: Sequence[str]) -> Image:
+    block = np.full((10 + 24 * len(lines), _COLUMNS * _TILE_WIDTH_PX, 3), _BACKGROUND, np.uint8)
+    for row, line in enumerate(lines):
+        _write(block, line, (8, 22 + 24 * row), _TEXT)
+    return block
+
+
+def _write(image: Image, text: str, origin: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    cv2.putText(image, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
+
+
+def _spread(indices: Sequence[int], most: int) -> list[int]:
+    if not indices:
+        return []
+    places = np.unique(np.linspace(0, len(indices) - 1, min(most, len(indices))).round().astype(int))
+    return [indices[place] for place in places]

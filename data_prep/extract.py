@@ -1,0 +1,223 @@
+"""Video → sequence: the frames worth using, their content area, timestamps and calibration."""
+
+import logging
+import math
+import shutil
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import pycolmap
+import tyro
+
+from data_prep.calibration import read_calibration
+from data_prep.contact_sheet import draw_contact_sheet
+from data_prep.extraction_plan import (
+    ExtractionPlan,
+    describe_calibration,
+    describe_extraction,
+    describe_source,
+    summary_lines,
+    why_nothing_is_kept,
+)
+from data_prep.frame_choice import ChoiceRules, choose_frames
+from data_prep.frame_source import FrameSource, open_source
+from data_prep.sequence_writer import FrameFormat, write_frames, write_sequence
+from data_prep.undistort import plan_undistortion
+from data_prep.video_survey import Survey, survey_video
+from pipeline.command import run_command
+from pipeline.config import to_mapping
+from pipeline.errors import LumenError, explain_os_errors
+from pipeline.files import partial_path, publish_directory, write_bytes
+from pipeline.manifest import Manifest, Stage, fingerprint_path
+from pipeline.outputs import claim_output
+from pipeline.paths import RunPaths
+from pipeline.report import StageReport
+from pipeline.sequence import Calibration
+
+FORMAT_VERSION = 1
+_MARGIN_SHARE = 0.004
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExtractConfig:
+    """Turn an endoscopic video into clean sequences of frames, one for each stretch without a cut."""
+
+    video: tyro.conf.Positional[Path]
+    """Video file, folder of images, or quoted glob such as "frames/*.png"."""
+    output: Path | None = None
+    """Folder for the sequences; by default sequences/NAME OF THE VIDEO."""
+    overwrite: bool = False
+    """Replace the output folder if an extraction made it."""
+    start: float = 0.0
+    """Skip what is shown before this time, seconds."""
+    end: float | None = None
+    """Stop at this time, seconds."""
+    stride: int = 1
+    """Take one frame of every STRIDE; where that one is bad, the sharpest of the STRIDE."""
+    fps: float | None = None
+    """Take so many frames a second instead, by their true timestamps."""
+    max_frames: int | None = None
+    """Thin the chosen frames out evenly to at most so many."""
+    keep_all: bool = False
+    """Keep every sampled frame whatever its quality; what is wrong with it is noted as flags."""
+    min_sharpness: float = 0.45
+    """A frame is blurred below this share of the median sharpness of its neighbours."""
+    min_motion_px: float = 0.2
+    """A frame that moved less than this since the last kept one is left out, pixels of the video."""
+    min_segment_frames: int = 5
+    """Do not write stretches between cuts that have fewer usable frames."""
+    calibration: Path | None = None
+    """Camera calibration (OpenCV YAML/JSON, COLMAP cameras.txt, or eight OPENCV_FISHEYE numbers); frames are
+    undistorted with it. Without one they stay as they are."""
+    max_fov_deg: float = 150.0
+    """Content seen at a wider angle than this is cut off when undistorting, degrees."""
+    mask_margin_px: int | None = None
+    """Erode the content area by so much, pixels of the video; by default 0.4 % of the shorter side."""
+    jpeg_quality: int = 95
+    """Quality of the written frames, 1 to 100."""
+    image_fps: float = 30.0
+    """Frames a second of a folder or glob of images, which carries no times."""
+    record_path: bool = True
+    """Write the video's path to sequence.yaml; file names may name a patient."""
+
+    def __post_init__(self) -> None:
+        _require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
+        _require(self.fps is None or self.fps > 0, f"--fps {self.fps}: choose more than 0")
+        _require(self.fps is None or self.stride == 1, "--stride and --fps exclude each other: choose one")
+        _require(self.image_fps > 0, f"--image_fps {self.image_fps}: choose more than 0")
+        _require(self.max_frames is None or self.max_frames >= 1, f"--max_frames {self.max_frames}: choose 1 or more")
+        _require(self.end is None or self.end > self.start, f"--end {self.end}: choose a time after --start")
+        _require(0 <= self.min_sharpness <= 1, f"--min_sharpness {self.min_sharpness}: choose from 0 to 1")
+        _require(self.min_motion_px >= 0, f"--min_motion_px {self.min_motion_px}: choose 0 or more")
+        _require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: choose from 1 to 100")
+        _require((self.mask_margin_px or 0) >= 0, f"--mask_margin_px {self.mask_margin_px}: choose 0 or more")
+
+    @property
+    def rules(self) -> ChoiceRules:
+        """The part of the settings that the choice of frames obeys."""
+        return ChoiceRules(
+            stride=self.stride,
+            fps=self.fps,
+            max_frames=self.max_frames,
+            keep_all=self.keep_all,
+            min_sharpness=self.min_sharpness,
+            min_motion_px=self.min_motion_px,
+            min_segment_frames=self.min_segment_frames,
+        )
+
+
+def run(config: ExtractConfig) -> list[Path]:
+    """Write a folder with one sequence a segment, the contact sheet, the survey, the manifest and the report.
+
+    The work is done in a hidden folder beside the output and moved into place as a whole; a killed run goes on from
+    there.
+
+    Returns:
+        The folders of the sequences, in order, and the contact sheet.
+
+    Raises:
+        LumenError: if there is nothing to extract, or it cannot be read or written.
+    """
+    report = StageReport("extract")
+    source = open_source(config.video, config.image_fps)
+    camera = None
+    if config.calibration is not None:
+        camera = read_calibration(config.calibration, (source.info.width, source.info.height))
+    output = config.output or Path("sequences") / config.video.stem
+    claim_output(output, is_ours=lambda folder: RunPaths(folder).report("extract").exists(), overwrite=config.overwrite)
+    work = RunPaths(partial_path(output))
+    with report.timed("fingerprint"):
+        stage = _survey_stage(config, source.fingerprint())
+    manifest = _resume_or_start(work, stage)
+    try:
+        with report.timed("survey"):
+            survey = _survey(config, source, work, manifest, stage)
+        plan = _plan(config, survey, camera)
+    except LumenError:
+        shutil.rmtree(work.root, ignore_errors=True)
+        raise
+    describe_extraction(source.info, survey, plan, report)
+    with report.timed("write"):
+        names = _write(config, source, survey, plan, stage.inputs["video"], work, report)
+    report.save(work.report("extract"))
+    publish_directory(work.root, output)
+    return [*(output / name for name in names), RunPaths(output).contact_sheet]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise LumenError(message)
+
+
+def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
+    inputs = {"video": sha256}
+    if config.calibration is not None:
+        inputs["calibration"] = fingerprint_path(config.calibration)
+    settings = replace(config, output=None, overwrite=False)
+    return Stage("extract", to_mapping(settings), inputs, format_version=FORMAT_VERSION)
+
+
+def _resume_or_start(work: RunPaths, stage: Stage) -> Manifest:
+    """The manifest of a killed run with the same inputs and settings, or of a new one in an empty folder."""
+    with explain_os_errors("write", work.root):
+        if work.root.exists():
+            manifest = Manifest.load(work.manifest)
+            if manifest.reason_to_run(stage) is None:
+                logger.info("going on from an interrupted run")
+                return manifest
+            shutil.rmtree(work.root)
+        work.root.mkdir(parents=True)
+    return Manifest.load(work.manifest)
+
+
+def _survey(config: ExtractConfig, source: FrameSource, work: RunPaths, manifest: Manifest, stage: Stage) -> Survey:
+    if manifest.reason_to_run(stage) is None:
+        return Survey.load(work.survey, work.content_area)
+    margin_px = config.mask_margin_px
+    if margin_px is None:
+        margin_px = round(_MARGIN_SHARE * min(source.info.width, source.info.height))
+    survey = survey_video(source, config.start, math.inf if config.end is None else config.end, margin_px)
+    survey.save(work.survey, work.content_area)
+    manifest.complete(stage, [work.survey, work.content_area])
+    return survey
+
+
+def _plan(config: ExtractConfig, survey: Survey, camera: pycolmap.Camera | None) -> ExtractionPlan:
+    segments = choose_frames(survey.qualities, config.rules)
+    if not any(segment.kept for segment in segments):
+        raise LumenError(f"{config.video}: {why_nothing_is_kept(segments, config.min_segment_frames)}")
+    if camera is None:
+        return ExtractionPlan(segments, survey.mask, None, Calibration("uncalibrated"))
+    undistortion = plan_undistortion(camera, survey.mask, config.max_fov_deg)
+    calibration = describe_calibration(config.calibration, camera, undistortion)
+    return ExtractionPlan(segments, undistortion.mask(survey.mask), undistortion, calibration)
+
+
+def _write(
+    config: ExtractConfig,
+    source: FrameSource,
+    survey: Survey,
+    plan: ExtractionPlan,
+    sha256: str,
+    work: RunPaths,
+    report: StageReport,
+) -> list[str]:
+    """Write everything but the report into `work`; return the names of the sequences."""
+    paths = [work.sequence(name) for name in plan.sequence_names(config.stride)]
+    targets = {frame.index: path for path, segment in zip(paths, plan.kept, strict=True) for frame in segment.kept}
+    frame_format = FrameFormat(plan.mask, plan.undistortion, config.jpeg_quality)
+    tiles = write_frames(source, targets, plan.tiles(), frame_format)
+    facts = describe_source(source.info, survey, sha256, with_path=config.record_path)
+    for path, segment in zip(paths, plan.kept, strict=True):
+        write_sequence(path, segment, plan, facts, survey.margin_px, to_mapping(config.rules))
+    sheet = draw_contact_sheet(tiles, summary_lines(report))
+    write_bytes(work.contact_sheet, cv2.imencode(".png", sheet)[1].tobytes())
+    return [path.root.name for path in paths]
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(ExtractConfig, run))

@@ -1,0 +1,96 @@
+"""The first look through a video: its content area, and what every frame is worth."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import cv2
+import msgspec
+import numpy as np
+from cv2.typing import MatLike as Image
+
+from data_prep.content_area import erode_mask, find_content_area, resize_mask, working_size
+from data_prep.frame_quality import FrameQuality, QualityMeter
+from data_prep.frame_source import FrameSource, SourceFrame
+from pipeline.errors import LumenError, explain_os_errors
+from pipeline.files import write_bytes
+from pipeline.progress import progress
+
+_CONTENT_SAMPLES = 96
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first look found.
+
+    Attributes:
+        qualities: one for each frame that could be read, within the time range asked for, in order.
+        losses: what could not be read, one line each.
+        mask: (H, W) uint8, the content area of the source's frames, eroded by the margin, 255 inside.
+        margin_px: by how much it is eroded.
+    """
+
+    qualities: list[FrameQuality]
+    losses: list[str]
+    mask: Image
+    margin_px: int
+
+    def save(self, numbers: Path, mask: Path) -> None:
+        """Write the numbers as JSON and the mask as PNG, each atomically."""
+        content = {"qualities": self.qualities, "losses": self.losses, "margin_px": self.margin_px}
+        write_bytes(mask, cv2.imencode(".png", self.mask)[1].tobytes())
+        write_bytes(numbers, msgspec.json.encode(content))
+
+    @classmethod
+    def load(cls, numbers: Path, mask: Path) -> "Survey":
+        """Read what `save` wrote."""
+        with explain_os_errors("read", numbers):
+            content = msgspec.json.decode(numbers.read_bytes(), type=_SavedNumbers)
+        mask_image = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+        if mask_image is None:
+            raise LumenError(f"{mask} cannot be read: delete {mask.parent} and run the same command again")
+        return cls(content.qualities, content.losses, mask_image, content.margin_px)
+
+
+@dataclass
+class _SavedNumbers:
+    qualities: list[FrameQuality]
+    losses: list[str]
+    margin_px: int
+
+
+def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: int) -> Survey:
+    """Find the content area and measure every frame shown from `start_s` to before `end_s`.
+
+    Args:
+        source: the video or images.
+        start_s, end_s: seconds on the source's own clock.
+        margin_px: how far to erode the content area, px of the source, >= 0.
+
+    Raises:
+        LumenError: if no frame lies in the range, or no content area is found.
+    """
+    size = working_size(source.info.width, source.info.height)
+    samples = progress(source.sample(_CONTENT_SAMPLES), "finding the content area", total=_CONTENT_SAMPLES)
+    area = find_content_area(_shrunk(frame.image, size) for frame in samples)
+    full_size = (source.info.width, source.info.height)
+    mask = erode_mask(resize_mask(area, *full_size), margin_px)
+    meter = QualityMeter(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), source.info.width)
+    frames = takewhile(lambda frame: frame.timestamp_s < end_s, source.frames())
+    qualities = [
+        meter.measure(frame.index, frame.timestamp_s, _shrunk(frame.image, size), frame.damaged)
+        for frame in progress(_from(start_s, frames), "measuring frames", total=source.info.frame_count)
+    ]
+    if not qualities:
+        raise LumenError(f"{source.info.path}: no frame is shown from {start_s:g} s to before {end_s:g} s")
+    losses = source.losses() if np.isinf(end_s) else []
+    return Survey(qualities, losses, mask, margin_px)
+
+
+def _from(start_s: float, frames: Iterator[SourceFrame]) -> Iterator[SourceFrame]:
+    return (frame for frame in frames if frame.timestamp_s >= start_s)
+
+
+def _shrunk(image: Image, size: tuple[int, int]) -> Image:
+    return image if image.shape[1::-1] == size else cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -1,0 +1,154 @@
+"""`sequence.yaml`: where the frames of a sequence come from, when each was shown, and why it was kept or not."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.config import from_mapping, to_mapping
+from pipeline.errors import LumenError
+from pipeline.files import read_yaml, write_yaml
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """The video, or the images, that the frames come from.
+
+    Attributes:
+        path: as the user gave it, or None if it was left out for privacy.
+        kind: "video" or "images".
+        sha256: of the video's bytes, or of the images' names and bytes.
+        fps: average frames a second.
+        frame_count: how many frames could be read.
+        rotation_deg: counter-clockwise rotation that made the frames upright.
+        interlaced: "tff" or "bff" if frames were deinterlaced, otherwise None.
+    """
+
+    path: str | None
+    kind: Literal["video", "images"]
+    sha256: str
+    fps: float
+    frame_count: int
+    rotation_deg: int
+    interlaced: Literal["tff", "bff"] | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The camera of the frames as written.
+
+    Attributes:
+        state: "uncalibrated": frames are as recorded; "undistorted": they are those of the pinhole below.
+        pinhole: fx, fy, cx, cy in px, COLMAP's pixel convention; None when uncalibrated.
+        file: name of the calibration file.
+        model, params: the camera as calibrated, COLMAP's names and order.
+        field_of_view_deg: horizontal, vertical and largest angle across the content area that is kept.
+        content_kept: share of the recorded content area that the frames still show, 0..1.
+    """
+
+    state: Literal["uncalibrated", "undistorted"]
+    pinhole: list[float] | None = None
+    file: str | None = None
+    model: str | None = None
+    params: list[float] | None = None
+    field_of_view_deg: list[float] | None = None
+    content_kept: float | None = None
+
+
+@dataclass(frozen=True)
+class ContentArea:
+    """Where the frames show tissue.
+
+    Attributes:
+        box: first column, first row, end column, end row of the mask's bounding box, px; the ends are exclusive.
+        share: of the frame that the mask covers, 0..1.
+        margin_px: how far the mask was eroded from the edge that was found.
+    """
+
+    box: list[int]
+    share: float
+    margin_px: int
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame that was kept; its image is `images/{index:08d}.jpg`.
+
+    Attributes:
+        index: its place in the video.
+        timestamp_s: when the video shows it.
+        sharpness, exposure, highlights, motion_px: see `data_prep.frame_quality.FrameQuality`.
+        flags: what is wrong with it, with the names of `Choice.reasons`; empty unless every frame was kept.
+    """
+
+    index: int
+    timestamp_s: float
+    sharpness: float
+    exposure: float
+    highlights: float
+    motion_px: float
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RejectedFrame:
+    """A frame of the segment that was not kept, and the name of the reason."""
+
+    index: int
+    timestamp_s: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How frames were chosen.
+
+    Attributes:
+        rules: the settings in force, by name.
+        begins_because: what the segment starts with: "start" or the hard cut before it.
+        reasons: each reason's name that occurs → what it means, with its threshold.
+    """
+
+    rules: dict[str, Any]
+    begins_because: str
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence, as `sequence.yaml` holds it.
+
+    Attributes:
+        format_version: of this file.
+        tool: name and version of what wrote it.
+        width, height: of the frames, px.
+    """
+
+    format_version: int
+    tool: str
+    width: int
+    height: int
+    source: Source
+    calibration: Calibration
+    content_area: ContentArea
+    choice: Choice
+    frames: list[Frame]
+    rejected: list[RejectedFrame]
+
+    def save(self, path: Path) -> None:
+        """Write `sequence.yaml`, atomically."""
+        write_yaml(path, to_mapping(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Sequence":
+        """Read `sequence.yaml`.
+
+        Raises:
+            LumenError: if it is missing, damaged or of another format version.
+        """
+        content = read_yaml(path)
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if version != FORMAT_VERSION:
+            raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: extract it again")
+        return from_mapping(cls, content, str(path))

@@ -1,0 +1,343 @@
+"""Video → sequence on made-up videos: what is written, what is refused, and what a kill leaves behind."""
+
+import hashlib
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep.extract import ExtractConfig, run
+from pipeline.errors import LumenError
+from pipeline.files import partial_path
+from pipeline.paths import RunPaths, SequencePaths
+from pipeline.sequence import Sequence
+from tests.videos import SIZE, disc_mask, endoscopic_frames, overlap, write_video
+
+EXTRACT = Path(__file__).parents[1] / "data_prep" / "extract.py"
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("video") / "case.mp4", endoscopic_frames(40))
+
+
+@pytest.fixture(scope="module")
+def extracted(video: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    return extract(video, tmp_path_factory.mktemp("extracted") / "case")
+
+
+def extract(video: Path, output: Path, **settings: Any) -> RunPaths:
+    run(ExtractConfig(video=video, output=output, **settings))
+    return RunPaths(output)
+
+
+def run_command(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXTRACT), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """What every file of an extraction holds, but for the report, which tells times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "reports"]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def only_sequence(run_paths: RunPaths) -> tuple[SequencePaths, Sequence]:
+    (paths,) = run_paths.sequences()
+    return paths, Sequence.load(paths.sequence)
+
+
+def test_a_sequence_has_its_frames_masks_and_facts(extracted: RunPaths, video: Path) -> None:
+    paths, sequence = only_sequence(extracted)
+    assert paths.root.name == "_start_000000_end_000040_stride_1_segment_00"
+    assert [frame.index for frame in sequence.frames] == list(range(40))
+    np.testing.assert_allclose([f.timestamp_s for f in sequence.frames], np.arange(40) / 30, atol=1e-4)
+    assert sequence.calibration.state == "uncalibrated"
+    assert sequence.source.sha256 == hashlib.sha256(video.read_bytes()).hexdigest()
+    assert sequence.source.path == str(video)
+    assert sequence.source.frame_count == 40
+    assert sorted(path.name for path in paths.images.iterdir()) == [f"{i:08d}.jpg" for i in range(40)]
+    assert sorted(path.name for path in paths.frame_masks.iterdir()) == [f"{i:08d}.jpg.png" for i in range(40)]
+    assert extracted.contact_sheet.exists()
+    assert extracted.report("extract").exists()
+    assert not partial_path(extracted.root).exists()
+
+
+def test_the_mask_is_the_content_area_eroded_by_the_stated_margin(extracted: RunPaths) -> None:
+    paths, sequence = only_sequence(extracted)
+    mask = cv2.imread(str(paths.mask), cv2.IMREAD_UNCHANGED)
+    assert mask is not None and mask.dtype == np.uint8 and mask.ndim == 2
+    assert set(np.unique(mask)) == {0, 255}
+    assert overlap(mask, disc_mask()) >= 0.97
+    eroded = cv2.erode(disc_mask(), np.ones((3, 3), np.uint8)) if sequence.content_area.margin_px else disc_mask()
+    assert overlap(mask, eroded) >= 0.98
+    left, top, right, bottom = sequence.content_area.box
+    assert mask[top:bottom, left:right].sum() == mask.sum()
+
+
+def test_everything_outside_the_mask_is_black_and_no_metadata_travels(tmp_path: Path) -> None:
+    frames = [cv2.putText(f, "DOE, JANE", (2, 12), 0, 0.4, (255.0, 255.0, 255.0), 1) for f in endoscopic_frames(20)]
+    run_paths = extract(write_video(tmp_path / "case.mp4", frames), tmp_path / "out")
+    paths, _ = only_sequence(run_paths)
+    mask = cv2.imread(str(paths.mask), cv2.IMREAD_GRAYSCALE)
+    assert mask is not None
+    # JPEG's blocks of 16 pixels carry a faint ringing of the content over its edge.
+    far_outside = cv2.dilate(mask, np.ones((33, 33), np.uint8)) == 0
+    for image_path in paths.images.iterdir():
+        image = cv2.imread(str(image_path))
+        assert image is not None and image[far_outside].max() == 0 and image[mask == 0].mean() < 1
+        assert b"Exif" not in image_path.read_bytes()
+    sheet = cv2.imread(str(run_paths.contact_sheet))
+    assert sheet is not None
+
+
+def test_written_frames_are_the_video_s_own(extracted: RunPaths) -> None:
+    paths, sequence = only_sequence(extracted)
+    originals = endoscopic_frames(40)
+    mask = cv2.erode(cv2.imread(str(paths.mask), cv2.IMREAD_GRAYSCALE), np.ones((17, 17), np.uint8))
+    for frame in sequence.frames:
+        image = cv2.imread(str(paths.image(frame.index)))
+        errors = [cv2.norm(image, original, cv2.NORM_L1, mask) for original in originals]
+        assert int(np.argmin(errors)) == frame.index
+
+
+def test_frame_masks_leave_highlights_out(tmp_path: Path) -> None:
+    frames = [
+        cv2.circle(f, (150 + i % 7, 110), 6, (250.0, 252.0, 255.0), -1) for i, f in enumerate(endoscopic_frames(20))
+    ]
+    paths, sequence = only_sequence(extract(write_video(tmp_path / "case.mp4", frames), tmp_path / "out"))
+    mask = cv2.imread(str(paths.mask), cv2.IMREAD_GRAYSCALE)
+    for frame in sequence.frames:
+        usable = cv2.imread(str(paths.frame_mask(frame.index)), cv2.IMREAD_UNCHANGED)
+        assert usable is not None and usable[110, 150 + frame.index % 7] == 0
+        assert ((usable == 0) | (mask == 255)).all()
+        assert frame.highlights > 0
+
+
+def test_rejected_frames_have_reasons_that_are_explained(tmp_path: Path) -> None:
+    frames = endoscopic_frames(40)
+    frames[10] = cv2.GaussianBlur(frames[10], (0, 0), 1)
+    frames[20] = frames[19]
+    frames[30] = np.zeros_like(frames[30])
+    run_paths = extract(write_video(tmp_path / "case.mp4", frames, options={"crf": "8"}), tmp_path / "out")
+    paths, sequence = only_sequence(run_paths)
+    assert {frame.index: frame.reason for frame in sequence.rejected} == {10: "blurred", 20: "duplicate", 30: "dark"}
+    assert set(sequence.choice.reasons) == {"blurred", "duplicate", "dark"}
+    assert sequence.choice.rules["min_sharpness"] == 0.45
+    assert not paths.image(20).exists()
+
+
+def test_keep_all_keeps_them_with_flags(tmp_path: Path) -> None:
+    frames = endoscopic_frames(30)
+    frames[20] = frames[19]
+    video = write_video(tmp_path / "case.mp4", frames, options={"crf": "8"})
+    _, sequence = only_sequence(extract(video, tmp_path / "out", keep_all=True))
+    assert len(sequence.frames) == 30
+    assert {frame.index: frame.flags for frame in sequence.frames if frame.flags} == {20: ["duplicate"]}
+
+
+def test_a_cut_makes_two_sequences(tmp_path: Path) -> None:
+    frames = [*endoscopic_frames(23), *endoscopic_frames(20, seed=4)]
+    run_paths = extract(write_video(tmp_path / "case.mp4", frames), tmp_path / "out")
+    names = [paths.root.name for paths in run_paths.sequences()]
+    assert names == ["_start_000000_end_000023_stride_1_segment_00", "_start_000023_end_000043_stride_1_segment_01"]
+    second = Sequence.load(run_paths.sequences()[1].sequence)
+    assert second.choice.begins_because == "hard cut before frame 23"
+
+
+def test_range_stride_and_max_frames(video: Path, tmp_path: Path) -> None:
+    _, sequence = only_sequence(extract(video, tmp_path / "out", start=0.2, end=1.0, stride=3))
+    assert [frame.index for frame in sequence.frames] == [6, 9, 12, 15, 18, 21, 24, 27]
+    _, sequence = only_sequence(extract(video, tmp_path / "out", max_frames=7, overwrite=True))
+    assert len(sequence.frames) == 7
+    _, sequence = only_sequence(extract(video, tmp_path / "out", fps=10.0, overwrite=True))
+    assert [frame.index for frame in sequence.frames] == list(range(0, 40, 3))
+    with pytest.raises(LumenError, match="no frame is shown"):
+        extract(video, tmp_path / "late", start=99.0)
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for i, frame in enumerate(endoscopic_frames(12)):
+        cv2.imwrite(str(folder / f"{i + 2603:08d}.png"), frame)
+    paths, sequence = only_sequence(extract(folder, tmp_path / "out"))
+    assert paths.root.name == "_start_002603_end_002615_stride_1_segment_00"
+    assert sequence.source.kind == "images"
+    assert sequence.frames[0].timestamp_s == pytest.approx(2603 / 30, abs=1e-6)
+
+
+def test_calibrated_frames_are_undistorted(video: Path, tmp_path: Path) -> None:
+    calibration = tmp_path / "fisheye.txt"
+    calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
+    paths, sequence = only_sequence(extract(video, tmp_path / "out", calibration=calibration))
+    assert sequence.calibration.state == "undistorted"
+    assert sequence.calibration.model == "OPENCV_FISHEYE"
+    assert sequence.calibration.pinhole is not None and len(sequence.calibration.pinhole) == 4
+    assert sequence.calibration.content_kept == 1.0
+    image = cv2.imread(str(paths.image(0)))
+    assert image is not None and image.shape[1::-1] == SIZE
+
+
+def test_the_path_can_be_left_out(video: Path, tmp_path: Path) -> None:
+    run_paths = extract(video, tmp_path / "out", record_path=False)
+    _, sequence = only_sequence(run_paths)
+    assert sequence.source.path is None
+
+
+def test_existing_output_needs_overwrite_and_foreign_folders_are_never_replaced(video: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    extract(video, output)
+    before = digests(output)
+    with pytest.raises(LumenError, match="--overwrite"):
+        extract(video, output)
+    assert digests(output) == before
+    extract(video, output, overwrite=True, stride=2)
+    assert len(only_sequence(RunPaths(output))[1].frames) == 20
+    foreign = tmp_path / "thesis"
+    foreign.mkdir()
+    (foreign / "chapter.tex").write_text("years of work")
+    with pytest.raises(LumenError, match="did not make"):
+        extract(video, foreign, overwrite=True)
+    assert (foreign / "chapter.tex").exists()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"stride": 0}, "--stride 0"),
+        ({"stride": 2, "fps": 5.0}, "exclude each other"),
+        ({"fps": 0.0}, "--fps"),
+        ({"max_frames": 0}, "--max_frames"),
+        ({"start": 5.0, "end": 5.0}, "--end"),
+        ({"jpeg_quality": 101}, "--jpeg_quality"),
+        ({"mask_margin_px": -1}, "--mask_margin_px"),
+    ],
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(LumenError, match=message):
+        ExtractConfig(video=Path("case.mp4"), **settings)
+
+
+def test_bad_input_is_one_line_exit_1_and_leaves_nothing(tmp_path: Path) -> None:
+    black = write_video(tmp_path / "black.mp4", [np.zeros((240, 320, 3), np.uint8)] * 12)
+    single = write_video(tmp_path / "single.mp4", endoscopic_frames(1))
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "words.mp4").write_text("words " * 500)
+    (tmp_path / "small.txt").write_text("PINHOLE")
+    good = write_video(tmp_path / "good.mp4", endoscopic_frames(10))
+    (tmp_path / "other_size.yaml").write_text(
+        "image_width: 1920\nimage_height: 1080\ncamera_matrix: [[900, 0, 960], [0, 900, 540], [0, 0, 1]]\n"
+        "distortion_coefficients: [0.1, 0, 0, 0]\n"
+    )
+    cases: list[tuple[list[object], str]] = [
+        (["missing.mp4"], "missing.mp4"),
+        (["empty.mp4"], "is empty"),
+        (["words.mp4"], "not a video"),
+        ([black], "every frame is black"),
+        ([single], "only one frame"),
+        ([good, "--calibration", "small.txt"], "small.txt"),
+        ([good, "--calibration", "other_size.yaml"], "1920x1080"),
+        ([good, "--calibration", "missing.yaml"], "missing.yaml"),
+        ([good, "--output", "words.mp4/inside"], "words.mp4/inside"),
+    ]
+    before = sorted(path.name for path in tmp_path.iterdir())
+    for arguments, message in cases:
+        if "--output" not in arguments:
+            arguments = [*arguments, "--output", "out"]
+        result = run_command(*arguments, folder=tmp_path)
+        assert result.returncode == 1, result.stderr
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+        assert len(errors) == 1 and message in errors[0], result.stderr
+        assert "Traceback" not in result.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
+    folder = tmp_path / "Müller, François (1970)"
+    folder.mkdir()
+    video = write_video(folder / "Darm – Teil 1 内視鏡.mp4", endoscopic_frames(12))
+    result = run_command(video.name, folder=folder)
+    assert result.returncode == 0, result.stderr
+    (paths,) = RunPaths(folder / "sequences" / video.stem).sequences()
+    assert len(list(paths.images.iterdir())) == 12
+    assert result.stdout.splitlines()[0].endswith(paths.root.name)
+
+
+def test_truncated_video_keeps_what_decodes_and_says_the_loss(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    _, sequence = only_sequence(extract(cut, tmp_path / "out"))
+    assert 20 < len(sequence.frames) < 60
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
+    frames = [cv2.resize(frame, (640, 480)) for frame in endoscopic_frames(50)]
+    video = write_video(tmp_path / "case.mp4", frames)
+    arguments = [video.name, "--output", "out"]
+    started = time.monotonic()
+    assert run_command(*arguments, folder=tmp_path).returncode == 0
+    duration_s = time.monotonic() - started
+    undisturbed = digests(tmp_path / "out")
+    assert len(undisturbed) > 100
+    for share in (0.5, 0.7, 0.8, 0.9, 0.97):
+        subprocess.run(["rm", "-rf", str(tmp_path / "out")], check=True)
+        child = subprocess.Popen(
+            [sys.executable, str(EXTRACT), *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(share * duration_s)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        if (tmp_path / "out").exists():
+            assert digests(tmp_path / "out") == undisturbed
+            continue
+        result = run_command(*arguments, folder=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert digests(tmp_path / "out") == undisturbed
+
+
+def test_an_interrupted_run_goes_on_where_it_was(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def write_a_few(path: Path, image: Any, options: list[int]) -> None:
+        if len(written) == 21:
+            raise KeyboardInterrupt
+        written.append(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.sequence_writer._write_image", write_a_few)
+        with pytest.raises(KeyboardInterrupt):
+            extract(video, tmp_path / "out")
+    assert partial_path(tmp_path / "out").exists()
+    modified = {path: path.stat().st_mtime_ns for path in written}
+    run_paths = extract(video, tmp_path / "out")
+    for path, time_ns in modified.items():
+        final = run_paths.root / path.relative_to(partial_path(run_paths.root))
+        assert final.stat().st_mtime_ns == time_ns
+
+
+def test_other_settings_do_not_go_on_from_an_interrupted_run(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data_prep.extract.draw_contact_sheet", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            extract(video, tmp_path / "out")
+    _, sequence = only_sequence(extract(video, tmp_path / "out", stride=4))
+    assert [frame.index for frame in sequence.frames] == list(range(0, 40, 4))
+    assert len(list(only_sequence(RunPaths(tmp_path / "out"))[0].images.iterdir())) == 10

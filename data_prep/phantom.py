@@ -1,0 +1,285 @@
+"""Render endoscopy of procedural anatomy with exact truth."""
+
+import logging
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import av
+import cv2
+import numpy as np
+import numpy.typing as npt
+import tyro
+from av.video.reformatter import ColorRange, Colorspace
+
+from data_prep.simulation.anatomy import ANATOMIES
+from data_prep.simulation.endoscope import ContentArea, ContentShape, make_camera
+from data_prep.simulation.motion import Flight, Timeline, frames_needed, plan_timeline
+from data_prep.simulation.mucosa import TISSUES, paint
+from data_prep.simulation.renderer import Renderer
+from data_prep.simulation.scene import SurfaceScene
+from data_prep.simulation.surface import join
+from data_prep.simulation.truth import DEPTH_UNIT_MM, PhantomPaths, PhantomTruth, frame_truths, write_truth
+from data_prep.simulation.video_camera import VideoCamera, exposure_gains
+from pipeline.command import run_command
+from pipeline.config import to_mapping
+from pipeline.errors import LumenError, explain_os_errors
+from pipeline.files import partial_path, publish_directory
+from pipeline.outputs import claim_output
+from pipeline.progress import progress
+from pipeline.report import StageReport
+
+logger = logging.getLogger(__name__)
+
+Rendered = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+
+_FRAMES_AT_ONCE = 2
+_METER_SIZE = (40, 32)
+_REFERENCE_HEIGHT_PX = 512
+
+
+@dataclass(frozen=True)
+class PhantomConfig:
+    """Render a video of procedural anatomy, with exact poses, depth and correspondences."""
+
+    output: tyro.conf.Positional[Path]
+    """Folder to make: video.mp4 and its truth."""
+    anatomy: Literal["colon", "sinus"] = "colon"
+    """What to look at."""
+    frames: int = 120
+    """Length of the video."""
+    seed: int = 0
+    """Another seed makes another anatomy, camera path and noise."""
+    size: tuple[int, int] = (640, 512)
+    """Width and height of the video, px, even."""
+    fisheye: bool = False
+    """A wide OPENCV_FISHEYE lens (125 degrees) instead of PINHOLE (85 degrees)."""
+    fps: float = 30.0
+    """Frames a second; the camera moves at about 10 mm/s whatever this is."""
+    content_area: ContentShape = "round"
+    """Outline of what the endoscope shows in the black frame."""
+    overlay_text: bool = False
+    """Burn made-up patient data into the black frame."""
+    black_s: float = 0.0
+    """Seconds of black at the start."""
+    cuts: int = 0
+    """Hard cuts, at each of which the camera jumps to another place."""
+    duplicates: int = 0
+    """Frames that repeat the previous frame exactly."""
+    crf: int = 19
+    """H.264 quality, 0 (lossless) to 51."""
+    depth: bool = True
+    """Write a depth map for every frame."""
+    overwrite: bool = False
+    """Replace the output folder if it holds a phantom."""
+
+    def __post_init__(self) -> None:
+        width, height = self.size
+        _require(bool(self.output.resolve().name), f"{self.output} cannot be made: name a folder")
+        _require(self.frames >= 1, f"--frames {self.frames}: at least 1 is needed")
+        _require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+        _require(
+            min(self.size) >= 64 and max(self.size) <= 4096 and width % 2 == height % 2 == 0,
+            f"--size {width} {height}: choose even numbers from 64 to 4096",
+        )
+        _require(1 <= self.fps <= 240, f"--fps {self.fps:g}: choose from 1 to 240")
+        _require(0 <= self.crf <= 51, f"--crf {self.crf}: choose from 0 (lossless) to 51")
+        _require(self.black_s >= 0, f"--black_s {self.black_s:g}: choose 0 or more")
+        _require(self.cuts >= 0, f"--cuts {self.cuts}: choose 0 or more")
+        _require(self.duplicates >= 0, f"--duplicates {self.duplicates}: choose 0 or more")
+        needed = self.black_frames + frames_needed(self.cuts, self.duplicates)
+        _require(
+            self.frames >= needed,
+            f"--frames {self.frames}: so much black and so many cuts and duplicates need at least {needed}",
+        )
+        _require(
+            not (self.overlay_text and self.content_area == "full"),
+            "--overlay_text needs a black frame to be written in: choose another --content_area than full",
+        )
+
+    @property
+    def rate(self) -> Fraction:
+        """Frames a second as a fraction: 29.97 is 30000/1001."""
+        ntsc = Fraction(round(self.fps) * 1000, 1001)
+        return ntsc if abs(float(ntsc) - self.fps) < 5e-4 else Fraction(self.fps).limit_denominator(1000)
+
+    @property
+    def black_frames(self) -> int:
+        """How many frames begin before `black_s`."""
+        return int(np.ceil(self.black_s * self.rate - Fraction(1, 10**6)))
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A scene, a camera on its path and all that is true of them; renders any frame, in any order, the same."""
+
+    config: PhantomConfig
+    truth: PhantomTruth
+    renderer: Renderer
+    video_camera: VideoCamera
+
+    def frame(self, index: int) -> Rendered:
+        """Render a frame.
+
+        Returns:
+            The picture (H, W, 3) BGR uint8, and the depth (H, W) float32, mm along the optical axis, 0 = none.
+        """
+        facts = self.truth.frames[index]
+        if facts.is_black:
+            return self.video_camera.black(), np.zeros((self.config.size[1], self.config.size[0]), dtype=np.float32)
+        light = self.renderer.render(self.truth.cam_from_world[facts.content_index])
+        noise = np.random.default_rng([self.config.seed, 7, facts.content_index])
+        return self.video_camera.expose(light.radiance, facts.exposure_gain, noise), light.depth_mm
+
+
+def build_phantom(config: PhantomConfig) -> Phantom:
+    """Make anatomy, tissue, camera path and exposure from a config; writes nothing."""
+    anatomy = ANATOMIES[config.anatomy](_random(config, 1))
+    mesh = join(anatomy.surfaces)
+    scene = SurfaceScene(mesh)
+    tissue = TISSUES[config.anatomy]
+    atlas = paint(anatomy.surfaces, tissue, _random(config, 2), _detail(config))
+    content = ContentArea(config.content_area, *config.size)
+    camera = make_camera(content, config.fisheye)
+    timeline = plan_timeline(config.frames, config.black_frames, config.cuts, config.duplicates, _random(config, 3))
+    timestamps_s = np.array([float(index / config.rate) for index in range(config.frames)])
+    flight = Flight(anatomy, scene, _random(config, 4))
+    poses = flight.poses(timestamps_s, timeline.segment)[timeline.content_index]
+    meter_area = ContentArea(config.content_area, *_METER_SIZE)
+    meter = Renderer(scene, atlas, tissue.wetness, make_camera(meter_area, config.fisheye), meter_area)
+    gains = _exposure(meter, poses, timestamps_s, timeline, _random(config, 5))
+    truth = PhantomTruth(
+        config={name: value for name, value in to_mapping(config).items() if name not in ("output", "overwrite")},
+        camera=camera,
+        content=content,
+        frames=frame_truths(timeline, timestamps_s, gains),
+        cam_from_world=poses,
+        mesh=mesh,
+        scene=scene,
+    )
+    renderer = Renderer(scene, atlas, tissue.wetness, camera, content)
+    return Phantom(config, truth, renderer, VideoCamera(content, config.overlay_text))
+
+
+def run(config: PhantomConfig) -> list[Path]:
+    """Render the video and write it with its truth, as a whole or not at all.
+
+    Raises:
+        LumenError: if the output exists and may not be replaced, or cannot be written.
+    """
+    output = config.output.resolve()
+    claim_output(output, is_ours=lambda folder: PhantomPaths(folder).truth.is_file(), overwrite=config.overwrite)
+    report = StageReport("phantom")
+    partial = partial_path(output)
+    with explain_os_errors("write", output):
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True)
+    try:
+        _make(config, PhantomPaths(partial), report)
+        publish_directory(partial, output)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    written = PhantomPaths(config.output)
+    return [written.video, written.truth]
+
+
+def _make(config: PhantomConfig, paths: PhantomPaths, report: StageReport) -> None:
+    with report.timed("build"):
+        phantom = build_phantom(config)
+    write_truth(paths, phantom.truth)
+    with report.timed("render"), explain_os_errors("write", config.output):
+        _write_frames(phantom, paths)
+    report.counts = _counts(phantom)
+    report.save(paths.report)
+
+
+def _write_frames(phantom: Phantom, paths: PhantomPaths) -> None:
+    config = phantom.config
+    if config.depth:
+        paths.depths.mkdir()
+    with av.open(str(paths.video), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=config.rate, options={"crf": str(config.crf)})
+        stream.width, stream.height = config.size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU601, ColorRange.MPEG
+        stream.codec_context.time_base = 1 / config.rate
+        for index, (picture, depth_mm) in enumerate(progress(_rendered(phantom), "rendering", total=config.frames)):
+            frame = _encodable(picture)
+            frame.pts, frame.time_base = index, 1 / config.rate
+            container.mux(stream.encode(frame))
+            if config.depth:
+                _write_depth(paths.depth(index), depth_mm)
+        container.mux(stream.encode(None))
+
+
+def _rendered(phantom: Phantom) -> Iterator[Rendered]:
+    """All frames in order, two in the making at a time: while one casts rays on all cores another is shaded on one."""
+    with ThreadPoolExecutor(_FRAMES_AT_ONCE) as pool:
+        waiting: deque[Future[Rendered]] = deque()
+        for index in range(phantom.config.frames):
+            waiting.append(pool.submit(phantom.frame, index))
+            if len(waiting) > _FRAMES_AT_ONCE:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _encodable(picture: npt.NDArray[np.uint8]) -> av.VideoFrame:
+    # PyAV's own conversion rounds every channel down by about two levels.
+    return av.VideoFrame.from_ndarray(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8), "yuv420p")
+
+
+def _write_depth(path: Path, depth_mm: npt.NDArray[np.float32]) -> None:
+    steps = np.clip(np.round(depth_mm / DEPTH_UNIT_MM), 0, 65535).astype(np.uint16)
+    path.write_bytes(cv2.imencode(".png", steps, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+
+
+def _exposure(
+    meter: Renderer, poses: npt.NDArray, timestamps_s: npt.NDArray, timeline: Timeline, rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Gains (N,); repeats have the gain of the frame they show."""
+    brightness = np.empty(len(poses))
+    for index, pose in enumerate(poses):
+        light = meter.render(pose)
+        brightness[index] = np.minimum(light.radiance[light.depth_mm > 0], 3.0).mean()
+    change_at_s = timestamps_s[-1] * rng.uniform(0.55, 0.65)
+    change = float(rng.choice([0.6, 1.6]))
+    return exposure_gains(brightness, timestamps_s, change_at_s, change)[timeline.content_index]
+
+
+def _counts(phantom: Phantom) -> dict[str, int]:
+    frames = phantom.truth.frames
+    return {
+        "frames": len(frames),
+        "black": sum(frame.is_black for frame in frames),
+        "duplicates": sum(frame.is_duplicate for frame in frames),
+        "segments": frames[-1].segment + 1,
+        "triangles": len(phantom.truth.mesh.triangles),
+    }
+
+
+def _random(config: PhantomConfig, purpose: int) -> np.random.Generator:
+    """An own stream of random numbers for each purpose, so that changing one leaves the others as they are."""
+    return np.random.default_rng([config.seed, purpose])
+
+
+def _detail(config: PhantomConfig) -> float:
+    """How much larger texels may be, because the picture is smaller than the reference."""
+    return max(1.0, _REFERENCE_HEIGHT_PX / min(config.size))
+
+
+def _require(fine: bool, message: str) -> None:
+    if not fine:
+        raise LumenError(message)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PhantomConfig, run))

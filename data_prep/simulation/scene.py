@@ -1,0 +1,77 @@
+"""Rays against the anatomy: Open3D's RaycastingScene (Embree), with numpy in and out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import open3d as o3d
+
+from data_prep.simulation.surface import Mesh
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Where rays first meet a surface.
+
+    Attributes:
+        distance: (N,) float32, in lengths of the ray's direction; infinite for a miss.
+        triangle: (N,) int64; 0 for a miss.
+        weights: (N, 3) float32, barycentric weights of the triangle's corners.
+    """
+
+    distance: Float32
+    triangle: npt.NDArray[np.int64]
+    weights: Float32
+
+
+class SurfaceScene:
+    """All surfaces of an anatomy, ready for rays and distances."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._scene = o3d.t.geometry.RaycastingScene()
+        vertices, triangles = (o3d.core.Tensor.from_numpy(array) for array in (mesh.vertices_mm, mesh.triangles))
+        self._scene.add_triangles(vertices, triangles)
+        self._corners = mesh.vertices_mm[mesh.triangles.astype(np.int64)]
+
+    def cast(self, origin_mm: Float64, directions: npt.NDArray[np.floating]) -> Hits:
+        """Send rays from one point (3,) along directions (N, 3)."""
+        answer = self._scene.cast_rays(_rays(origin_mm, directions))
+        triangle = answer["primitive_ids"].numpy().astype(np.int64)
+        distance = answer["t_hit"].numpy()
+        triangle[~np.isfinite(distance)] = 0
+        uv = answer["primitive_uvs"].numpy()
+        return Hits(distance, triangle, np.concatenate([1 - uv.sum(axis=1, keepdims=True), uv], axis=1))
+
+    def cast_exactly(self, origin_mm: Float64, directions: Float64) -> Float64:
+        """Distance along each ray to the triangle it meets, in float64: (N,), infinite for a miss."""
+        hits = self.cast(origin_mm, directions)
+        corners = self._corners[hits.triangle].astype(np.float64)
+        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        towards = np.sum(normals * directions, axis=-1)
+        exact = np.sum(normals * (corners[:, 0] - origin_mm), axis=-1) / np.where(towards == 0, np.inf, towards)
+        usable = np.isfinite(hits.distance) & (np.abs(exact - hits.distance) < 1e-3 * np.abs(hits.distance))
+        return np.where(usable, exact, hits.distance.astype(np.float64))
+
+    def is_lit(self, points_mm: Float32, light_mm: Float64) -> npt.NDArray[np.bool_]:
+        """Whether nothing stands between points (N, 3) and a light (3,)."""
+        rays = _rays(light_mm, points_mm - light_mm.astype(np.float32))
+        return ~self._scene.test_occlusions(rays, tnear=0.0, tfar=0.97).numpy()
+
+    def closest_points(self, points_mm: Float64) -> Float64:
+        """The nearest surface point (N, 3) of each point (N, 3), mm."""
+        query = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_mm, dtype=np.float32))
+        return self._scene.compute_closest_points(query)["points"].numpy().astype(np.float64)
+
+    def distance_mm(self, points_mm: Float64) -> Float64:
+        """Unsigned distance of points (N, 3) to the nearest surface: (N,), mm."""
+        return np.linalg.norm(points_mm - self.closest_points(points_mm), axis=-1)
+
+
+def _rays(origin_mm: Float64, directions: npt.NDArray[np.floating]) -> o3d.core.Tensor:
+    rays = np.empty((len(directions), 6), dtype=np.float32)
+    rays[:, :3] = origin_mm
+    rays[:, 3:] = directions
+    return o3d.core.Tensor.from_numpy(rays)

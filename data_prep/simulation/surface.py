@@ -1,0 +1,141 @@
+"""Surfaces as grids of points, swept along a curve; the mesh that several of them make together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Surface:
+    """A tube: rows run along it, columns around it, and the last column repeats the first.
+
+    Attributes:
+        points_mm: (rows, columns, 3) float32.
+        normals: (rows, columns, 3) float32, unit length, towards where the camera can be.
+    """
+
+    points_mm: Float32
+    normals: Float32
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles of all surfaces together.
+
+    Attributes:
+        vertices_mm: (V, 3) float32.
+        triangles: (T, 3) uint32, indices of vertices.
+    """
+
+    vertices_mm: Float32
+    triangles: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve in space with a frame that does not spin around it.
+
+    Attributes:
+        points_mm: (N, 3) float64, evenly spaced by arc length.
+        tangents, rights, ups: (N, 3) float64, orthonormal at each point.
+        arc_mm: (N,) float64, arc length from the start.
+    """
+
+    points_mm: Float64
+    tangents: Float64
+    rights: Float64
+    ups: Float64
+    arc_mm: Float64
+
+    @property
+    def length_mm(self) -> float:
+        return float(self.arc_mm[-1])
+
+    def at(self, values: Float64, arc_mm: Float64) -> Float64:
+        """Interpolate an attribute (N, 3) or (N,) at arc lengths (M,), mm."""
+        if values.ndim == 1:
+            return np.interp(arc_mm, self.arc_mm, values)
+        return np.stack([np.interp(arc_mm, self.arc_mm, column) for column in values.T], axis=-1)
+
+
+def curve_through(points_mm: Float64, step_mm: float, up: Sequence[float] = (0.0, 1.0, 0.0)) -> Curve:
+    """Resample a dense polyline (N, 3) evenly by arc length and carry `up` along it by parallel transport."""
+    lengths = np.linalg.norm(np.diff(points_mm, axis=0), axis=1)
+    arc = np.concatenate([[0.0], np.cumsum(lengths)])
+    even = np.linspace(0, arc[-1], max(int(round(arc[-1] / step_mm)) + 1, 3))
+    points = np.stack([np.interp(even, arc, column) for column in points_mm.T], axis=-1)
+    tangents = unit(np.gradient(points, axis=0))
+    ups = np.empty_like(points)
+    current = np.asarray(up, dtype=np.float64)
+    for index, tangent in enumerate(tangents):
+        current = unit(current - tangent * (current @ tangent))
+        ups[index] = current
+    return Curve(points, tangents, np.cross(ups, tangents), ups, even)
+
+
+def sweep(curve: Curve, right_mm: Float64, up_mm: Float64) -> Float64:
+    """Carry cross-sections along a curve: offsets (rows, columns) to its right and up → points (rows, columns, 3)."""
+    return (
+        curve.points_mm[:, None] + right_mm[..., None] * curve.rights[:, None] + up_mm[..., None] * curve.ups[:, None]
+    )
+
+
+def make_surface(points_mm: Float64, centres_mm: Float64, *, seen_from: str) -> Surface:
+    """Give a grid (rows, columns, 3) its normals.
+
+    Args:
+        points_mm: the grid; its last column repeats the first.
+        centres_mm: (rows, 3), the curve it was swept along, which tells inside from outside.
+        seen_from: "inside" or "outside", the side the camera is on.
+    """
+    wrapped = np.concatenate([points_mm[:, -2:-1], points_mm, points_mm[:, 1:2]], axis=1)
+    around = (wrapped[:, 2:] - wrapped[:, :-2]) / 2
+    along = np.gradient(points_mm, axis=0)
+    normals = unit(np.cross(around, along))
+    outward = np.mean(np.sum(normals * (points_mm - centres_mm[:, None]), axis=-1))
+    if (outward > 0) != (seen_from == "outside"):
+        normals = -normals
+    for tip, beside in ((0, 1), (-1, -2)):
+        # A closed end is a single point, which has no direction around it to take a normal from.
+        if np.ptp(points_mm[tip], axis=0).max() < 1e-9:
+            normals[tip] = unit(normals[beside].mean(axis=0))
+    return Surface(points_mm.astype(np.float32), normals.astype(np.float32))
+
+
+def join(surfaces: Sequence[Surface]) -> Mesh:
+    """Two triangles a grid cell, surface after surface, row by row (`cell_corners` says in which order)."""
+    vertices = []
+    triangles = []
+    first = 0
+    for surface in surfaces:
+        rows, columns = surface.points_mm.shape[:2]
+        index = first + np.arange(rows * columns).reshape(rows, columns)
+        triangles.append(cell_corners(index))
+        vertices.append(surface.points_mm.reshape(-1, 3))
+        first += rows * columns
+    return Mesh(np.concatenate(vertices), np.concatenate(triangles).astype(np.uint32))
+
+
+def cell_corners(grid: npt.NDArray) -> npt.NDArray:
+    """What a grid (rows, columns, ...) holds at the corners of its triangles: (2 x cells, 3, ...)."""
+    a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]
+    both = np.stack([np.stack([a, b, c], axis=2), np.stack([a, c, d], axis=2)], axis=2)
+    return both.reshape(-1, 3, *grid.shape[2:])
+
+
+def unit(vectors: npt.NDArray) -> npt.NDArray:
+    """Vectors (..., 3) at length one; a zero vector stays zero."""
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+
+
+def smooth(values: Float64, window: int) -> Float64:
+    """Average (N,) or (N, D) over `window` samples twice, along the first axis, with the ends held."""
+    flat = values.reshape(len(values), -1)
+    kernel = np.convolve(np.ones(window), np.ones(window)) / window**2
+    padded = np.pad(flat, ((window - 1, window - 1), (0, 0)), mode="edge")
+    return np.stack([np.convolve(column, kernel, mode="valid") for column in padded.T], axis=-1).reshape(values.shape)

@@ -1,0 +1,280 @@
+"""What is exactly true of a rendered video: its files, and answers computed from them by ray casting."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import open3d as o3d
+import pycolmap
+
+from data_prep.simulation.endoscope import ContentArea, directions_from_img, pixel_centres
+from data_prep.simulation.motion import Timeline
+from data_prep.simulation.scene import SurfaceScene
+from data_prep.simulation.surface import Mesh
+from pipeline.conventions import opencv_from_colmap
+from pipeline.errors import LumenError, explain_os_errors
+from pipeline.files import read_yaml, write_bytes, write_yaml
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+FORMAT_VERSION = 1
+DEPTH_UNIT_MM = 0.005
+OCCLUSION_TOLERANCE_MM = 0.005
+
+
+@dataclass(frozen=True)
+class PhantomPaths:
+    """Every file name of a phantom."""
+
+    root: Path
+
+    @property
+    def video(self) -> Path:
+        return self.root / "video.mp4"
+
+    @property
+    def truth(self) -> Path:
+        """Config, camera, and per-frame facts; its presence marks a folder as a phantom."""
+        return self.root / "truth.yaml"
+
+    @property
+    def calibration(self) -> Path:
+        """The camera as OpenCV's FileStorage writes it, in OpenCV's pixel convention."""
+        return self.root / "calibration.yaml"
+
+    @property
+    def poses(self) -> Path:
+        """`cam_from_world`, (N, 3, 4) float64, mm."""
+        return self.root / "cam_from_world.npy"
+
+    @property
+    def mask(self) -> Path:
+        """The content area: uint8 PNG, 255 = inside."""
+        return self.root / "mask.png"
+
+    @property
+    def mesh(self) -> Path:
+        return self.root / "mesh.ply"
+
+    @property
+    def depths(self) -> Path:
+        return self.root / "depth"
+
+    def depth(self, frame: int) -> Path:
+        """Depth along the optical axis: uint16 PNG in units of DEPTH_UNIT_MM, 0 = none."""
+        return self.depths / f"{frame:08d}.png"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "reports" / "phantom.json"
+
+
+@dataclass(frozen=True)
+class FrameTruth:
+    """What is true of one frame of the video.
+
+    Attributes:
+        index: in the video, from 0.
+        timestamp_s: presentation time, index / fps.
+        segment: counts up at every hard cut.
+        content_index: the frame whose picture is shown: `index`, or the one before if the frame is a repeat.
+        is_duplicate: it repeats the previous frame exactly.
+        is_black: nothing is shown.
+        exposure_gain: the factor between light and signal.
+    """
+
+    index: int
+    timestamp_s: float
+    segment: int
+    content_index: int
+    is_duplicate: bool
+    is_black: bool
+    exposure_gain: float
+
+
+@dataclass(frozen=True)
+class PhantomTruth:
+    """The exact truth of a phantom video. World unit: mm; pixels in COLMAP's convention.
+
+    Attributes:
+        config: what it was made with, as `truth.yaml` has it.
+        camera: PINHOLE or OPENCV_FISHEYE.
+        content: the content area.
+        frames: one entry a frame of the video.
+        cam_from_world: (N, 3, 4) float64. A repeat has the pose of what it shows; a black frame has the camera's.
+        mesh: all surfaces.
+        scene: the same, ready for rays.
+    """
+
+    config: dict[str, Any]
+    camera: pycolmap.Camera
+    content: ContentArea
+    frames: tuple[FrameTruth, ...]
+    cam_from_world: Float64
+    mesh: Mesh
+    scene: SurfaceScene
+
+    @classmethod
+    def load(cls, root: Path) -> "PhantomTruth":
+        """Read a phantom's folder.
+
+        Raises:
+            LumenError: if `root` holds no phantom, or one of another format version.
+        """
+        paths = PhantomPaths(root)
+        facts = read_yaml(paths.truth)
+        version = facts.get("format_version") if isinstance(facts, dict) else None
+        if version != FORMAT_VERSION:
+            raise LumenError(
+                f"{paths.truth} is of format {version}, this version reads {FORMAT_VERSION}: render it again"
+            )
+        camera = pycolmap.Camera(**facts["camera"], camera_id=1)
+        mesh = read_mesh(paths.mesh)
+        with explain_os_errors("read", paths.poses):
+            poses = np.load(paths.poses)
+        return cls(
+            config=facts["config"],
+            camera=camera,
+            content=ContentArea(facts["content_area"], camera.width, camera.height),
+            frames=tuple(FrameTruth(**frame) for frame in facts["frames"]),
+            cam_from_world=poses,
+            mesh=mesh,
+            scene=SurfaceScene(mesh),
+        )
+
+    def depth(self, frame: int) -> Float32:
+        """Depth along the optical axis at every pixel's centre: (H, W) float32, mm; 0 = black or outside."""
+        image = np.zeros(self.camera.height * self.camera.width, dtype=np.float32)
+        if not self.frames[frame].is_black:
+            points = pixel_centres(self.camera.width, self.camera.height)
+            inside = self.content.contains(points)
+            depth, _ = self._cast(frame, points[inside])
+            image[inside] = np.where(np.isfinite(depth), depth, 0)
+        return image.reshape(self.camera.height, self.camera.width)
+
+    def points(self, frame: int, pixels: Float64) -> tuple[Float64, npt.NDArray[np.bool_]]:
+        """The surface points (N, 3), mm, that pixels (N, 2) of a frame show, and which pixels show one (N,)."""
+        depth, directions = self._cast(frame, np.asarray(pixels, dtype=np.float64))
+        shown = np.isfinite(depth) & self.content.contains(pixels) & (not self.frames[frame].is_black)
+        return self._centre(frame) + np.where(shown, depth, 0)[:, None] * directions, shown
+
+    def correspondence(self, frame_a: int, frame_b: int, pixels: Float64) -> tuple[Float64, npt.NDArray[np.bool_]]:
+        """Where what pixels of frame a show is in frame b.
+
+        Args:
+            frame_a, frame_b: frame indices.
+            pixels: (N, 2) float64, COLMAP px, in frame a.
+
+        Returns:
+            Points (N, 2) float64 in frame b, NaN where pixel a shows nothing or the point is not in front of b; and
+            visible (N,) bool: inside b's content area, in front of it, and no surface more than
+            OCCLUSION_TOLERANCE_MM nearer on the same ray.
+        """
+        points, shown = self.points(frame_a, pixels)
+        pose = self.cam_from_world[frame_b]
+        in_camera = points @ pose[:, :3].T + pose[:, 3]
+        shown = shown & (in_camera[:, 2] > 1e-3)
+        projected = np.full((len(points), 2), np.nan)
+        projected[shown] = self.camera.img_from_cam(in_camera[shown])
+        visible = shown & (not self.frames[frame_b].is_black)
+        visible[shown] &= self.content.contains(projected[shown])
+        rays = points[visible] - self._centre(frame_b)
+        nearest = self.scene.cast_exactly(self._centre(frame_b), rays)
+        visible[visible] = (1 - nearest) * np.linalg.norm(rays, axis=-1) <= OCCLUSION_TOLERANCE_MM
+        return projected, visible
+
+    def distance_to_surface(self, points_mm: Float64) -> Float64:
+        """Distance of world points (N, 3) to the nearest surface: (N,), mm."""
+        return self.scene.distance_mm(np.asarray(points_mm, dtype=np.float64))
+
+    def _cast(self, frame: int, pixels: Float64) -> tuple[Float64, Float64]:
+        """Depth (N,) along the optical axis, infinite for a miss, and world directions (N, 3) of unit depth."""
+        directions = directions_from_img(self.camera, pixels) @ self.cam_from_world[frame, :, :3]
+        return self.scene.cast_exactly(self._centre(frame), directions), directions
+
+    def _centre(self, frame: int) -> Float64:
+        pose = self.cam_from_world[frame]
+        return -pose[:, :3].T @ pose[:, 3]
+
+
+def frame_truths(timeline: Timeline, timestamps_s: Float64, gains: Float64) -> tuple[FrameTruth, ...]:
+    """One entry a frame, from arrays (N,)."""
+    return tuple(
+        FrameTruth(
+            index=index,
+            timestamp_s=float(timestamps_s[index]),
+            segment=int(timeline.segment[index]),
+            content_index=int(timeline.content_index[index]),
+            is_duplicate=bool(timeline.is_duplicate[index]),
+            is_black=bool(timeline.is_black[index]),
+            exposure_gain=round(float(gains[index]), 6),
+        )
+        for index in range(len(timestamps_s))
+    )
+
+
+def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
+    """Write everything but the video and the depth maps; return what was written."""
+    camera = truth.camera
+    write_mesh(paths.mesh, truth.mesh)
+    with explain_os_errors("write", paths.poses):
+        np.save(paths.poses, truth.cam_from_world)
+    write_bytes(paths.mask, cv2.imencode(".png", truth.content.mask())[1].tobytes())
+    write_bytes(paths.calibration, calibration_yaml(camera).encode())
+    facts = {
+        "format_version": FORMAT_VERSION,
+        "world_unit": "mm",
+        "depth_unit_mm": DEPTH_UNIT_MM,
+        "pixel_convention": "COLMAP: the centre of the first pixel is (0.5, 0.5)",
+        "config": truth.config,
+        "content_area": truth.content.shape,
+        "camera": {
+            "model": camera.model_name,
+            "width": camera.width,
+            "height": camera.height,
+            "params": [float(value) for value in camera.params],
+        },
+        "frames": [asdict(frame) for frame in truth.frames],
+    }
+    write_yaml(paths.truth, facts)
+    return [paths.truth, paths.calibration, paths.poses, paths.mask, paths.mesh]
+
+
+def calibration_yaml(camera: pycolmap.Camera) -> str:
+    """The camera as an OpenCV FileStorage document; distortion is (k1, k2, k3, k4) of cv2.fisheye, or zeros."""
+    focal_x, focal_y, *principal = camera.params[:4]
+    centre_x, centre_y = opencv_from_colmap(np.array(principal))
+    distortion = camera.params[4:] if camera.model_name == "OPENCV_FISHEYE" else np.zeros(5)
+    storage = cv2.FileStorage(".yaml", cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY | cv2.FILE_STORAGE_FORMAT_YAML)
+    storage.write("image_width", camera.width)
+    storage.write("image_height", camera.height)
+    storage.write("camera_model", camera.model_name)
+    storage.write("camera_matrix", np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1.0]]))
+    storage.write("distortion_coefficients", np.asarray(distortion, dtype=np.float64).reshape(1, -1))
+    return storage.releaseAndGetString()
+
+
+def write_mesh(path: Path, mesh: Mesh) -> None:
+    """Binary PLY with float32 vertices, so that reading it back gives the same numbers."""
+    geometry = o3d.t.geometry.TriangleMesh(
+        o3d.core.Tensor.from_numpy(mesh.vertices_mm), o3d.core.Tensor.from_numpy(mesh.triangles.astype(np.int32))
+    )
+    if not o3d.t.io.write_triangle_mesh(path, geometry):
+        raise LumenError(f"cannot write {path}: is the disk full, or the folder not writable?")
+
+
+def read_mesh(path: Path) -> Mesh:
+    """Read what `write_mesh` wrote.
+
+    Raises:
+        LumenError: if there is no mesh in the file.
+    """
+    geometry = o3d.t.io.read_triangle_mesh(path) if path.is_file() else None
+    if geometry is None or "positions" not in geometry.vertex:
+        raise LumenError(f"{path} holds no mesh: render the phantom again")
+    vertices = geometry.vertex["positions"].numpy().astype(np.float32)
+    return Mesh(vertices, geometry.triangle["indices"].numpy().astype(np.uint32))

@@ -9,7 +9,7 @@ from cv2.typing import MatLike as Image
 
 from data_prep.content_area import erode_mask, find_content_area, resize_mask, working_size
 from pipeline.errors import LumenError
-from tests.videos import SIZE, disc_mask, endoscopic_frames, overlap
+from videos import SIZE, disc_mask, endoscopic_frames, overlap
 
 
 def octagon() -> Image:

@@ -17,7 +17,7 @@ from pipeline.errors import LumenError
 from pipeline.files import partial_path
 from pipeline.paths import RunPaths, SequencePaths
 from pipeline.sequence import Sequence
-from tests.videos import SIZE, disc_mask, endoscopic_frames, overlap, write_video
+from videos import SIZE, disc_mask, endoscopic_frames, overlap, write_video
 
 EXTRACT = Path(__file__).parents[1] / "data_prep" / "extract.py"
 

@@ -5,7 +5,7 @@ import numpy as np
 from cv2.typing import MatLike as Image
 
 from data_prep.frame_quality import FrameQuality, QualityMeter, find_highlights
-from tests.videos import disc_mask, endoscopic_frames, tissue
+from videos import disc_mask, endoscopic_frames, tissue
 
 MASK = disc_mask()
 

@@ -10,7 +10,7 @@ from cv2.typing import MatLike as Image
 
 from data_prep.frame_source import FrameSource, open_source
 from pipeline.errors import LumenError
-from tests.videos import endoscopic_frames, weave, write_video
+from videos import endoscopic_frames, weave, write_video
 
 
 def source_of(path: Path) -> FrameSource:

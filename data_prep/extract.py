@@ -71,8 +71,7 @@ class ExtractConfig:
     min_segment_frames: int = 5
     """Do not write stretches between cuts that have fewer usable frames."""
     calibration: Path | None = None
-    """Camera calibration (OpenCV YAML/JSON, COLMAP cameras.txt, or eight OPENCV_FISHEYE numbers); frames are
-    undistorted with it. Without one they stay as they are."""
+    """Camera calibration (OpenCV, ROS, COLMAP cameras.txt, eight OPENCV_FISHEYE numbers) to undistort frames with."""
     max_fov_deg: float = 150.0
     """Content seen at a wider angle than this is cut off when undistorting, degrees."""
     mask_margin_px: int | None = None

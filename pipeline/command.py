@@ -39,7 +39,7 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
         The exit status: 0; 1 for a `LumenError`, printed as one line; 130 when interrupted; 70 for a bug, whose
         traceback is shown together with the path of a log that holds everything needed to report it.
     """
-    program = Path(sys.argv[0]).name
+    program = sys.argv[0]
     arguments = sys.argv[1:] if arguments is None else arguments
     records = _start_logging()
     try:

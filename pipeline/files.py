@@ -61,7 +61,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_yaml(path: Path, data: Any) -> None:
-    """Write builtin types to `path` as YAML, atomically: keys in their order, innermost collections on one line."""
+    """Write builtin types to `path` as YAML, atomically: keys in their order, the innermost mappings on one line."""
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as stream:
         yaml.dump(data, stream, _Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=160)
 
@@ -103,6 +103,24 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def serialize(self, node: yaml.Node) -> None:
+        """The document itself has a line for each of its keys."""
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = False
+        super().serialize(node)
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        """One line for a mapping of scalars and of lists of scalars, so that a table reads as one."""
+        node: yaml.MappingNode = super().represent_mapping(tag, mapping, flow_style)
+        node.flow_style = all(_is_plain(value) for _, value in node.value)
+        return node
+
+
+def _is_plain(node: yaml.Node) -> bool:
+    if isinstance(node, yaml.SequenceNode):
+        return all(isinstance(item, yaml.ScalarNode) for item in node.value)
+    return isinstance(node, yaml.ScalarNode)
 
 
 _FLOAT_WITHOUT_DOT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)[eE][0-9]+")

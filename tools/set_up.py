@@ -6,6 +6,7 @@ installed anew. Needs only the standard library; `make setup` runs it.
 
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -91,7 +92,9 @@ def _works(command: list[str]) -> bool:
 
 
 def _run(command: list[str], advice: str) -> None:
-    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode:
+    # setuptools greets every editable installation with a warning that concerns nobody here.
+    quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=quiet, check=False).returncode:
         raise SetUpError(advice)
 
 

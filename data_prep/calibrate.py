@@ -3,7 +3,6 @@
 python data_prep/calibrate.py IMAGES --pattern chessboard --rows 6 --cols 9 --spacing_mm 3
 """
 
-import glob
 import logging
 import math
 import sys
@@ -20,6 +19,7 @@ from data_prep.calibration import write_calibration
 from data_prep.calibration_pattern import Gray, Pattern, PatternKind, find_pattern
 from data_prep.calibration_picture import draw_residuals
 from data_prep.calibration_solve import MIN_VIEWS, Lens, Solution, View, solve
+from data_prep.image_files import list_images
 from pipeline.command import run_command
 from pipeline.errors import LumenError
 from pipeline.files import atomic_write
@@ -27,7 +27,6 @@ from pipeline.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # Above this relative deviation of the focal length, or below this share of the view covered, the user is warned.
 _WEAK_FOCAL_DEVIATION = 0.02
 _WEAK_COVERAGE = 0.3
@@ -87,7 +86,7 @@ def run(config: CalibrateConfig) -> list[Path]:
     pattern, lens = _pattern(config), _lens(config)
     picture = config.output.with_suffix(".png")
     _check_output(config, picture)
-    paths = _image_paths(config.images)
+    paths = list_images(config.images)
     collected = _collect(paths, pattern)
     if len(collected.views) < MIN_VIEWS:
         raise LumenError(_too_few(paths, pattern, collected))
@@ -131,17 +130,6 @@ def _check_output(config: CalibrateConfig, picture: Path) -> None:
     for path in (config.output, picture):
         if path.exists() and not config.overwrite:
             raise LumenError(f"{path} exists already: pass --overwrite to replace it, or choose another --output")
-
-
-def _image_paths(images: Path) -> list[Path]:
-    if images.is_dir():
-        found = [path for path in images.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES]
-    else:
-        found = [path for path in map(Path, glob.glob(str(images))) if path.is_file()]
-    if not found:
-        what = "holds no images" if images.is_dir() else "matches no file"
-        raise LumenError(f"{images} {what}: give a folder of {', '.join(_IMAGE_SUFFIXES)}, or a quoted glob")
-    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _collect(paths: list[Path], pattern: Pattern) -> _Collected:

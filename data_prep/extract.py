@@ -28,7 +28,7 @@ from data_prep.undistort import plan_undistortion
 from data_prep.video_survey import Survey, survey_video
 from pipeline.command import run_command
 from pipeline.config import to_mapping
-from pipeline.errors import LumenError, explain_os_errors
+from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.files import partial_path, publish_directory, write_bytes
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs import claim_output
@@ -84,16 +84,16 @@ class ExtractConfig:
     """Write the video's path to sequence.yaml; file names may name a patient."""
 
     def __post_init__(self) -> None:
-        _require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
-        _require(self.fps is None or self.fps > 0, f"--fps {self.fps}: choose more than 0")
-        _require(self.fps is None or self.stride == 1, "--stride and --fps exclude each other: choose one")
-        _require(self.image_fps > 0, f"--image_fps {self.image_fps}: choose more than 0")
-        _require(self.max_frames is None or self.max_frames >= 1, f"--max_frames {self.max_frames}: choose 1 or more")
-        _require(self.end is None or self.end > self.start, f"--end {self.end}: choose a time after --start")
-        _require(0 <= self.min_sharpness <= 1, f"--min_sharpness {self.min_sharpness}: choose from 0 to 1")
-        _require(self.min_motion_px >= 0, f"--min_motion_px {self.min_motion_px}: choose 0 or more")
-        _require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: choose from 1 to 100")
-        _require((self.mask_margin_px or 0) >= 0, f"--mask_margin_px {self.mask_margin_px}: choose 0 or more")
+        require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
+        require(self.fps is None or self.fps > 0, f"--fps {self.fps}: choose more than 0")
+        require(self.fps is None or self.stride == 1, "--stride and --fps exclude each other: choose one")
+        require(self.image_fps > 0, f"--image_fps {self.image_fps}: choose more than 0")
+        require(self.max_frames is None or self.max_frames >= 1, f"--max_frames {self.max_frames}: choose 1 or more")
+        require(self.end is None or self.end > self.start, f"--end {self.end}: choose a time after --start")
+        require(0 <= self.min_sharpness <= 1, f"--min_sharpness {self.min_sharpness}: choose from 0 to 1")
+        require(self.min_motion_px >= 0, f"--min_motion_px {self.min_motion_px}: choose 0 or more")
+        require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: choose from 1 to 100")
+        require((self.mask_margin_px or 0) >= 0, f"--mask_margin_px {self.mask_margin_px}: choose 0 or more")
 
     @property
     def rules(self) -> ChoiceRules:
@@ -145,11 +145,6 @@ def run(config: ExtractConfig) -> list[Path]:
     report.save(work.report("extract"))
     publish_directory(work.root, output)
     return [*(output / name for name in names), RunPaths(output).contact_sheet]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise LumenError(message)
 
 
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:

@@ -49,7 +49,7 @@ class ChoiceRules:
     min_segment_frames: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """One frame's fate.
 

@@ -26,7 +26,7 @@ _HIGHLIGHT_RIM = 0.005
 _DOUBTFUL_CONTINUITY = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FrameQuality:
     """Measurements of one frame, all inside the content area.
 

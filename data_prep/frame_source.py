@@ -15,12 +15,12 @@ import cv2
 import numpy as np
 from cv2.typing import MatLike as Image
 
+from data_prep.image_files import list_images
 from data_prep.video_decoder import VideoDecoder
 from pipeline.errors import LumenError
 from pipeline.manifest import fingerprint_files, fingerprint_path
 from pipeline.paths import SequencePaths
 
-IMAGE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
 _VIDEO_SAMPLES_BY_DECODING_ALL = 1000
 
 
@@ -95,20 +95,12 @@ def open_source(path: Path, image_fps: float) -> FrameSource:
     Raises:
         LumenError: if there is nothing there, or nothing that can be read.
     """
-    if path.is_dir():
-        mask = SequencePaths(path).mask
-        images = [child for child in path.iterdir() if child.suffix.lower() in IMAGE_SUFFIXES and child != mask]
-        if not images:
-            raise LumenError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return ImageSource(path, images, image_fps)
-    if path.exists():
+    if path.is_file():
         return VideoSource(path)
-    if glob.has_magic(str(path)):
-        images = [Path(name) for name in glob.glob(str(path))]
-        if not images:
-            raise LumenError(f"no file matches {path}")
-        return ImageSource(path, images, image_fps)
-    raise LumenError(f"{path} does not exist")
+    if not path.exists() and not glob.has_magic(str(path)):
+        raise LumenError(f"{path} does not exist")
+    mask_name = SequencePaths(path).mask.name
+    return ImageSource(path, [image for image in list_images(path) if image.name != mask_name], image_fps)
 
 
 class VideoSource:

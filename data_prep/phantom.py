@@ -29,7 +29,7 @@ from data_prep.simulation.truth import DEPTH_UNIT_MM, PhantomPaths, PhantomTruth
 from data_prep.simulation.video_camera import VideoCamera, exposure_gains
 from pipeline.command import run_command
 from pipeline.config import to_mapping
-from pipeline.errors import LumenError, explain_os_errors
+from pipeline.errors import explain_os_errors, require
 from pipeline.files import partial_path, publish_directory
 from pipeline.outputs import claim_output
 from pipeline.progress import progress
@@ -81,24 +81,24 @@ class PhantomConfig:
 
     def __post_init__(self) -> None:
         width, height = self.size
-        _require(bool(self.output.resolve().name), f"{self.output} cannot be made: name a folder")
-        _require(self.frames >= 1, f"--frames {self.frames}: at least 1 is needed")
-        _require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
-        _require(
+        require(bool(self.output.resolve().name), f"{self.output} cannot be made: name a folder")
+        require(self.frames >= 1, f"--frames {self.frames}: at least 1 is needed")
+        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+        require(
             min(self.size) >= 64 and max(self.size) <= 4096 and width % 2 == height % 2 == 0,
             f"--size {width} {height}: choose even numbers from 64 to 4096",
         )
-        _require(1 <= self.fps <= 240, f"--fps {self.fps:g}: choose from 1 to 240")
-        _require(0 <= self.crf <= 51, f"--crf {self.crf}: choose from 0 (lossless) to 51")
-        _require(self.black_s >= 0, f"--black_s {self.black_s:g}: choose 0 or more")
-        _require(self.cuts >= 0, f"--cuts {self.cuts}: choose 0 or more")
-        _require(self.duplicates >= 0, f"--duplicates {self.duplicates}: choose 0 or more")
+        require(1 <= self.fps <= 240, f"--fps {self.fps:g}: choose from 1 to 240")
+        require(0 <= self.crf <= 51, f"--crf {self.crf}: choose from 0 (lossless) to 51")
+        require(self.black_s >= 0, f"--black_s {self.black_s:g}: choose 0 or more")
+        require(self.cuts >= 0, f"--cuts {self.cuts}: choose 0 or more")
+        require(self.duplicates >= 0, f"--duplicates {self.duplicates}: choose 0 or more")
         needed = self.black_frames + frames_needed(self.cuts, self.duplicates)
-        _require(
+        require(
             self.frames >= needed,
             f"--frames {self.frames}: so much black and so many cuts and duplicates need at least {needed}",
         )
-        _require(
+        require(
             not (self.overlay_text and self.content_area == "full"),
             "--overlay_text needs a black frame to be written in: choose another --content_area than full",
         )
@@ -274,11 +274,6 @@ def _random(config: PhantomConfig, purpose: int) -> np.random.Generator:
 def _detail(config: PhantomConfig) -> float:
     """How much larger texels may be, because the picture is smaller than the reference."""
     return max(1.0, _REFERENCE_HEIGHT_PX / min(config.size))
-
-
-def _require(fine: bool, message: str) -> None:
-    if not fine:
-        raise LumenError(message)
 
 
 if __name__ == "__main__":

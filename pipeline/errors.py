@@ -15,6 +15,16 @@ class LumenError(Exception):
     """
 
 
+def require(condition: bool, message: str) -> None:
+    """Check what the user gave.
+
+    Raises:
+        LumenError: with `message` unless `condition` holds.
+    """
+    if not condition:
+        raise LumenError(message)
+
+
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free some space and run the same command again",
     errno.EDQUOT: "your disk quota is used up: free some space and run the same command again",

@@ -13,6 +13,7 @@ import yaml
 
 from pipeline.errors import LumenError, explain_os_errors
 
+_ROWS_AT_ONCE = 1000
 _PARTIAL, _REPLACED, _DISCARDED = ".partial.", ".replaced.", ".discarded."
 
 
@@ -61,9 +62,30 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_yaml(path: Path, data: Any) -> None:
-    """Write builtin types to `path` as YAML, atomically: keys in their order, the innermost mappings on one line."""
+    """Write builtin types to `path` as YAML, atomically: keys in their order, the innermost mappings on one line.
+
+    A long list directly under a key of the document is written in parts, because PyYAML holds kilobytes for each of
+    its rows.
+    """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as stream:
-        yaml.dump(data, stream, _Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=160)
+        for part in _parts(data):
+            if isinstance(part, str):
+                stream.write(part)
+            else:
+                yaml.dump(part, stream, _Dumper, sort_keys=False, allow_unicode=True, width=160)
+
+
+def _parts(data: Any) -> Iterator[Any]:
+    """Documents, and lines of text, that written one after the other are the YAML of `data`."""
+    if not isinstance(data, dict) or not data:
+        yield data
+        return
+    for key, value in data.items():
+        if isinstance(key, str) and key.isidentifier() and isinstance(value, list) and len(value) > _ROWS_AT_ONCE:
+            yield f"{key}:\n"
+            yield from (value[first : first + _ROWS_AT_ONCE] for first in range(0, len(value), _ROWS_AT_ONCE))
+        else:
+            yield {key: value}
 
 
 def read_yaml(path: Path) -> Any:

@@ -299,3 +299,16 @@ for number in range(1, 100_000):
 def test_leftovers_are_known_by_their_names() -> None:
     assert is_leftover(Path(".partial.a.jpg")) and is_leftover(Path("x/.replaced.run/a.jpg"))
     assert not is_leftover(Path("images/a.partial.jpg"))
+
+
+def test_a_long_table_is_the_same_yaml_as_a_short_one(tmp_path: Path) -> None:
+    table = {
+        "format": 1,
+        "rows": [{"index": i, "flags": []} for i in range(2500)],
+        "numbers": list(range(1500)),
+        "on": [],
+    }
+    write_yaml(tmp_path / "table.yaml", table)
+    assert read_yaml(tmp_path / "table.yaml") == table
+    lines = (tmp_path / "table.yaml").read_text().splitlines()
+    assert lines[:3] == ["format: 1", "rows:", "- {index: 0, flags: []}"]

@@ -187,7 +187,7 @@ def test_unreadable_image_is_named_and_others_of_another_size_refused(tmp_path: 
 def test_folder_without_images(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="holds no images"):
         source_of(tmp_path)
-    with pytest.raises(LumenError, match="no file matches"):
+    with pytest.raises(LumenError, match="matches no file"):
         source_of(tmp_path / "*.jpg")
 
 

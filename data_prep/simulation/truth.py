@@ -10,11 +10,11 @@ import numpy.typing as npt
 import open3d as o3d
 import pycolmap
 
+from data_prep.calibration import write_calibration
 from data_prep.simulation.endoscope import ContentArea, directions_from_img, pixel_centres
 from data_prep.simulation.motion import Timeline
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import Mesh
-from pipeline.conventions import opencv_from_colmap
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import read_yaml, write_bytes, write_yaml
 
@@ -224,7 +224,7 @@ def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
     with explain_os_errors("write", paths.poses):
         np.save(paths.poses, truth.cam_from_world)
     write_bytes(paths.mask, cv2.imencode(".png", truth.content.mask())[1].tobytes())
-    write_bytes(paths.calibration, calibration_yaml(camera).encode())
+    write_calibration(paths.calibration, camera, {})
     facts = {
         "format_version": FORMAT_VERSION,
         "world_unit": "mm",
@@ -242,20 +242,6 @@ def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
     }
     write_yaml(paths.truth, facts)
     return [paths.truth, paths.calibration, paths.poses, paths.mask, paths.mesh]
-
-
-def calibration_yaml(camera: pycolmap.Camera) -> str:
-    """The camera as an OpenCV FileStorage document; distortion is (k1, k2, k3, k4) of cv2.fisheye, or zeros."""
-    focal_x, focal_y, *principal = camera.params[:4]
-    centre_x, centre_y = opencv_from_colmap(np.array(principal))
-    distortion = camera.params[4:] if camera.model_name == "OPENCV_FISHEYE" else np.zeros(5)
-    storage = cv2.FileStorage(".yaml", cv2.FILE_STORAGE_WRITE | cv2.FILE_STORAGE_MEMORY | cv2.FILE_STORAGE_FORMAT_YAML)
-    storage.write("image_width", camera.width)
-    storage.write("image_height", camera.height)
-    storage.write("camera_model", camera.model_name)
-    storage.write("camera_matrix", np.array([[focal_x, 0, centre_x], [0, focal_y, centre_y], [0, 0, 1.0]]))
-    storage.write("distortion_coefficients", np.asarray(distortion, dtype=np.float64).reshape(1, -1))
-    return storage.releaseAndGetString()
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:

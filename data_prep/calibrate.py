@@ -19,7 +19,7 @@ from data_prep.calibration import write_calibration
 from data_prep.calibration_pattern import Gray, Pattern, PatternKind, find_pattern
 from data_prep.calibration_picture import draw_residuals
 from data_prep.calibration_solve import MIN_VIEWS, Lens, Solution, View, solve
-from data_prep.image_files import list_images
+from data_prep.image_source import list_images
 from pipeline.command import run_command
 from pipeline.errors import LumenError
 from pipeline.files import atomic_write

@@ -27,6 +27,7 @@ _CLOSING = 0.03
 _UNSURE_BAND = 0.08
 _SURELY_LIT = 0.35
 _SMALLEST_AREA = 0.05
+_WHOLE_FRAME = 0.97
 
 
 def working_size(width: int, height: int, longest: int = 960) -> tuple[int, int]:
@@ -61,7 +62,7 @@ def find_content_area(samples: Iterable[Image]) -> Mask:
     bright = cv2.medianBlur(bright.astype(np.uint8), 3)
     border = float(np.percentile(bright, 2))
     if border > _BRIGHTEST_BORDER:
-        return np.full(bright.shape, 255, np.uint8)
+        return _area_without_dark_border(bright - dark > _STATIC_RANGE)
     is_bright = bright > border + _ABOVE_BORDER
     changes = bright - dark > _STATIC_RANGE
     area = _snap_to_edge(_main_region(is_bright, changes), bright, border, changes)
@@ -83,6 +84,13 @@ def resize_mask(mask: Mask, width: int, height: int) -> Mask:
     """Resize a mask with a smooth edge: bilinear, then the level half-way."""
     resized = cv2.resize(mask, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.where(resized >= 128, 255, 0).astype(np.uint8)
+
+
+def _area_without_dark_border(changes: npt.NDArray[np.bool_]) -> Mask:
+    """The whole frame, unless it has a bright border in which nothing ever changes."""
+    area = _main_region(changes, changes)
+    share = float(area.mean()) / 255
+    return area if _SMALLEST_AREA < share < _WHOLE_FRAME else np.full(area.shape, 255, np.uint8)
 
 
 def _strongest_colour(image: Image) -> Image:

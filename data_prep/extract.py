@@ -4,8 +4,9 @@ import logging
 import math
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pycolmap
@@ -22,16 +23,18 @@ from data_prep.extraction_plan import (
     why_nothing_is_kept,
 )
 from data_prep.frame_choice import ChoiceRules, choose_frames
-from data_prep.frame_source import FrameSource, open_source
+from data_prep.frame_source import open_source, source_name
 from data_prep.sequence_writer import FrameFormat, write_frames, write_sequence
+from data_prep.source_frame import FrameSource
 from data_prep.undistort import plan_undistortion
 from data_prep.video_survey import Survey, survey_video
+from pipeline import __version__
 from pipeline.command import run_command
 from pipeline.config import to_mapping
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import partial_path, publish_directory, write_bytes
+from pipeline.files import write_bytes, write_yaml
 from pipeline.manifest import Manifest, Stage, fingerprint_path
-from pipeline.outputs import claim_output
+from pipeline.outputs import WorkFolder, work_folder
 from pipeline.paths import RunPaths
 from pipeline.report import StageReport
 from pipeline.sequence import Calibration
@@ -53,9 +56,9 @@ class ExtractConfig:
     overwrite: bool = False
     """Replace the output folder if an extraction made it."""
     start: float = 0.0
-    """Skip what is shown before this time, seconds."""
+    """Skip what is shown before this time, seconds from the first frame."""
     end: float | None = None
-    """Stop at this time, seconds."""
+    """Stop at this time, seconds from the first frame."""
     stride: int = 1
     """Take one frame of every STRIDE; where that one is bad, the sharpest of the STRIDE."""
     fps: float | None = None
@@ -81,7 +84,7 @@ class ExtractConfig:
     image_fps: float = 30.0
     """Frames a second of a folder or glob of images, which carries no times."""
     record_path: bool = True
-    """Write the video's path to sequence.yaml; file names may name a patient."""
+    """Write the video's path to sequence.yaml; --no_record_path if it may name a patient."""
 
     def __post_init__(self) -> None:
         require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
@@ -93,6 +96,12 @@ class ExtractConfig:
         require(0 <= self.min_sharpness <= 1, f"--min_sharpness {self.min_sharpness}: choose from 0 to 1")
         require(self.min_motion_px >= 0, f"--min_motion_px {self.min_motion_px}: choose 0 or more")
         require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: choose from 1 to 100")
+        require(0 < self.max_fov_deg <= 178, f"--max_fov_deg {self.max_fov_deg:g}: choose above 0, at most 178")
+        require(self.start >= 0, f"--start {self.start:g}: choose 0 or more")
+        require(
+            self.record_path or self.output is not None,
+            "--no_record_path needs --output: by default the folder is named after the video",
+        )
         require((self.mask_margin_px or 0) >= 0, f"--mask_margin_px {self.mask_margin_px}: choose 0 or more")
 
     @property
@@ -126,58 +135,88 @@ def run(config: ExtractConfig) -> list[Path]:
     camera = None
     if config.calibration is not None:
         camera = read_calibration(config.calibration, (source.info.width, source.info.height))
-    output = config.output or Path("sequences") / config.video.stem
-    claim_output(output, is_ours=lambda folder: RunPaths(folder).report("extract").exists(), overwrite=config.overwrite)
-    work = RunPaths(partial_path(output))
-    with report.timed("fingerprint"):
-        stage = _survey_stage(config, source.fingerprint())
-    manifest = _resume_or_start(work, stage)
-    try:
-        with report.timed("survey"):
-            survey = _survey(config, source, work, manifest, stage)
-        plan = _plan(config, survey, camera)
-    except LumenError:
-        shutil.rmtree(work.root, ignore_errors=True)
-        raise
-    describe_extraction(source.info, survey, plan, report)
-    with report.timed("write"):
-        names = _write(config, source, survey, plan, stage.inputs["video"], work, report)
-    report.save(work.report("extract"))
-    publish_directory(work.root, output)
+    output = config.output or Path("sequences") / source_name(config.video)
+    with work_folder(output, is_ours=_is_extraction, overwrite=config.overwrite) as work:
+        paths = RunPaths(work.path)
+        with report.timed("fingerprint"):
+            sha256 = source.fingerprint()
+        try:
+            manifest = _resume_or_clear(config, sha256, work)
+            with report.timed("survey"):
+                survey = _survey(config, source, sha256, manifest, paths)
+            plan = _plan(config, survey, camera)
+        except LumenError:
+            work.discard()
+            raise
+        _start_writing(config, sha256, manifest, paths)
+        describe_extraction(source.info, survey, plan, report)
+        with report.timed("write"):
+            names = _write(config, source, survey, plan, sha256, paths, report)
+        report.save(paths.report("extract"))
+        work.publish()
     return [*(output / name for name in names), RunPaths(output).contact_sheet]
 
 
+def _is_extraction(folder: Path) -> bool:
+    """Whether a folder holds what `run` writes and nothing else."""
+    paths = RunPaths(folder)
+    files = (paths.manifest, paths.contact_sheet, paths.survey, paths.content_area, paths.config("extract"))
+    known = {path.name for path in (*files, paths.report("extract").parent, *paths.segments())}
+    return paths.report("extract").exists() and all(child.name in known for child in folder.iterdir())
+
+
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
+    """What the survey depends on. The version belongs to it: no run goes on from what another one measured."""
+    settings = {name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps")}
+    return Stage("survey", settings, {"video": sha256, "version": __version__}, format_version=FORMAT_VERSION)
+
+
+def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
+    """What the written frames depend on."""
     inputs = {"video": sha256}
     if config.calibration is not None:
         inputs["calibration"] = fingerprint_path(config.calibration)
-    settings = replace(config, output=None, overwrite=False)
-    return Stage("extract", to_mapping(settings), inputs, format_version=FORMAT_VERSION)
+    return Stage("frames", _settings(config), inputs, after=("survey",), format_version=FORMAT_VERSION)
 
 
-def _resume_or_start(work: RunPaths, stage: Stage) -> Manifest:
-    """The manifest of a killed run with the same inputs and settings, or of a new one in an empty folder."""
-    with explain_os_errors("write", work.root):
-        if work.root.exists():
-            manifest = Manifest.load(work.manifest)
-            if manifest.reason_to_run(stage) is None:
-                logger.info("going on from an interrupted run")
-                return manifest
-            shutil.rmtree(work.root)
-        work.root.mkdir(parents=True)
-    return Manifest.load(work.manifest)
+def _settings(config: ExtractConfig) -> dict[str, Any]:
+    """What can be told of the config: not where things are, because a path may name a patient."""
+    hidden = ("video", "output", "overwrite", "calibration")
+    return {name: value for name, value in to_mapping(config).items() if name not in hidden}
 
 
-def _survey(config: ExtractConfig, source: FrameSource, work: RunPaths, manifest: Manifest, stage: Stage) -> Survey:
+def _resume_or_clear(config: ExtractConfig, sha256: str, work: WorkFolder) -> Manifest:
+    """The manifest of a killed run that surveyed the same, or of a new one in an empty folder."""
+    manifest = Manifest.load(RunPaths(work.path).manifest)
+    if manifest.reason_to_run(_survey_stage(config, sha256)) is None:
+        logger.info("going on from an interrupted run")
+        return manifest
+    work.clear()
+    return Manifest.load(RunPaths(work.path).manifest)
+
+
+def _survey(config: ExtractConfig, source: FrameSource, sha256: str, manifest: Manifest, paths: RunPaths) -> Survey:
+    stage = _survey_stage(config, sha256)
     if manifest.reason_to_run(stage) is None:
-        return Survey.load(work.survey, work.content_area)
+        return Survey.load(paths.survey, paths.content_area)
     margin_px = config.mask_margin_px
     if margin_px is None:
         margin_px = round(_MARGIN_SHARE * min(source.info.width, source.info.height))
     survey = survey_video(source, config.start, math.inf if config.end is None else config.end, margin_px)
-    survey.save(work.survey, work.content_area)
-    manifest.complete(stage, [work.survey, work.content_area])
+    survey.save(paths.survey, paths.content_area)
+    manifest.complete(stage, [paths.survey, paths.content_area])
     return survey
+
+
+def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths: RunPaths) -> None:
+    """See that whatever frames are there already were written with these settings."""
+    stage = _frames_stage(config, sha256)
+    if manifest.reason_to_run(stage) is not None:
+        with explain_os_errors("write", paths.root):
+            for folder in paths.segments():
+                shutil.rmtree(folder)
+        write_yaml(paths.config("extract"), _settings(config))
+        manifest.complete(stage, [paths.config("extract")])
 
 
 def _plan(config: ExtractConfig, survey: Survey, camera: pycolmap.Camera | None) -> ExtractionPlan:
@@ -187,7 +226,8 @@ def _plan(config: ExtractConfig, survey: Survey, camera: pycolmap.Camera | None)
     if camera is None:
         return ExtractionPlan(segments, survey.mask, None, Calibration("uncalibrated"))
     undistortion = plan_undistortion(camera, survey.mask, config.max_fov_deg)
-    calibration = describe_calibration(config.calibration, camera, undistortion)
+    file = config.calibration if config.record_path else None
+    calibration = describe_calibration(file, camera, undistortion)
     return ExtractionPlan(segments, undistortion.mask(survey.mask), undistortion, calibration)
 
 
@@ -197,20 +237,21 @@ def _write(
     survey: Survey,
     plan: ExtractionPlan,
     sha256: str,
-    work: RunPaths,
+    paths: RunPaths,
     report: StageReport,
 ) -> list[str]:
-    """Write everything but the report into `work`; return the names of the sequences."""
-    paths = [work.sequence(name) for name in plan.sequence_names(config.stride)]
-    targets = {frame.index: path for path, segment in zip(paths, plan.kept, strict=True) for frame in segment.kept}
+    """Write the sequences and the contact sheet; return the sequences' names."""
+    stride = config.stride if config.fps is None else max(1, round(source.info.fps / config.fps))
+    sequences = [paths.sequence(name) for name in plan.sequence_names(stride)]
+    targets = {frame.index: path for path, segment in zip(sequences, plan.kept, strict=True) for frame in segment.kept}
     frame_format = FrameFormat(plan.mask, plan.undistortion, config.jpeg_quality)
     tiles = write_frames(source, targets, plan.tiles(), frame_format)
     facts = describe_source(source.info, survey, sha256, with_path=config.record_path)
-    for path, segment in zip(paths, plan.kept, strict=True):
+    for path, segment in zip(sequences, plan.kept, strict=True):
         write_sequence(path, segment, plan, facts, survey.margin_px, to_mapping(config.rules))
     sheet = draw_contact_sheet(tiles, summary_lines(report))
-    write_bytes(work.contact_sheet, cv2.imencode(".png", sheet)[1].tobytes())
-    return [path.root.name for path in paths]
+    write_bytes(paths.contact_sheet, cv2.imencode(".png", sheet)[1].tobytes())
+    return [path.root.name for path in sequences]
 
 
 if __name__ == "__main__":

@@ -5,14 +5,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
 
 import pycolmap
 from cv2.typing import MatLike as Image
 
 from data_prep.contact_sheet import pick_tiles
 from data_prep.frame_choice import Segment
-from data_prep.frame_source import SourceInfo
+from data_prep.source_frame import UPRIGHT, SourceInfo
 from data_prep.undistort import Undistortion
 from data_prep.video_survey import Survey
 from pipeline.paths import SequencePaths
@@ -60,12 +59,12 @@ def describe_source(info: SourceInfo, survey: Survey, sha256: str, *, with_path:
     """The source as `sequence.yaml` records it."""
     return Source(
         path=str(info.path) if with_path else None,
-        kind=cast(Literal["video", "images"], info.kind),
+        kind=info.kind,
         sha256=sha256,
         fps=info.fps,
-        frame_count=len(survey.qualities),
-        rotation_deg=info.rotation_deg,
-        interlaced=cast(Literal["tff", "bff"] | None, info.interlaced),
+        frames_read=len(survey.qualities),
+        orientation=[list(row) for row in info.orientation],
+        interlaced=info.interlaced,
     )
 
 
@@ -88,12 +87,11 @@ def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, 
     rejected = Counter(verdict.reason for verdict in verdicts if verdict.reason)
     share = float((plan.mask > 0).mean())
     report.counts = {
-        "source": info.path.name,
         "width": info.width,
         "height": info.height,
         "fps": round(info.fps, 3),
         "interlaced": info.interlaced,
-        "rotation_deg": info.rotation_deg,
+        "orientation": info.orientation,
         "frames_read": len(verdicts),
         "frames_kept": len(verdicts) - rejected.total(),
         "rejected": dict(rejected.most_common()),
@@ -106,7 +104,8 @@ def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, 
     for segment in plan.segments:
         if not segment.kept:
             first, last = segment.verdicts[0].quality.index, segment.verdicts[-1].quality.index
-            report.warnings.append(f"frames {first} to {last} lie between cuts and are not written: none is usable")
+            reasons = _counted(Counter(verdict.reason for verdict in segment.verdicts))
+            report.warnings.append(f"nothing is written of frames {first} to {last}, between cuts: {reasons}")
     for warning in report.warnings:
         logger.warning("%s", warning)
     for line in summary_lines(report):
@@ -124,8 +123,8 @@ def summary_lines(report: StageReport) -> list[str]:
     """The report's counts in words, for the log and the contact sheet."""
     counts = report.counts
     deinterlaced = f", deinterlaced ({counts['interlaced']})" if counts["interlaced"] else ""
-    rotated = f", rotated by {counts['rotation_deg']} degrees" if counts["rotation_deg"] else ""
-    reasons = ", ".join(f"{reason.replace('_', ' ')} {count}" for reason, count in counts["rejected"].items())
+    rotated = ", turned upright" if counts["orientation"] != UPRIGHT else ""
+    reasons = _counted(Counter(counts["rejected"]))
     sequences = sum(segment["kept"] > 0 for segment in counts["segments"])
     return [
         f"{counts['width']}x{counts['height']} at {counts['fps']:g} frames a second{deinterlaced}{rotated}; "
@@ -141,9 +140,12 @@ def why_nothing_is_kept(segments: Sequence[Segment], min_segment_frames: int) ->
     total = reasons.total()
     if total == 1:
         return "it has only one frame; a sequence needs a video"
-    counted = ", ".join(f"{str(reason).replace('_', ' ')} {count}" for reason, count in reasons.most_common())
     advice = f" (stretches of fewer than {min_segment_frames} frames count as short: --min_segment_frames)"
-    return f"none of its {total} frames is usable: {counted}{advice if 'short_segment' in reasons else ''}"
+    return f"none of its {total} frames is usable: {_counted(reasons)}{advice if 'short_segment' in reasons else ''}"
+
+
+def _counted(reasons: Counter[str | None]) -> str:
+    return ", ".join(f"{str(reason).replace('_', ' ')} {count}" for reason, count in reasons.most_common())
 
 
 def _describe_segment(segment: Segment) -> dict[str, object]:

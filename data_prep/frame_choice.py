@@ -7,16 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.frame_quality import FrameQuality
+from data_prep.frame_quality import DARK_EXPOSURE, DARK_SHARE, WHITE_SHARE, FrameQuality
 
 # Measured on real sinus endoscopy: consecutive frames keep a continuity of 0.49 or more, views 150 frames apart 0.21
 # or less.
 _CUT_CONTINUITY = 0.35
 _FLASH_CONTINUITY = 0.5
 _LOST_VIEW_S = 1.0
-_DARK_SHARE = 0.9
-_DARK_EXPOSURE = 12.0
-_WHITE_SHARE = 0.6
 _FOREIGN_COLOUR_LOG2 = 0.6
 _FEATURELESS = 0.12
 # A repeated frame comes out of the codec a little different, but far less so than its neighbours from each other.
@@ -82,9 +79,9 @@ class Segment:
 
 
 REASONS: Mapping[str, str] = {
-    "damaged": "the decoder had to guess parts of it",
-    "dark": f"more than {_DARK_SHARE:.0%} of the content area is black, or its mean luma is below {_DARK_EXPOSURE:g}",
-    "white": f"more than {_WHITE_SHARE:.0%} of the content area is saturated",
+    "damaged": "the decoder had to guess parts of it, or it is predicted from such a frame",
+    "dark": f"more than {DARK_SHARE:.0%} of the content area is black, or its mean luma is below {DARK_EXPOSURE:g}",
+    "white": f"more than {WHITE_SHARE:.0%} of the content area is saturated",
     "out_of_body": f"its colour is {_FOREIGN_COLOUR_LOG2:g} or more in log2(R/G), log2(B/G) from the video's median",
     "blocked": f"hardly any detail: sharpness below {_FEATURELESS:g} of the video's median (lens touching or covered)",
     "flash": "it fits neither the frame before nor the one after, which fit each other",
@@ -96,6 +93,7 @@ REASONS: Mapping[str, str] = {
     "max_frames": "thinned out evenly to max_frames",
     "short_segment": "its segment has fewer than min_segment_frames usable frames",
 }
+_BRIDGED = {"damaged", "dark", "white"}
 _UNUSABLE = {"damaged", "dark", "white", "out_of_body", "blocked", "flash"}
 
 
@@ -121,8 +119,8 @@ def choose_frames(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list
 
 def _find_flags(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list[list[str]]:
     sharpness = np.array([quality.sharpness for quality in qualities])
-    dark = np.array([q.black > _DARK_SHARE or q.exposure < _DARK_EXPOSURE for q in qualities])
-    white = np.array([quality.saturated > _WHITE_SHARE for quality in qualities])
+    dark = np.array([quality.is_dark for quality in qualities])
+    white = np.array([quality.is_white for quality in qualities])
     lit = ~dark & ~white
     usual_sharpness = float(np.median(sharpness[lit])) if lit.any() else 0.0
     tests = {
@@ -203,12 +201,11 @@ def _split_at_cuts(qualities: Sequence[FrameQuality], flags: Sequence[Sequence[s
 def _cut_between(
     qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], before: int, after: int
 ) -> str | None:
+    # Continuity bridges these; across other unusable frames it does not say whether the view is the same.
+    if all(_BRIDGED.intersection(flags[i]) for i in range(before + 1, after)):
+        return "hard cut" if qualities[after].continuity < _CUT_CONTINUITY else None
     gap_s = qualities[after].timestamp_s - qualities[before].timestamp_s
-    if after > before + 1 and gap_s > _LOST_VIEW_S:
-        return f"view lost for {gap_s:.1f} s"
-    # Continuity bridges black frames; across other unusable frames it does not say whether the view is the same.
-    bridged = all("dark" in flags[i] for i in range(before + 1, after))
-    return "hard cut" if bridged and qualities[after].continuity < _CUT_CONTINUITY else None
+    return f"view lost for {gap_s:.1f} s" if gap_s > _LOST_VIEW_S else None
 
 
 def _sampling_slots(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list[int]:
@@ -239,7 +236,7 @@ def _choose_in_segment(
         for i in members:
             if flags[i] and not (rules.keep_all and i == chosen):
                 reasons[i] = flags[i][0]
-    usable = sum(reason is None for reason in reasons)
+    usable = sum(not frame_flags for frame_flags in flags)
     if usable < rules.min_segment_frames and not rules.keep_all:
         return [reason or "short_segment" for reason in reasons]
     return reasons

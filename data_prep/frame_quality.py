@@ -16,6 +16,9 @@ _NOISE_LOG2 = 0.03
 _BLOCK_PX = 16
 _BLACK_LUMA = 16
 _WHITE_LUMA = 250
+DARK_SHARE = 0.9
+DARK_EXPOSURE = 12.0
+WHITE_SHARE = 0.6
 # Levels of the weakest colour, 0..255; radius and rim are shares of the shorter side.
 _NEARLY_WHITE = 225
 _HIGHLIGHT_WHITENESS = 110
@@ -38,9 +41,9 @@ class FrameQuality:
         highlights: share of pixels on specular highlights, 0..1.
         red, blue: log2 of the mean of red and of blue over that of green: the colour of the frame.
         change: largest mean luma difference of a 16x16 block from the frame before, 0..255; 255 for the first.
-        motion_px: median optical flow from the frame before, px of the source; 0 for the first.
-        continuity: share of pixels that optical flow follows from the last frame that was not black, forwards and
-            back, 0..1; 1 for the first.
+        motion_px: median optical flow from the same frame as `continuity`, px of the source; 0 for the first.
+        continuity: share of pixels that optical flow follows, forwards and back, from the last frame that was neither
+            dark nor white nor damaged, 0..1; 1 for the first.
         skip_continuity: the same from the frame before that one, where `continuity` is doubtful, otherwise None.
         damaged: the decoder had to guess parts of the frame.
     """
@@ -59,6 +62,16 @@ class FrameQuality:
     continuity: float
     skip_continuity: float | None
     damaged: bool
+
+    @property
+    def is_dark(self) -> bool:
+        """Hardly anything is lit."""
+        return self.black > DARK_SHARE or self.exposure < DARK_EXPOSURE
+
+    @property
+    def is_white(self) -> bool:
+        """Most of it is burnt out."""
+        return self.saturated > WHITE_SHARE
 
 
 class QualityMeter:
@@ -83,14 +96,13 @@ class QualityMeter:
         blue, green, red, _ = np.log2(np.asarray(cv2.mean(image, clear_mask)) + 1)
         counts = cv2.calcHist([luma], [0], self._mask, [256], [0, 256]).ravel()
         shares = counts / max(1.0, float(counts.sum()))
-        black = float(shares[:_BLACK_LUMA].sum())
-        motion_px, continuity, skip_continuity = self._flow.follow(luma, is_black=black > 0.98)
+        motion_px, continuity, skip_continuity = self._flow.follow(luma)
         quality = FrameQuality(
             index=index,
             timestamp_s=timestamp_s,
             sharpness=round(float(laplacian_std[0, 0]) ** 2, 3),
             exposure=round(float(shares @ np.arange(256)), 2),
-            black=round(black, 4),
+            black=round(float(shares[:_BLACK_LUMA].sum()), 4),
             saturated=round(float(shares[_WHITE_LUMA:].sum()), 4),
             highlights=round(cv2.countNonZero(highlights) / max(1, cv2.countNonZero(self._mask)), 4),
             red=round(float(red - green), 3),
@@ -101,6 +113,8 @@ class QualityMeter:
             skip_continuity=None if skip_continuity is None else round(skip_continuity, 3),
             damaged=damaged,
         )
+        if not (quality.is_dark or quality.is_white or damaged):
+            self._flow.remember()
         self._previous_luma = luma
         return quality
 
@@ -164,17 +178,20 @@ class _FlowFollower:
         self._last: Mask | None = None
         self._before_last: Mask | None = None
 
-    def follow(self, luma: Mask, is_black: bool) -> tuple[float, float, float | None]:
-        """`motion_px`, `continuity` and `skip_continuity` of `FrameQuality`."""
+    def follow(self, luma: Image) -> tuple[float, float, float | None]:
+        """`motion_px`, `continuity` and `skip_continuity` of `FrameQuality`, from the frames remembered last."""
         small = cv2.resize(luma, self._size, interpolation=cv2.INTER_AREA)
         motion_px, continuity, skip_continuity = 0.0, 1.0, None
         if self._last is not None:
             motion_px, continuity = self._compare(small, self._last)
             if continuity < _DOUBTFUL_CONTINUITY and self._before_last is not None:
                 skip_continuity = self._compare(small, self._before_last)[1]
-        if not is_black:
-            self._before_last, self._last = self._last, small
+        self._current = small
         return motion_px, continuity, skip_continuity
+
+    def remember(self) -> None:
+        """Take the frame followed last as the one that the next is followed from."""
+        self._before_last, self._last = self._last, self._current
 
     def _compare(self, frame: Mask, reference: Mask) -> tuple[float, float]:
         forward = self._flow.calc(frame, reference, None)  # type: ignore[call-overload]

@@ -1,7 +1,6 @@
 """Render endoscopy of procedural anatomy with exact truth."""
 
 import logging
-import shutil
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -30,8 +29,7 @@ from data_prep.simulation.video_camera import VideoCamera, exposure_gains
 from pipeline.command import run_command
 from pipeline.config import to_mapping
 from pipeline.errors import explain_os_errors, require
-from pipeline.files import partial_path, publish_directory
-from pipeline.outputs import claim_output
+from pipeline.outputs import work_folder
 from pipeline.progress import progress
 from pipeline.report import StageReport
 
@@ -173,20 +171,17 @@ def run(config: PhantomConfig) -> list[Path]:
     Raises:
         LumenError: if the output exists and may not be replaced, or cannot be written.
     """
-    output = config.output.resolve()
-    claim_output(output, is_ours=lambda folder: PhantomPaths(folder).truth.is_file(), overwrite=config.overwrite)
     report = StageReport("phantom")
-    partial = partial_path(output)
-    with explain_os_errors("write", output):
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-    try:
-        _make(config, PhantomPaths(partial), report)
-        publish_directory(partial, output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    with work_folder(
+        config.output, is_ours=lambda folder: PhantomPaths(folder).truth.is_file(), overwrite=config.overwrite
+    ) as work:
+        work.clear()
+        try:
+            _make(config, PhantomPaths(work.path), report)
+            work.publish()
+        except BaseException:
+            work.discard()
+            raise
     written = PhantomPaths(config.output)
     return [written.video, written.truth]
 

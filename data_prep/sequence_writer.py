@@ -16,7 +16,7 @@ from data_prep.contact_sheet import Tile, draw_tile_picture
 from data_prep.extraction_plan import ExtractionPlan
 from data_prep.frame_choice import REASONS, Segment
 from data_prep.frame_quality import find_highlights
-from data_prep.frame_source import FrameSource, SourceFrame
+from data_prep.source_frame import FrameSource, SourceFrame
 from data_prep.undistort import Undistortion
 from pipeline import __version__
 from pipeline.files import write_bytes

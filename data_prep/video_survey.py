@@ -2,17 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 import cv2
 import msgspec
-import numpy as np
 from cv2.typing import MatLike as Image
 
 from data_prep.content_area import erode_mask, find_content_area, resize_mask, working_size
 from data_prep.frame_quality import FrameQuality, QualityMeter
-from data_prep.frame_source import FrameSource, SourceFrame
+from data_prep.source_frame import FrameSource, SourceFrame
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import write_bytes
 from pipeline.progress import progress
@@ -65,31 +63,38 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
 
     Args:
         source: the video or images.
-        start_s, end_s: seconds on the source's own clock.
+        start_s, end_s: seconds after the first frame.
         margin_px: how far to erode the content area, px of the source, >= 0.
 
     Raises:
-        LumenError: if no frame lies in the range, or no content area is found.
+        LumenError: if no frame lies in the range, no content area is found, or the margin leaves nothing of it.
     """
     size = working_size(source.info.width, source.info.height)
     samples = progress(source.sample(_CONTENT_SAMPLES), "finding the content area", total=_CONTENT_SAMPLES)
-    area = find_content_area(_shrunk(frame.image, size) for frame in samples)
-    full_size = (source.info.width, source.info.height)
-    mask = erode_mask(resize_mask(area, *full_size), margin_px)
+    area = find_content_area(_shrunk(frame.image, size) for frame in samples if not frame.damaged)
+    mask = erode_mask(resize_mask(area, source.info.width, source.info.height), margin_px)
+    if not mask.any():
+        raise LumenError(f"a margin of {margin_px} px leaves nothing of the content area: choose a smaller one")
     meter = QualityMeter(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), source.info.width)
-    frames = takewhile(lambda frame: frame.timestamp_s < end_s, source.frames())
+    frames = progress(source.frames(), "measuring frames", total=source.info.frame_count)
     qualities = [
         meter.measure(frame.index, frame.timestamp_s, _shrunk(frame.image, size), frame.damaged)
-        for frame in progress(_from(start_s, frames), "measuring frames", total=source.info.frame_count)
+        for frame in _shown_between(start_s, end_s, frames)
     ]
     if not qualities:
-        raise LumenError(f"{source.info.path}: no frame is shown from {start_s:g} s to before {end_s:g} s")
-    losses = source.losses() if np.isinf(end_s) else []
-    return Survey(qualities, losses, mask, margin_px)
+        until = "" if end_s == float("inf") else f" and before {end_s:g} s"
+        raise LumenError(f"{source.info.path}: no frame is shown {start_s:g} s after the first one or later{until}")
+    return Survey(qualities, source.losses(), mask, margin_px)
 
 
-def _from(start_s: float, frames: Iterator[SourceFrame]) -> Iterator[SourceFrame]:
-    return (frame for frame in frames if frame.timestamp_s >= start_s)
+def _shown_between(start_s: float, end_s: float, frames: Iterator[SourceFrame]) -> Iterator[SourceFrame]:
+    first_s = None
+    for frame in frames:
+        first_s = frame.timestamp_s if first_s is None else first_s
+        if frame.timestamp_s - first_s >= end_s:
+            return
+        if frame.timestamp_s - first_s >= start_s:
+            yield frame
 
 
 def _shrunk(image: Image, size: tuple[int, int]) -> Image:

@@ -48,7 +48,7 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
         _say(f"error: {error}")
         return EXIT_LUMEN_ERROR
     except KeyboardInterrupt:
-        _say("interrupted; what is complete is kept, and the same command goes on from there")
+        _say("interrupted: nothing half-done was put in place; run the same command again")
         return EXIT_INTERRUPTED
     except Exception:
         traceback.print_exc()

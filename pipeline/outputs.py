@@ -1,30 +1,97 @@
-"""Whether a command may write where it was told to."""
+"""The folder a command writes: claimed, made beside its place by one process alone, and moved there as a whole."""
 
-from collections.abc import Callable
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import recover_directory
+from pipeline.files import partial_path, publish_directory, recover_directory
 
 
-def claim_output(output: Path, *, is_ours: Callable[[Path], bool], overwrite: bool) -> None:
-    """Check that `output` may be made, or replaced; call it before any work.
+@dataclass(frozen=True)
+class WorkFolder:
+    """A hidden folder beside the output, held by this process.
+
+    Attributes:
+        path: where to write; it keeps what a killed run of the same command left.
+        output: where `publish` puts it.
+    """
+
+    path: Path
+    output: Path
+    _claim: Callable[[], None]
+
+    def clear(self) -> None:
+        """Remove what is in it."""
+        with explain_os_errors("write", self.path):
+            for child in self.path.iterdir():
+                if child.is_dir() and not child.is_symlink():
+                    shutil.rmtree(child)
+                else:
+                    child.unlink()
+
+    def discard(self) -> None:
+        """Remove it, because there is nothing in it worth going on from."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def publish(self) -> None:
+        """Move it to its place, whole, replacing what may be replaced.
+
+        Raises:
+            LumenError: if something that may not be replaced has come there meanwhile, or it cannot be moved.
+        """
+        self._claim()
+        publish_directory(self.path, self.output)
+
+
+@contextmanager
+def work_folder(output: Path, *, is_ours: Callable[[Path], bool], overwrite: bool) -> Iterator[WorkFolder]:
+    """Claim `output` and hold the hidden folder in which it is made.
 
     Args:
-        output: the folder to be; what a killed `publish_directory` left of it is put right first.
+        output: the folder to be; what a killed `publish` left of it is put right first.
         is_ours: whether an existing folder holds what this command makes; nothing else is ever replaced.
         overwrite: the user allows replacing it.
 
     Raises:
-        LumenError: if it exists and was not to be replaced, or holds something else.
+        LumenError: if the output exists and was not to be replaced, or holds something else, or cannot be written, or
+            another process is making it.
     """
+    output = output if output.name not in ("", "..") else output.resolve()
+
+    def claim() -> None:
+        _claim_output(output, is_ours, overwrite)
+
+    path = partial_path(output)
+    with explain_os_errors("write", output):
+        path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LumenError(f"another process is making {output}: wait for it, or choose another output") from error
+        claim()
+        yield WorkFolder(path, output, claim)
+    finally:
+        with suppress(OSError):
+            path.rmdir()
+        os.close(descriptor)
+
+
+def _claim_output(output: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> None:
     recover_directory(output)
     with explain_os_errors("write", output):
         if not output.exists() or (output.is_dir() and not any(output.iterdir())):
             return
-    if not overwrite:
-        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or choose another output")
     if not output.is_dir() or not is_ours(output):
         raise LumenError(
-            f"{output} holds something that this command did not make, so it is not replaced: choose another output"
+            f"{output} exists already and holds what this command did not make, so it is not replaced: choose another "
+            "output"
         )
+    if not overwrite:
+        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or choose another output")

@@ -77,6 +77,10 @@ class RunPaths:
     def sequence(self, name: str) -> SequencePaths:
         return SequencePaths(self.root / name)
 
+    def segments(self) -> list[Path]:
+        """The folders of sequences, whole or not, by name."""
+        return sorted(self.root.glob("_start_*_segment_*"))
+
     def sequences(self) -> list[SequencePaths]:
         """The sequences in the run's folder, by name."""
         return [SequencePaths(found.parent) for found in sorted(self.root.glob("*/sequence.yaml"))]

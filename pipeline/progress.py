@@ -28,7 +28,7 @@ def progress(
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
     if sys.stderr.isatty():
-        return iter(tqdm(items, desc=description, total=total, unit=unit, file=sys.stderr, dynamic_ncols=True))
+        return iter(tqdm(items, desc=description, total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True))
     return _log_lines(items, description, total, unit)
 
 

@@ -20,8 +20,9 @@ class Source:
         kind: "video" or "images".
         sha256: of the video's bytes, or of the images' names and bytes.
         fps: average frames a second.
-        frame_count: how many frames could be read.
-        rotation_deg: counter-clockwise rotation that made the frames upright.
+        frames_read: how many frames were looked at, in the range of time asked for.
+        orientation: the turning or mirroring that made frames upright: columns are x and y of the stored picture, rows
+            x and y of the upright one; [[1, 0], [0, 1]] if it was upright.
         interlaced: "tff" or "bff" if frames were deinterlaced, otherwise None.
     """
 
@@ -29,8 +30,8 @@ class Source:
     kind: Literal["video", "images"]
     sha256: str
     fps: float
-    frame_count: int
-    rotation_deg: int
+    frames_read: int
+    orientation: list[list[int]]
     interlaced: Literal["tff", "bff"] | None
 
 
@@ -78,7 +79,10 @@ class Frame:
     Attributes:
         index: its place in the video.
         timestamp_s: when the video shows it.
-        sharpness, exposure, highlights, motion_px: see `data_prep.frame_quality.FrameQuality`.
+        sharpness: variance of the Laplacian of luma inside the mask, off the highlights.
+        exposure: mean luma inside the mask, 0..255.
+        highlights: share of the mask on specular highlights, 0..1.
+        motion_px: median optical flow from the frame before, px of the video.
         flags: what is wrong with it, with the names of `Choice.reasons`; empty unless every frame was kept.
     """
 

@@ -72,7 +72,7 @@ def test_a_bad_preset_is_one_line_and_status_1(tmp_path: Path) -> None:
 def test_a_wrong_flag_is_status_2_and_names_the_nearest(tmp_path: Path) -> None:
     done = run_script(START, tmp_path, "--waht", "work")
     assert done.returncode == 2
-    assert "--what" in done.stderr and "python make it.py --help" in done.stderr
+    assert "--what" in done.stderr and "python tools/make it.py --help" in done.stderr
 
 
 def test_a_bug_shows_its_traceback_and_a_log_that_holds_everything(tmp_path: Path) -> None:

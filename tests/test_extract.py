@@ -1,6 +1,7 @@
 """Video → sequence on made-up videos: what is written, what is refused, and what a kill leaves behind."""
 
 import hashlib
+import json
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from data_prep.extract import ExtractConfig, run
 from pipeline.errors import LumenError
 from pipeline.files import partial_path
+from pipeline.outputs import work_folder
 from pipeline.paths import RunPaths, SequencePaths
 from pipeline.sequence import Sequence
 from videos import SIZE, disc_mask, endoscopic_frames, overlap, write_video
@@ -61,7 +63,7 @@ def test_a_sequence_has_its_frames_masks_and_facts(extracted: RunPaths, video: P
     assert sequence.calibration.state == "uncalibrated"
     assert sequence.source.sha256 == hashlib.sha256(video.read_bytes()).hexdigest()
     assert sequence.source.path == str(video)
-    assert sequence.source.frame_count == 40
+    assert sequence.source.frames_read == 40
     assert sorted(path.name for path in paths.images.iterdir()) == [f"{i:08d}.jpg" for i in range(40)]
     assert sorted(path.name for path in paths.frame_masks.iterdir()) == [f"{i:08d}.jpg.png" for i in range(40)]
     assert extracted.contact_sheet.exists()
@@ -75,8 +77,8 @@ def test_the_mask_is_the_content_area_eroded_by_the_stated_margin(extracted: Run
     assert mask is not None and mask.dtype == np.uint8 and mask.ndim == 2
     assert set(np.unique(mask)) == {0, 255}
     assert overlap(mask, disc_mask()) >= 0.97
-    eroded = cv2.erode(disc_mask(), np.ones((3, 3), np.uint8)) if sequence.content_area.margin_px else disc_mask()
-    assert overlap(mask, eroded) >= 0.98
+    recorded = cv2.imread(str(extracted.content_area), cv2.IMREAD_GRAYSCALE)
+    assert (mask == recorded).all() and sequence.content_area.margin_px == 1
     left, top, right, bottom = sequence.content_area.box
     assert mask[top:bottom, left:right].sum() == mask.sum()
 
@@ -95,6 +97,9 @@ def test_everything_outside_the_mask_is_black_and_no_metadata_travels(tmp_path: 
         assert b"Exif" not in image_path.read_bytes()
     sheet = cv2.imread(str(run_paths.contact_sheet))
     assert sheet is not None
+    # The overlay is the only thing that is white; captions and outlines are coloured or grey.
+    tiles = sheet[82 : 82 + 240]
+    assert not (tiles.min(axis=2) > 236).any()
 
 
 def test_written_frames_are_the_video_s_own(extracted: RunPaths) -> None:
@@ -185,10 +190,59 @@ def test_calibrated_frames_are_undistorted(video: Path, tmp_path: Path) -> None:
     assert image is not None and image.shape[1::-1] == SIZE
 
 
-def test_the_path_can_be_left_out(video: Path, tmp_path: Path) -> None:
-    run_paths = extract(video, tmp_path / "out", record_path=False)
-    _, sequence = only_sequence(run_paths)
-    assert sequence.source.path is None
+def test_no_record_path_leaves_no_trace_of_the_name(video: Path, tmp_path: Path) -> None:
+    named = tmp_path / "DOE_JANE.mp4"
+    named.write_bytes(video.read_bytes())
+    calibration = tmp_path / "DOE_JANE.txt"
+    calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
+    run_paths = extract(named, tmp_path / "out", record_path=False, calibration=calibration)
+    for path in run_paths.root.rglob("*"):
+        assert "DOE" not in path.name
+        assert path.is_dir() or b"DOE_JANE" not in path.read_bytes(), path
+    with pytest.raises(LumenError, match="--output"):
+        ExtractConfig(video=named, record_path=False)
+
+
+def test_options_do_what_they_say(video: Path, tmp_path: Path) -> None:
+    coarse, fine = (extract(video, tmp_path / f"q{q}", jpeg_quality=q, max_frames=5) for q in (30, 98))
+    sizes = [only_sequence(run_paths)[0].image(0).stat().st_size for run_paths in (coarse, fine)]
+    assert sizes[0] < 0.5 * sizes[1]
+    none, wide = (extract(video, tmp_path / f"m{m}", mask_margin_px=m, max_frames=5) for m in (0, 20))
+    masks = [cv2.imread(str(only_sequence(run_paths)[0].mask), cv2.IMREAD_GRAYSCALE) for run_paths in (none, wide)]
+    radii = [np.sqrt((mask > 0).sum() / np.pi) for mask in masks if mask is not None]
+    assert radii[0] - radii[1] == pytest.approx(20, abs=1.5)
+    strict = extract(video, tmp_path / "strict", min_sharpness=1.0)
+    assert "blurred" in {frame.reason for frame in only_sequence(strict)[1].rejected}
+    calibration = tmp_path / "fisheye.txt"
+    calibration.write_text("90 90 160.5 119.5 -0.02 0.01 0 0\n")
+    narrow = extract(video, tmp_path / "narrow", calibration=calibration, max_fov_deg=80.0, max_frames=5)
+    facts = only_sequence(narrow)[1].calibration
+    assert facts.field_of_view_deg is not None and facts.field_of_view_deg[2] == pytest.approx(80, abs=2)
+    assert facts.content_kept is not None and facts.content_kept < 0.9
+    with pytest.raises(LumenError, match="margin of 200 px"):
+        extract(video, tmp_path / "m200", mask_margin_px=200)
+
+
+def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video: Path, tmp_path: Path) -> None:
+    paths, _ = only_sequence(extract(video, tmp_path / "fps", fps=10.0))
+    assert "_stride_3_" in paths.root.name
+    for i, frame in enumerate(endoscopic_frames(8)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), frame)
+    _, sequence = only_sequence(extract(tmp_path / "*.png", tmp_path / "images", image_fps=10.0))
+    assert [frame.timestamp_s for frame in sequence.frames] == [i / 10 for i in range(8)]
+
+
+def test_what_was_lost_and_blacked_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    with caplog.at_level("INFO"):
+        run_paths = extract(cut, tmp_path / "out", end=100.0)
+    warnings = json.loads(run_paths.report("extract").read_text())["warnings"]
+    assert any("truncated" in warning for warning in warnings)
+    assert all(warning in caplog.text for warning in warnings)
+    assert "everything outside it is blacked out" in caplog.text
+    assert "no metadata of the source is carried over" in caplog.text
 
 
 def test_existing_output_needs_overwrite_and_foreign_folders_are_never_replaced(video: Path, tmp_path: Path) -> None:
@@ -270,14 +324,6 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[0].endswith(paths.root.name)
 
 
-def test_truncated_video_keeps_what_decodes_and_says_the_loss(tmp_path: Path) -> None:
-    whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
-    cut = tmp_path / "cut.mkv"
-    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
-    _, sequence = only_sequence(extract(cut, tmp_path / "out"))
-    assert 20 < len(sequence.frames) < 60
-
-
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     frames = [cv2.resize(frame, (640, 480)) for frame in endoscopic_frames(50)]
     video = write_video(tmp_path / "case.mp4", frames)
@@ -328,16 +374,59 @@ def test_an_interrupted_run_goes_on_where_it_was(video: Path, tmp_path: Path, mo
         assert final.stat().st_mtime_ns == time_ns
 
 
-def test_other_settings_do_not_go_on_from_an_interrupted_run(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
+def interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt
 
+
+def interrupted_before_the_end(video: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> RunPaths:
+    """The work folder of a run in which every frame is written and the contact sheet is not."""
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.extract.draw_contact_sheet", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            extract(video, tmp_path / "out")
+            extract(video, output, **settings)
+    return RunPaths(partial_path(output))
+
+
+def test_a_resumed_run_does_not_survey_again(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted_before_the_end(video, tmp_path / "out", monkeypatch)
+    monkeypatch.setattr("data_prep.extract.survey_video", interrupt)
+    run_paths = extract(video, tmp_path / "out", jpeg_quality=40)
+    assert only_sequence(run_paths)[0].image(0).stat().st_size < 20_000
+
+
+def test_a_calibration_edited_in_place_is_seen_by_a_resumed_run(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration = tmp_path / "fisheye.txt"
+    calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
+    work = interrupted_before_the_end(video, tmp_path / "out", monkeypatch, calibration=calibration)
+    (before,) = (path / "images" / "00000005.jpg" for path in work.segments())
+    old = before.read_bytes()
+    calibration.write_text("120 121 160.5 119.5 -0.05 0.01 0 0\n")
+    paths, _ = only_sequence(extract(video, tmp_path / "out", calibration=calibration))
+    assert paths.image(5).read_bytes() != old
+
+
+def test_two_runs_cannot_make_the_same_output(video: Path, tmp_path: Path) -> None:
+    with work_folder(tmp_path / "out", is_ours=lambda _: False, overwrite=False):
+        result = run_command(video, "--output", "out", folder=tmp_path)
+    assert result.returncode == 1
+    assert "another process" in result.stderr
+    extract(video, tmp_path / "out")
+
+
+def test_a_file_of_one_s_own_in_the_output_is_not_deleted(video: Path, tmp_path: Path) -> None:
+    extract(video, tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(LumenError, match="did not make"):
+        extract(video, tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "notes.txt").exists()
+
+
+def test_other_settings_do_not_go_on_from_an_interrupted_run(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_before_the_end(video, tmp_path / "out", monkeypatch)
     _, sequence = only_sequence(extract(video, tmp_path / "out", stride=4))
     assert [frame.index for frame in sequence.frames] == list(range(0, 40, 4))
     assert len(list(only_sequence(RunPaths(tmp_path / "out"))[0].images.iterdir())) == 10

@@ -131,6 +131,16 @@ def test_a_cut_through_black_splits() -> None:
     assert len(choose_frames(frames(30, black=black, continuity={15: 0.9}), RULES)) == 1
 
 
+@pytest.mark.parametrize("bad", [{"saturated": {12: 0.9}}, {"damaged": {12: True}}, {"exposure": {12: 3.0}}])
+def test_a_bad_frame_does_not_hide_a_cut(bad: dict[str, dict[int, Any]]) -> None:
+    assert len(choose_frames(frames(30, continuity={13: 0.1}, **bad), RULES)) == 2
+    assert len(choose_frames(frames(30, **bad), RULES)) == 1
+
+
+def test_short_segments_are_judged_before_sampling() -> None:
+    assert kept(choose_frames(frames(60), replace(RULES, stride=30, min_segment_frames=10))) == [[0, 30]]
+
+
 def test_a_black_start_is_no_segment() -> None:
     segments = choose_frames(frames(60, black={i: 1.0 for i in range(30)}, exposure={i: 0.0 for i in range(30)}), RULES)
     assert kept(segments) == [list(range(30, 60))]

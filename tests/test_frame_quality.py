@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 from cv2.typing import MatLike as Image
 
 from data_prep.frame_quality import FrameQuality, QualityMeter, find_highlights
@@ -69,10 +70,12 @@ def test_another_scene_is_not_continuous_and_one_bad_frame_is_seen_through() -> 
     assert measured[2].skip_continuity > 0.9
 
 
-def test_continuity_bridges_black_frames() -> None:
-    here = endoscopic_frames(2)
-    measured = measure(here[0], np.zeros_like(here[0]), here[1])
-    assert measured[2].continuity > 0.9
+@pytest.mark.parametrize("level", [0, 20, 255])
+def test_continuity_bridges_black_and_white_frames(level: int) -> None:
+    here, there = endoscopic_frames(2), endoscopic_frames(1, seed=4)
+    bad = np.full_like(here[0], level) if level != 20 else here[0] // 12
+    assert measure(here[0], bad, here[1])[2].continuity > 0.9
+    assert measure(here[0], bad, there[0])[2].continuity < 0.35
 
 
 def test_a_repeated_frame_has_no_change() -> None:

@@ -1,6 +1,7 @@
 """Decoding that can be trusted: indices, timestamps, rotation, interlacing, losses."""
 
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from cv2.typing import MatLike as Image
 
-from data_prep.frame_source import FrameSource, open_source
+from data_prep.frame_source import open_source
+from data_prep.image_source import list_images
+from data_prep.source_frame import FrameSource
 from pipeline.errors import LumenError
 from videos import endoscopic_frames, weave, write_video
 
@@ -54,17 +57,87 @@ def test_containers(tmp_path: Path, suffix: str, codec: str) -> None:
     np.testing.assert_allclose(steps, 1 / 25, atol=1e-3)
 
 
-def test_rotation_metadata_is_applied(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "matrix, stored_from_upright",
+    [
+        (((0, 1), (-1, 0)), lambda image: cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE)),
+        (((0, -1), (1, 0)), lambda image: cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)),
+        (((-1, 0), (0, -1)), lambda image: cv2.rotate(image, cv2.ROTATE_180)),
+        (((-1, 0), (0, 1)), lambda image: cv2.flip(image, 1)),
+        (((1, 0), (0, -1)), lambda image: cv2.flip(image, 0)),
+        (((0, 1), (1, 0)), cv2.transpose),
+    ],
+)
+def test_turned_and_mirrored_video_comes_upright(tmp_path: Path, matrix: Any, stored_from_upright: Any) -> None:
+    """`matrix` takes x, y of the stored picture to x, y of the upright one, both from the middle."""
     upright = endoscopic_frames(3, mask=np.full((240, 320), 255, np.uint8))
-    stored = [cv2.rotate(image, cv2.ROTATE_90_CLOCKWISE) for image in upright]
-    plain = write_video(tmp_path / "plain.mp4", stored)
-    rotated = tmp_path / "rotated.mp4"
-    _set_rotation(plain, rotated)
-    source = source_of(rotated)
-    assert source.info.rotation_deg == 90
+    turned = write_video(tmp_path / "turned.mp4", map(stored_from_upright, upright))
+    _set_display_matrix(turned, matrix)
+    source = source_of(turned)
+    assert source.info.orientation == matrix
     assert (source.info.width, source.info.height) == (320, 240)
     for frame, image in zip(source.frames(), upright, strict=True):
-        assert cv2.norm(frame.image, image, cv2.NORM_L1) / image.size < 4
+        assert cv2.norm(frame.image, image, cv2.NORM_L1) / image.size < 6
+
+
+def test_a_video_turned_by_no_quarter_is_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "oblique.mp4", endoscopic_frames(3))
+    _set_display_matrix(path, ((0.7071, 0.7071), (-0.7071, 0.7071)))
+    with pytest.raises(LumenError, match="no quarter turn"):
+        source_of(path)
+
+
+def test_times_in_decoding_order_are_not_taken_for_times(tmp_path: Path) -> None:
+    """H.264 with B-frames in AVI."""
+    images = endoscopic_frames(40)
+    path = write_video(tmp_path / "video.avi", images, options={"crf": "10", "bf": "3"})
+    frames = list(source_of(path).frames())
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    np.testing.assert_allclose(np.diff([frame.timestamp_s for frame in frames]), 1 / 30, atol=1e-3)
+    matches = [int(np.argmin([cv2.norm(f.image, image, cv2.NORM_L1) for image in images])) for f in frames]
+    assert matches == sorted(matches) and len(set(matches)) == len(matches)
+
+
+def test_files_joined_end_to_end_go_on_in_time(tmp_path: Path) -> None:
+    parts = [write_video(tmp_path / f"{i}.ts", endoscopic_frames(30, seed=i)).read_bytes() for i in range(2)]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(parts))
+    source = source_of(joined)
+    frames = list(source.frames())
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert len(frames) >= 58
+    assert all(np.diff([frame.timestamp_s for frame in frames]) > 0)
+    assert "times go back" in source.info.warnings[0]
+
+
+def test_frames_that_change_size_are_refused(tmp_path: Path) -> None:
+    small = endoscopic_frames(20)
+    large = [cv2.resize(image, (480, 360)) for image in small]
+    parts = [write_video(tmp_path / f"{i}.ts", images).read_bytes() for i, images in enumerate((small, large))]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(parts))
+    with pytest.raises(LumenError, match="change from 320x240 to 480x360"):
+        list(source_of(joined).frames())
+
+
+def test_a_trimmed_video_has_lost_nothing(tmp_path: Path) -> None:
+    """An edit list hides the first frames; the container still counts them."""
+    path = write_video(tmp_path / "trimmed.mp4", endoscopic_frames(60), times=list(range(-15, 45)))
+    source = source_of(path)
+    frames = list(source.frames())
+    assert 40 <= len(frames) <= 60
+    assert source.losses() == []
+
+
+def test_a_stream_without_times_or_index_is_sampled_sparsely(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "raw.h264", endoscopic_frames(300), options={"crf": "30"})
+    assert len(list(source_of(path).sample(50))) <= 100
+
+
+def test_frames_too_small_are_refused(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "tiny.mp4", [np.zeros((32, 48, 3), np.uint8)] * 3)
+    with pytest.raises(LumenError, match="48x32 are too small"):
+        source_of(path)
 
 
 def test_interlaced_video_is_found_and_deinterlaced(tmp_path: Path) -> None:
@@ -76,6 +149,13 @@ def test_interlaced_video_is_found_and_deinterlaced(tmp_path: Path) -> None:
     np.testing.assert_allclose([frame.timestamp_s for frame in frames], np.arange(40) / 25, atol=1e-4)
     for frame, field, woven in list(zip(frames, fields[::2], weave(fields), strict=True))[5:-5]:
         assert combing(frame.image) < combing(field) + 0.3 * (combing(woven) - combing(field))
+
+
+def test_bottom_field_first_is_told_from_top_field_first(tmp_path: Path) -> None:
+    fields = endoscopic_frames(160, step_px=9)
+    woven = weave([field for pair in zip(fields[1::2], fields[::2], strict=True) for field in pair])
+    source = source_of(write_video(tmp_path / "video.mp4", woven, fps=25, options={"crf": "10"}))
+    assert source.info.interlaced == "bff"
 
 
 def test_progressive_video_is_left_alone(tmp_path: Path) -> None:
@@ -98,7 +178,9 @@ def test_truncated_stream_without_an_index_gives_what_decodes(tmp_path: Path) ->
     whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    assert 10 < len(list(source_of(cut).frames())) < 50
+    source = source_of(cut)
+    assert 10 < len(list(source.frames())) < 50
+    assert "truncated" in source.losses()[0]
 
 
 def test_frames_that_do_not_decode_do_not_shift_those_after_them(tmp_path: Path) -> None:
@@ -115,6 +197,15 @@ def test_frames_that_do_not_decode_do_not_shift_those_after_them(tmp_path: Path)
     ) == set(range(21, 30))
     assert "cannot be decoded" in source.losses()[0]
     assert cv2.norm(frames[-1].image, images[59], cv2.NORM_L1) / images[59].size < 4
+
+
+@pytest.mark.parametrize("blanked", [range(3, 18), range(1, 31, 2)])
+def test_damage_near_the_start_shifts_nothing_either(tmp_path: Path, blanked: range) -> None:
+    path = write_video(tmp_path / "video.mp4", endoscopic_frames(60), options={"crf": "12", "g": "10", "bf": "0"})
+    _blank_packets(path, blanked)
+    frames = list(source_of(path).frames())
+    assert [frame.index for frame in frames] == [round(frame.timestamp_s * 30) for frame in frames]
+    assert all(frame.damaged for frame in frames if frame.index in blanked)
 
 
 def test_keyframe_samples_of_a_long_video_are_spread(tmp_path: Path) -> None:
@@ -165,6 +256,26 @@ def test_folder_and_glob_take_their_numbers_from_the_names(tmp_path: Path) -> No
         np.testing.assert_array_equal(frames[3].image, images[3])
 
 
+def test_the_number_that_differs_counts_and_names_sort_as_numbers(tmp_path: Path) -> None:
+    image = endoscopic_frames(1)[0]
+    for number in (0, 1, 9, 10, 11):
+        cv2.imwrite(str(tmp_path / f"frame{number}_640x480.png"), image)
+    assert [frame.index for frame in source_of(tmp_path).frames()] == [0, 1, 9, 10, 11]
+    (tmp_path / "frame11_640x480.png").rename(tmp_path / "last.png")
+    assert [path.name for path in list_images(tmp_path)][:4] == [f"frame{i}_640x480.png" for i in (0, 1, 9, 10)]
+    assert [frame.index for frame in source_of(tmp_path).frames()] == [0, 1, 2, 3, 4]
+
+
+def test_a_glob_over_folders(tmp_path: Path) -> None:
+    for number, image in enumerate(endoscopic_frames(4)):
+        folder = tmp_path / f"part{number // 2}"
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    source = source_of(tmp_path / "part*" / "*.png")
+    assert [frame.index for frame in source.frames()] == [0, 1, 2, 3]
+    assert len(source.fingerprint()) == 64
+
+
 def test_images_without_numbers_go_by_name(tmp_path: Path) -> None:
     for name, image in zip(("c", "a", "b"), endoscopic_frames(3), strict=True):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
@@ -178,7 +289,7 @@ def test_unreadable_image_is_named_and_others_of_another_size_refused(tmp_path: 
     (tmp_path / "1.png").write_bytes(b"broken")
     source = source_of(tmp_path)
     assert [frame.index for frame in source.frames()] == [0, 2]
-    assert "1.png" in source.losses()[0]
+    assert source.losses() == ["1 of 3 images cannot be read"]
     cv2.imwrite(str(tmp_path / "3.png"), np.zeros((10, 12, 3), np.uint8))
     with pytest.raises(LumenError, match="3.png is 12x10"):
         list(source_of(tmp_path).frames())
@@ -219,11 +330,12 @@ def _blank_packets(path: Path, numbers: range) -> None:
     path.write_bytes(data)
 
 
-def _set_rotation(path: Path, target: Path) -> None:
-    """Put a display matrix of 90 degrees counter-clockwise into an mp4's track header."""
+def _set_display_matrix(path: Path, matrix: Any) -> None:
+    """Put a display matrix into an mp4's track header; rows and columns as in `SourceInfo.orientation`."""
     data = path.read_bytes()
-    identity = b"".join(value.to_bytes(4, "big", signed=True) for value in (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30))
-    turned = b"".join(value.to_bytes(4, "big", signed=True) for value in (0, -65536, 0, 65536, 0, 0, 0, 0, 1 << 30))
-    header = data.index(b"tkhd")
-    place = data.index(identity, header)
-    target.write_bytes(data[:place] + turned + data[place + len(identity) :])
+    (a, c), (b, d) = matrix
+    fixed = [round(value * 65536) for value in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
+    upright = [65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30]
+    old, new = (b"".join(value.to_bytes(4, "big", signed=True) for value in values) for values in (upright, fixed))
+    place = data.index(old, data.index(b"tkhd"))
+    path.write_bytes(data[:place] + new + data[place + len(old) :])

@@ -119,13 +119,13 @@ class PhantomTruth:
     scene: SurfaceScene
 
     @classmethod
-    def load(cls, root: Path) -> "PhantomTruth":
+    def load(cls, root: Path | str) -> "PhantomTruth":
         """Read a phantom's folder.
 
         Raises:
             LumenError: if `root` holds no phantom, or one of another format version.
         """
-        paths = PhantomPaths(root)
+        paths = PhantomPaths(Path(root))
         facts = read_yaml(paths.truth)
         version = facts.get("format_version") if isinstance(facts, dict) else None
         if version != FORMAT_VERSION:

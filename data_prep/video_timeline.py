@@ -1,0 +1,133 @@
+"""Which index and which time each decoded frame of a video has.
+
+A frame's index is the rank of its presentation timestamp among those of the file's packets, so a frame that cannot be
+decoded does not shift the ones after it. Where the file's timestamps do not carry that far, frames are counted:
+
+- two packets a frame (field-coded video): every other packet names a frame;
+- timestamps that go back once in a while (files joined end to end): counted, and time goes on by one frame's duration;
+- no timestamps, or some in decoding order (H.264 in AVI): counted, and the times assume a constant frame rate.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What the packets of a video stream say.
+
+    Attributes:
+        frame_pts: the presentation timestamp of each frame, ascending; empty if frames have to be counted.
+        keyframe_pts: those of them that decoding can start at.
+        time_base_s: seconds in one unit of the timestamps.
+        has_times: decoded frames carry timestamps in presentation order.
+        counted_frames: how many frames the packets hold.
+        missing_at_end: how many more the container's index lists, if the file was cut off.
+        warnings: what the user should know, one line each.
+    """
+
+    frame_pts: Sequence[int]
+    keyframe_pts: Sequence[int]
+    time_base_s: float
+    has_times: bool
+    counted_frames: int
+    missing_at_end: int
+    warnings: tuple[str, ...]
+
+    def frames_up_to(self, index: int | None) -> int:
+        """How many frames there should be up to `index`, or in all if it is None."""
+        if index is None:
+            return self.counted_frames + self.missing_at_end
+        return index + 1
+
+    def clock(self, fps: float) -> "Clock":
+        """A new clock that starts at the first frame; `fps` stands in where there are no times."""
+        return Clock(self, fps)
+
+
+class Clock:
+    """Index and time of one frame after the other."""
+
+    def __init__(self, timeline: Timeline, fps: float) -> None:
+        self._timeline = timeline
+        self._fps = fps
+        self._ranks = {pts: rank for rank, pts in enumerate(timeline.frame_pts)}
+        self._count = 0
+        self._last_s: float | None = None
+        self._offset_s = 0.0
+
+    def next(self, pts: int | None) -> tuple[int, float]:
+        """Index and seconds of the next frame in presentation order."""
+        index = self._ranks.get(pts, self._count) if pts is not None else self._count
+        # Counting goes on behind what was ranked, should a single timestamp be unknown.
+        self._count = index + 1
+        if pts is None or not self._timeline.has_times:
+            return index, index / self._fps
+        seconds = pts * self._timeline.time_base_s + self._offset_s
+        if self._last_s is not None and seconds <= self._last_s:
+            self._offset_s += self._last_s + 1 / self._fps - seconds
+            seconds = self._last_s + 1 / self._fps
+        self._last_s = seconds
+        return index, seconds
+
+    def at(self, pts: int) -> tuple[int, float]:
+        """Index and seconds of a frame whose timestamp is on the timeline."""
+        return self._ranks[pts], pts * self._timeline.time_base_s
+
+
+def read_timeline(
+    packets: Iterable[Any], first_pts: Sequence[int | None], time_base_s: float, listed_frames: int
+) -> Timeline:
+    """Read the timeline off the packets of a stream.
+
+    Args:
+        packets: PyAV packets in decoding order.
+        first_pts: timestamps of the first decoded frames, in the decoder's order.
+        time_base_s: seconds in one unit of the timestamps.
+        listed_frames: how many frames the container's index lists, 0 if it has none.
+    """
+    seen = [
+        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+        for packet in packets
+        if packet.size
+    ]
+    was_cut_off = bool(seen) and bool(seen[-1][4])
+    missing = max(0, listed_frames - len(seen)) if was_cut_off else 0
+    shown = [(pts, is_keyframe) for pts, _, is_keyframe, is_discard, _ in seen if not is_discard]
+    dts = [packet_dts for _, packet_dts, *_ in seen if packet_dts is not None]
+    goes_back = bool(np.any(np.diff(dts) < 0))
+    steps = np.diff([pts for pts in first_pts if pts is not None])
+    # A single step back is where two files were joined; timestamps in decoding order go back time and again.
+    in_order = None not in first_pts and int((steps <= 0).sum()) <= 1
+    frame_pts: list[int] = []
+    if in_order and not goes_back and all(pts is not None for pts, _ in shown):
+        frame_pts = _frame_timestamps({pts for pts, _ in shown}, {pts for pts in first_pts if pts is not None})
+    on_timeline = set(frame_pts)
+    warnings = []
+    if not in_order:
+        warnings.append("the file has no presentation times: they assume a constant frame rate")
+    elif goes_back:
+        warnings.append("the file's times go back (are several files joined?): time goes on by one frame there")
+    return Timeline(
+        frame_pts=frame_pts,
+        keyframe_pts=sorted({pts for pts, is_keyframe in shown if is_keyframe and pts in on_timeline}),
+        time_base_s=time_base_s,
+        has_times=in_order,
+        counted_frames=len(frame_pts) or len(shown),
+        missing_at_end=missing,
+        warnings=tuple(warnings),
+    )
+
+
+def _frame_timestamps(packet_pts: set[int], first_pts: set[int]) -> list[int]:
+    """The packets' timestamps that name frames, from the first frame that was decoded."""
+    ordered = sorted(pts for pts in packet_pts if pts >= min(first_pts))
+    ranks = np.sort([rank for rank, pts in enumerate(ordered) if pts in first_pts])
+    if len(ranks) < len(first_pts):
+        return []
+    # Two fields a frame: no two frames are neighbours among the packets. Damage leaves neighbours.
+    is_field_coded = len(ranks) > 1 and bool(np.all(np.diff(ranks) >= 2))
+    return ordered[ranks[0] :: 2] if is_field_coded else ordered

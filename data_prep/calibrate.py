@@ -33,6 +33,7 @@ _WEAK_COVERAGE = 0.3
 _LARGE_ERROR_PX = 1.0
 # More than this between fx and fy is either a video with pixels that are not square or a wrong row spacing.
 _ODD_ASPECT = 0.03
+_NARROW_DEG = 35
 _CONTENT_SHARE = 0.15
 
 
@@ -219,6 +220,12 @@ def _say_result(solution: Solution, lens: Lens, coverage: float) -> None:
             "pattern near the edges",
             100 * coverage,
         )
+    field_of_view_deg = math.degrees(2 * math.atan(0.5 * camera.width / params["fx"]))
+    if field_of_view_deg < _NARROW_DEG and not lens.fisheye:
+        logger.warning(
+            "the camera would see only %.0f degrees, less than any endoscope: check --spacing_mm and --row_spacing_mm",
+            field_of_view_deg,
+        )
     if abs(params["fx"] / params["fy"] - 1) > _ODD_ASPECT:
         logger.warning(
             "fx and fy differ by %.0f %%: check --spacing_mm and --row_spacing_mm, unless the pixels are not square",
@@ -226,7 +233,7 @@ def _say_result(solution: Solution, lens: Lens, coverage: float) -> None:
         )
     if any(deviations[name] > _WEAK_FOCAL_DEVIATION * params[name] for name in ("fx", "fy")):
         logger.warning(
-            "the focal length is uncertain by more than 2 %%: add images with the pattern tilted by 20 to 45 degrees"
+            "the focal length is uncertain by more than 2 %: add images with the pattern tilted by 20 to 45 degrees"
         )
 
 

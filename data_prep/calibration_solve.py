@@ -11,7 +11,7 @@ import pycolmap
 
 from data_prep.calibration_pattern import Pattern, Points
 from pipeline.conventions import colmap_from_opencv
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, require
 
 MIN_VIEWS = 3
 # With fewer views than this, one that stands out says nothing about which are wrong.
@@ -24,6 +24,10 @@ _ITERATIONS = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 200, 1e-9)
 _MAX_FOCAL = 10.0
 # The fisheye solver finds only the minimum near its start: focal lengths to start from, as shares of the larger side.
 _FISHEYE_STARTS = (1 / np.pi, 0.5, 0.8, 0.22)
+
+# Beyond these a fit is refused: root mean square over all points, and the miss of a pixel's ray on its way back.
+_LARGEST_ERROR_PX = 5.0
+_LARGEST_INVERSION_PX = 0.5
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,26 @@ def solve(views: Sequence[View], pattern: Pattern, image_size: tuple[int, int], 
             break
         dropped.append((views[worst], float(errors_px[worst])))
         views = [view for index, view in enumerate(views) if index != worst]
+    _refuse_nonsense(solution)
     return Solution(solution.camera, solution.views, solution.residuals_px, solution.deviations, tuple(dropped))
+
+
+def _refuse_nonsense(solution: Solution) -> None:
+    """Refuse a fit that does not explain the images, or that folds the image over where the pattern was seen."""
+    require(
+        solution.error_px <= _LARGEST_ERROR_PX,
+        f"the pattern that was asked for does not explain the images (error {solution.error_px:.1f} px): check "
+        "--pattern, --rows, --cols, --spacing_mm, --row_spacing_mm and --fisheye, and that the board is flat",
+    )
+    found = np.asarray(colmap_from_opencv(np.concatenate([view.points_px for view in solution.views])), np.float64)
+    rays: Any = solution.camera.cam_from_img(found)
+    returned: Any = solution.camera.img_from_cam(np.column_stack([rays, np.ones(len(found))]))
+    misses = ~(np.linalg.norm(returned - found, axis=1) < _LARGEST_INVERSION_PX)
+    require(
+        not misses.any(),
+        f"the distortion that was found folds the image over at {misses.mean():.0%} of the pattern's points: check "
+        "--spacing_mm, --row_spacing_mm and --fisheye, choose a smaller --radial, or add images near the edges",
+    )
 
 
 def _limit_px(errors_px: Points) -> float:

@@ -5,6 +5,7 @@ time the picture lights up and changes; the frame stays dark and overlays stay a
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -28,6 +29,10 @@ _UNSURE_BAND = 0.08
 _SURELY_LIT = 0.35
 _SMALLEST_AREA = 0.05
 _WHOLE_FRAME = 0.97
+# A quarter of the video that shows less than this of the whole's area was zoomed, or switched to another picture.
+_PARTS = 4
+_LEAST_IN_PART = 6
+_STEADY_OVERLAP = 0.75
 
 
 def working_size(width: int, height: int, longest: int = 960) -> tuple[int, int]:
@@ -36,15 +41,15 @@ def working_size(width: int, height: int, longest: int = 960) -> tuple[int, int]
     return max(1, width // factor), max(1, height // factor)
 
 
-def find_content_area(samples: Iterable[Image]) -> Mask:
+def find_content_area(samples: Iterable[Image]) -> tuple[Mask, bool]:
     """Find the content area from frames spread over the video.
 
     Args:
-        samples: (H, W, 3) uint8 BGR frames, all of one size. Frames that are dark as a whole do not count.
+        samples: (H, W, 3) uint8 BGR frames in order, all of one size. Frames that are dark as a whole do not count.
 
     Returns:
         (H, W) uint8, 255 inside the content area, 0 outside; one connected region without holes, with its true
-        edge: not eroded.
+        edge: not eroded. And whether it is steady: False if a part of the video shows quite another one.
 
     Raises:
         LumenError: if every frame is black, or nothing but static overlays is lit.
@@ -57,18 +62,11 @@ def find_content_area(samples: Iterable[Image]) -> Mask:
     if not lit.any():
         raise LumenError("every frame is black: there is nothing to extract")
     stack = np.stack([level for level, is_lit in zip(levels, lit, strict=True) if is_lit])
-    # Against single noisy pixels and the ringing of the codec beside bright edges.
-    dark, bright = np.percentile(stack, (_DARK_PERCENTILE, _BRIGHT_PERCENTILE), axis=0).astype(np.float32)
-    bright = cv2.medianBlur(bright.astype(np.uint8), 3)
-    border = float(np.percentile(bright, 2))
-    if border > _BRIGHTEST_BORDER:
-        return _area_without_dark_border(bright - dark > _STATIC_RANGE)
-    is_bright = bright > border + _ABOVE_BORDER
-    changes = bright - dark > _STATIC_RANGE
-    area = _snap_to_edge(_main_region(is_bright, changes), bright, border, changes)
+    area = _lit_area(stack)
     if area.mean() / 255 < _SMALLEST_AREA:
         raise LumenError("no content area found: almost everything is dark or never changes")
-    return area
+    parts = np.array_split(stack, _PARTS) if len(stack) >= _PARTS * _LEAST_IN_PART else []
+    return area, all(_overlap(area, _lit_area(part)) > _STEADY_OVERLAP for part in parts)
 
 
 def erode_mask(mask: Mask, margin_px: int) -> Mask:
@@ -96,6 +94,25 @@ def _area_without_dark_border(changes: npt.NDArray[np.bool_]) -> Mask:
 def _strongest_colour(image: Image) -> Image:
     blue, green, red = cv2.split(image)
     return cv2.max(cv2.max(blue, green), red)
+
+
+def _lit_area(stack: npt.NDArray[Any]) -> Mask:
+    """The content area of lit frames, (N, H, W) uint8 levels."""
+    dark, bright = np.percentile(stack, (_DARK_PERCENTILE, _BRIGHT_PERCENTILE), axis=0).astype(np.float32)
+    # Against single noisy pixels and the ringing of the codec beside bright edges.
+    bright = cv2.medianBlur(bright.astype(np.uint8), 3)
+    changes = bright - dark > _STATIC_RANGE
+    border = float(np.percentile(bright, 2))
+    if border > _BRIGHTEST_BORDER:
+        return _area_without_dark_border(changes)
+    is_bright = bright > border + _ABOVE_BORDER
+    return _snap_to_edge(_main_region(is_bright, changes), bright, border, changes)
+
+
+def _overlap(first: Mask, second: Mask) -> float:
+    """Intersection over union."""
+    shared, either = cv2.countNonZero(cv2.bitwise_and(first, second)), cv2.countNonZero(cv2.bitwise_or(first, second))
+    return shared / max(1, either)
 
 
 def _main_region(is_bright: npt.NDArray[np.bool_], changes: npt.NDArray[np.bool_]) -> Mask:

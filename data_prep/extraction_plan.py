@@ -100,7 +100,7 @@ def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, 
         "calibration": plan.calibration.state,
         "segments": [_describe_segment(segment) for segment in plan.segments],
     }
-    report.warnings.extend([*info.warnings, *survey.losses])
+    report.warnings.extend([*info.warnings, *survey.warnings])
     for segment in plan.segments:
         if not segment.kept:
             first, last = segment.verdicts[0].quality.index, segment.verdicts[-1].quality.index

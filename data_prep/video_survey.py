@@ -24,19 +24,19 @@ class Survey:
 
     Attributes:
         qualities: one for each frame that could be read, within the time range asked for, in order.
-        losses: what could not be read, one line each.
+        warnings: what could not be read, and what is odd about the video, one line each.
         mask: (H, W) uint8, the content area of the source's frames, eroded by the margin, 255 inside.
         margin_px: by how much it is eroded.
     """
 
     qualities: list[FrameQuality]
-    losses: list[str]
+    warnings: list[str]
     mask: Image
     margin_px: int
 
     def save(self, numbers: Path, mask: Path) -> None:
         """Write the numbers as JSON and the mask as PNG, each atomically."""
-        content = {"qualities": self.qualities, "losses": self.losses, "margin_px": self.margin_px}
+        content = {"qualities": self.qualities, "warnings": self.warnings, "margin_px": self.margin_px}
         write_bytes(mask, cv2.imencode(".png", self.mask)[1].tobytes())
         write_bytes(numbers, msgspec.json.encode(content))
 
@@ -48,13 +48,13 @@ class Survey:
         mask_image = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
         if mask_image is None:
             raise LumenError(f"{mask} cannot be read: delete {mask.parent} and run the same command again")
-        return cls(content.qualities, content.losses, mask_image, content.margin_px)
+        return cls(content.qualities, content.warnings, mask_image, content.margin_px)
 
 
 @dataclass
 class _SavedNumbers:
     qualities: list[FrameQuality]
-    losses: list[str]
+    warnings: list[str]
     margin_px: int
 
 
@@ -71,7 +71,7 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
     """
     size = working_size(source.info.width, source.info.height)
     samples = progress(source.sample(_CONTENT_SAMPLES), "finding the content area", total=_CONTENT_SAMPLES)
-    area = find_content_area(_shrunk(frame.image, size) for frame in samples if not frame.damaged)
+    area, is_steady = find_content_area(_shrunk(frame.image, size) for frame in samples if not frame.damaged)
     mask = erode_mask(resize_mask(area, source.info.width, source.info.height), margin_px)
     if not mask.any():
         raise LumenError(f"a margin of {margin_px} px leaves nothing of the content area: choose a smaller one")
@@ -84,7 +84,10 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
     if not qualities:
         until = "" if end_s == float("inf") else f" and before {end_s:g} s"
         raise LumenError(f"{source.info.path}: no frame is shown {start_s:g} s after the first one or later{until}")
-    return Survey(qualities, source.losses(), mask, margin_px)
+    warnings = source.losses()
+    if not is_steady:
+        warnings.append("the content area changes within the video (zoom?): extract its parts with --start and --end")
+    return Survey(qualities, warnings, mask, margin_px)
 
 
 def _shown_between(start_s: float, end_s: float, frames: Iterator[SourceFrame]) -> Iterator[SourceFrame]:

@@ -370,3 +370,15 @@ def test_real_endoscopes(tmp_path, sample, row_spacing_mm, focal_px, centre_px, 
     assert record["reprojection_error_px"] < published_error_px
     assert found.params[:2] == pytest.approx(focal_px, rel=0.06 if sample == "sample_001" else 0.01)
     assert found.params[2:4] == pytest.approx(centre_px, abs=1.5)
+
+
+def test_a_fit_that_explains_nothing_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    pattern = Pattern("chessboard", 5, 7, 4.0, 4.0)
+    columns, rows = np.meshgrid(np.arange(7), np.arange(5))
+    grid = np.column_stack([columns.ravel(), rows.ravel()]) * 40.0 + 100
+    views = [
+        View(f"{i}.png", grid @ np.array([[1, 0.05 * i], [0.1, 1]]) + rng.normal(0, 25, grid.shape)) for i in range(8)
+    ]
+    with pytest.raises(LumenError, match="does not explain|do not determine|folds"):
+        solve(views, pattern, (640, 480), Lens(fisheye=False, radial=2, tangential=False))

@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 from cv2.typing import MatLike as Image
 
-from data_prep.content_area import erode_mask, find_content_area, resize_mask, working_size
+from data_prep import content_area
+from data_prep.content_area import erode_mask, resize_mask, working_size
 from pipeline.errors import LumenError
 from videos import SIZE, disc_mask, endoscopic_frames, overlap
+
+
+def find_content_area(frames: Sequence[Image]) -> Image:
+    """The content area of frames in which it does not change."""
+    area, is_steady = content_area.find_content_area(frames)
+    assert is_steady
+    return area
 
 
 def octagon() -> Image:
@@ -112,6 +120,21 @@ def test_all_black_and_static_overlay_only() -> None:
 
 def test_a_single_frame_has_a_content_area() -> None:
     assert overlap(find_content_area(endoscopic_frames(1)), disc_mask()) >= 0.97
+
+
+def test_a_static_bright_border_is_outside() -> None:
+    white = np.full((240, 320, 3), 240, np.uint8)
+    mask = disc_mask()[..., None] > 0
+    assert (
+        overlap(find_content_area([np.where(mask, frame, white) for frame in endoscopic_frames(40)]), disc_mask())
+        >= 0.97
+    )
+
+
+def test_a_zoom_is_noticed() -> None:
+    small = disc_mask(radius_px=70)
+    frames = [*endoscopic_frames(30), *endoscopic_frames(30, seed=3, mask=small)]
+    assert not content_area.find_content_area(frames)[1]
 
 
 def test_erosion_moves_the_edge_by_the_margin() -> None:

@@ -62,11 +62,12 @@ def find_content_area(samples: Iterable[Image]) -> tuple[Mask, bool]:
     if not lit.any():
         raise LumenError("every frame is black: there is nothing to extract")
     stack = np.stack([level for level, is_lit in zip(levels, lit, strict=True) if is_lit])
-    area = _lit_area(stack)
+    area, _ = _lit_area(stack)
     if area.mean() / 255 < _SMALLEST_AREA:
         raise LumenError("no content area found: almost everything is dark or never changes")
     parts = np.array_split(stack, _PARTS) if len(stack) >= _PARTS * _LEAST_IN_PART else []
-    return area, all(_overlap(area, _lit_area(part)) > _STEADY_OVERLAP for part in parts)
+    of_parts = [part_area for part_area, is_told_by_light in map(_lit_area, parts) if is_told_by_light]
+    return area, all(_overlap(area, part_area) > _STEADY_OVERLAP for part_area in of_parts)
 
 
 def erode_mask(mask: Mask, margin_px: int) -> Mask:
@@ -96,17 +97,20 @@ def _strongest_colour(image: Image) -> Image:
     return cv2.max(cv2.max(blue, green), red)
 
 
-def _lit_area(stack: npt.NDArray[Any]) -> Mask:
-    """The content area of lit frames, (N, H, W) uint8 levels."""
+def _lit_area(stack: npt.NDArray[Any]) -> tuple[Mask, bool]:
+    """The content area of lit frames, (N, H, W) uint8 levels; and whether its light tells it from its border.
+
+    Without a dark border only change tells it, and then a short part of a video may tell too little.
+    """
     dark, bright = np.percentile(stack, (_DARK_PERCENTILE, _BRIGHT_PERCENTILE), axis=0).astype(np.float32)
     # Against single noisy pixels and the ringing of the codec beside bright edges.
     bright = cv2.medianBlur(bright.astype(np.uint8), 3)
     changes = bright - dark > _STATIC_RANGE
     border = float(np.percentile(bright, 2))
     if border > _BRIGHTEST_BORDER:
-        return _area_without_dark_border(changes)
+        return _area_without_dark_border(changes), False
     is_bright = bright > border + _ABOVE_BORDER
-    return _snap_to_edge(_main_region(is_bright, changes), bright, border, changes)
+    return _snap_to_edge(_main_region(is_bright, changes), bright, border, changes), True
 
 
 def _overlap(first: Mask, second: Mask) -> float:

@@ -1,4 +1,4 @@
-"""Pixel conventions and the named functions that convert between them (docs/conventions.md).
+"""Conventions of pixels and poses, and the named functions that convert between them (docs/conventions.md).
 
 Everything stored, exported or passed between packages is in COLMAP's convention: the centre of the first pixel is
 (0.5, 0.5). OpenCV puts it at (0, 0). A lattice index is the integer (column, row) of the pixel a point falls in.
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.floating]
+Float64Array = npt.NDArray[np.float64]
 
 
 def opencv_from_colmap(points_px: FloatArray) -> FloatArray:
@@ -28,3 +29,43 @@ def index_from_colmap(points_px: FloatArray) -> npt.NDArray[np.int64]:
 def colmap_from_index(pixel_index: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
     """Integer pixel indices (..., 2) as (column, row) → COLMAP coordinates of the pixels' centres."""
     return pixel_index.astype(np.float64) + 0.5
+
+
+def invert_poses(poses: Float64Array) -> Float64Array:
+    """(N, 3, 4) b_from_a → (N, 3, 4) a_from_b."""
+    rotations = poses[:, :, :3].transpose(0, 2, 1)
+    return np.concatenate([rotations, -rotations @ poses[:, :, 3:]], axis=2)
+
+
+def rotations_from_quaternions(quaternion_wxyz: Float64Array) -> Float64Array:
+    """Unit Hamilton quaternions (N, 4) as w, x, y, z → rotation matrices (N, 3, 3)."""
+    w, x, y, z = quaternion_wxyz.T
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return np.array(rows).transpose(2, 0, 1)
+
+
+def quaternions_from_rotations(rotations: Float64Array) -> Float64Array:
+    """Rotation matrices (N, 3, 3) → unit Hamilton quaternions (N, 4) as w, x, y, z with w >= 0.
+
+    The eigenvector of the largest eigenvalue of Bar-Itzhack's matrix (J. Guidance, Control, and Dynamics 23(6), 2000),
+    which is stable at every angle.
+    """
+    r = rotations
+    k = np.zeros((len(r), 4, 4))
+    k[:, 0, 0] = r[:, 0, 0] + r[:, 1, 1] + r[:, 2, 2]
+    k[:, 1, 1] = r[:, 0, 0] - r[:, 1, 1] - r[:, 2, 2]
+    k[:, 2, 2] = r[:, 1, 1] - r[:, 0, 0] - r[:, 2, 2]
+    k[:, 3, 3] = r[:, 2, 2] - r[:, 0, 0] - r[:, 1, 1]
+    k[:, 0, 1] = r[:, 2, 1] - r[:, 1, 2]
+    k[:, 0, 2] = r[:, 0, 2] - r[:, 2, 0]
+    k[:, 0, 3] = r[:, 1, 0] - r[:, 0, 1]
+    k[:, 1, 2] = r[:, 0, 1] + r[:, 1, 0]
+    k[:, 1, 3] = r[:, 0, 2] + r[:, 2, 0]
+    k[:, 2, 3] = r[:, 1, 2] + r[:, 2, 1]
+    _, vectors = np.linalg.eigh(k, UPLO="U")
+    quaternion_wxyz = vectors[:, :, 3]
+    return quaternion_wxyz * np.where(quaternion_wxyz[:, :1] < 0, -1, 1)

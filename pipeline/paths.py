@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,72 @@ class SequencePaths:
     def frame_mask(self, index: int) -> Path:
         """A frame's own mask, content area without highlights, named as COLMAP expects: uint8 PNG, 255 = use."""
         return self.frame_masks / f"{index:08d}.jpg.png"
+
+
+@dataclass(frozen=True)
+class TrainingPaths:
+    """The files of one model of a sequence as SfM training data.
+
+    Layout 2 keeps the frames in `images/` and the model in `colmap/<number>/`; layout 1, the older one, keeps
+    everything in the sequence's folder.
+
+    Attributes:
+        root: the sequence's folder.
+        layout: 1 or 2.
+        number: of the model in layout 2; 0 is the best.
+    """
+
+    root: Path
+    layout: Literal[1, 2] = 2
+    number: int = 0
+
+    @classmethod
+    def find(cls, root: Path) -> "TrainingPaths | None":
+        """The training data in a sequence's folder, in either layout; None if there is none."""
+        candidates = (cls(root, 2), cls(root, 1))
+        return next((paths for paths in candidates if paths.motion.exists()), None)
+
+    @property
+    def model(self) -> Path:
+        return self.root / "colmap" / str(self.number) if self.layout == 2 else self.root
+
+    @property
+    def motion(self) -> Path:
+        """A pose for each registered view."""
+        return self.model / "motion.yaml"
+
+    @property
+    def intrinsics(self) -> Path:
+        """3 or 4 numbers a view, one a line."""
+        return self.model / "camera_intrinsics_per_view"
+
+    @property
+    def selected(self) -> Path:
+        """All frames of the sequence, an index a line."""
+        return self.model / "selected_indexes"
+
+    @property
+    def visible(self) -> Path:
+        """The registered frames, an index a line."""
+        return self.model / "visible_view_indexes"
+
+    @property
+    def structure(self) -> Path:
+        """The sparse cloud, PLY."""
+        return self.model / "structure.ply"
+
+    @property
+    def views_per_point(self) -> Path:
+        """For each point -1 and then the frames that see it, a number a line."""
+        return self.model / "view_indexes_per_point"
+
+    @property
+    def mask(self) -> Path:
+        return self.model / SequencePaths(self.root).mask.name
+
+    def image(self, index: int) -> Path:
+        name = SequencePaths(self.root).image(index)
+        return name if self.layout == 2 else self.root / name.name
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import logging
 import math
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,12 +188,15 @@ def _settings(config: ExtractConfig) -> dict[str, Any]:
 
 def _resume_or_clear(config: ExtractConfig, sha256: str, work: WorkFolder) -> Manifest:
     """The manifest of a killed run that surveyed the same, or of a new one in an empty folder."""
-    manifest = Manifest.load(RunPaths(work.path).manifest)
-    if manifest.reason_to_run(_survey_stage(config, sha256)) is None:
-        logger.info("going on from an interrupted run")
-        return manifest
+    path = RunPaths(work.path).manifest
+    # What cannot be read is of another version: there is nothing in it to go on from.
+    with suppress(LumenError):
+        manifest = Manifest.load(path)
+        if manifest.reason_to_run(_survey_stage(config, sha256)) is None:
+            logger.info("going on from an interrupted run")
+            return manifest
     work.clear()
-    return Manifest.load(RunPaths(work.path).manifest)
+    return Manifest.load(path)
 
 
 def _survey(config: ExtractConfig, source: FrameSource, sha256: str, manifest: Manifest, paths: RunPaths) -> Survey:

@@ -1,1 +1,1 @@
-"""Video → sequence → training data. `extract.py`, `calibrate.py` and `phantom.py` are commands."""
+"""Video → sequence → training data. `extract.py`, `calibrate.py`, `convert.py` and `phantom.py` are commands."""

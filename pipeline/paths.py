@@ -151,3 +151,39 @@ class RunPaths:
     def sequences(self) -> list[SequencePaths]:
         """The sequences in the run's folder, by name."""
         return [SequencePaths(found.parent) for found in sorted(self.root.glob("*/sequence.yaml"))]
+
+
+@dataclass(frozen=True)
+class ConversionPaths:
+    """The files of a conversion's output; images and training data are those of a sequence."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        """COLMAP's binary model, where 3D Gaussian splatting looks for it."""
+        return self.root / "sparse" / "0"
+
+    @property
+    def transforms(self) -> Path:
+        return self.root / "transforms.json"
+
+    @property
+    def trajectory(self) -> Path:
+        return self.root / "trajectory.tum"
+
+    @property
+    def check(self) -> Path:
+        return self.root / "check"
+
+    def check_picture(self, frame_index: int) -> Path:
+        return self.check / f"{frame_index:08d}.png"
+
+    @property
+    def report(self) -> Path:
+        return RunPaths(self.root).report("convert")
+
+    def main(self, kind: Literal["colmap", "training", "nerfstudio", "tum"]) -> Path:
+        """What a conversion is made for."""
+        model = TrainingPaths(self.root).model
+        return {"colmap": self.model, "training": model, "nerfstudio": self.transforms, "tum": self.trajectory}[kind]

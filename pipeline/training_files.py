@@ -33,7 +33,7 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
     paths = TrainingPaths.find(root)
     if paths is None:
         raise LumenError(f"{root} holds no training data: no {TrainingPaths(root).motion.relative_to(root)}")
-    mask = _read_mask(paths.mask)
+    mask = read_mask(paths.mask)
     frame_index = _read_indices(paths.visible)
     if len(np.unique(frame_index)) < len(frame_index):
         raise LumenError(f"{paths.visible} names a frame twice")
@@ -90,7 +90,12 @@ def write_training_data(data: TrainingData, root: Path, number: int = 0) -> list
     return [*files, paths.motion]
 
 
-def _read_mask(path: Path) -> Bytes:
+def read_mask(path: Path) -> Bytes:
+    """Read a mask image of any kind: (H, W) uint8, 255 where it is brighter than half, 0 elsewhere.
+
+    Raises:
+        LumenError: if it is missing or no image.
+    """
     with explain_os_errors("read", path):
         data = np.frombuffer(path.read_bytes(), np.uint8)
     mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None

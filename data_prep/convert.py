@@ -1,0 +1,209 @@
+"""SfM results between formats: COLMAP models, training data, nerfstudio's transforms.json, TUM trajectories."""
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+import tyro
+
+from data_prep.projection_check import draw_projections
+from pipeline.command import run_command
+from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.files import write_bytes
+from pipeline.outputs import work_folder
+from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
+from pipeline.report import StageReport
+from pipeline.sequence import Sequence
+from pipeline.training_data import Bytes, TrainingData
+from pipeline.training_files import read_mask, read_training_data, write_training_data
+from sfm.colmap_model import frame_number, model_from_training_data, read_model, training_data_from_model
+from sfm.export import write_nerfstudio, write_tum
+
+_CHECKED_FRAMES = 12
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConvertConfig:
+    """Convert an SfM result: a COLMAP model or training data into either, into nerfstudio's or into TUM's format."""
+
+    input: tyro.conf.Positional[Path]
+    """Folder with a COLMAP model (or with sparse/0), or a sequence's folder with training data in either layout."""
+    to: Literal["colmap", "training", "nerfstudio", "tum"]
+    """What to write: sparse/0 and images; a sequence with colmap/0; transforms.json; trajectory.tum."""
+    output: Path
+    """Folder to make."""
+    pose_direction: Literal["auto", "cam_from_world", "world_from_cam"] = "auto"
+    """How poses stand in training data; auto finds out by projecting the points."""
+    images: Path | None = None
+    """Folder of a COLMAP model's images; by default `images` in the input's folder or up to two above it."""
+    mask: Path | None = None
+    """Content area of a COLMAP model's images, 255 = tissue; by default `undistorted_mask.bmp` in the same places."""
+    fps: float | None = None
+    """Frames a second, for the times of a trajectory where there is no sequence.yaml."""
+    check: bool = False
+    """Write pictures of sampled frames with the points on them: green where a listed view sees one."""
+    overwrite: bool = False
+    """Replace the output folder if a conversion made it."""
+
+    def __post_init__(self) -> None:
+        require(self.fps is None or self.fps > 0, f"--fps {self.fps}: choose more than 0")
+
+
+def run(config: ConvertConfig) -> list[Path]:
+    """Convert; images are hard-linked into the output where the file system can, and copied elsewhere.
+
+    Returns:
+        The main file or folder of the result, and the folder of the check's pictures.
+
+    Raises:
+        LumenError: if the input holds neither, or lacks something that the output needs.
+    """
+    report = StageReport("convert")
+    data = _read(config)
+    timestamps_s = _timestamps(config, data) if config.to == "tum" else None
+    with work_folder(
+        config.output, is_ours=lambda folder: ConversionPaths(folder).report.exists(), overwrite=config.overwrite
+    ) as work:
+        work.clear()
+        paths = ConversionPaths(work.path)
+        try:
+            with report.timed("write"):
+                _write(config, data, timestamps_s, paths)
+            if config.check:
+                with report.timed("check"):
+                    _write_check(data, paths)
+            report.counts = {
+                "views": len(data.frame_index),
+                "points": len(data.points),
+                "observations": len(data.observation_point),
+                "pose_direction": data.direction,
+            }
+            report.save(paths.report)
+            work.publish()
+        except LumenError:
+            work.discard()
+            raise
+    final = ConversionPaths(config.output)
+    return [final.main(config.to), *([final.check] if config.check else [])]
+
+
+def _read(config: ConvertConfig) -> TrainingData:
+    require(config.input.is_dir(), f"{config.input} is not a folder")
+    if TrainingPaths.find(config.input) is not None:
+        return read_training_data(config.input, config.pose_direction)
+    candidates = (config.input, config.input / "sparse" / "0", config.input / "sparse")
+    folder = next((path for path in candidates if any(path.glob("cameras.*"))), None)
+    if folder is None:
+        raise LumenError(
+            f"{config.input} holds neither training data (motion.yaml) nor a COLMAP model (cameras.bin or cameras.txt)"
+        )
+    model = read_model(folder)
+    images = {Path(image.name).name: image.name for image in model.images.values()}
+    image_folder = _image_folder(config, next(iter(images.values())))
+    found = {image.name: image_folder / image.name for image in model.images.values()}
+    frames = sorted(frame_number(name) for name in found)
+    data = training_data_from_model(model, _mask(config, model), np.array(frames, np.int64), found)
+    logger.info("%s: COLMAP model, %d views, %d points", folder, len(data.frame_index), len(data.points))
+    return data
+
+
+def _around(folder: Path) -> Iterator[Path]:
+    """The folder and the two above it: where a COLMAP model's images and mask are usually kept."""
+    resolved = folder.resolve()
+    yield from (resolved, resolved.parent, resolved.parent.parent)
+
+
+def _image_folder(config: ConvertConfig, name: str) -> Path:
+    folders = [config.images] if config.images else [SequencePaths(folder).images for folder in _around(config.input)]
+    found = next((folder for folder in folders if (folder / name).exists()), None)
+    if found is None and config.to != "tum":
+        raise LumenError(f"{config.input}: its image {name} is not in {folders[0]}: give the folder with --images")
+    return found or folders[0]
+
+
+def _mask(config: ConvertConfig, model: pycolmap.Reconstruction) -> Bytes:
+    if config.mask is not None:
+        return read_mask(config.mask)
+    found = next(
+        (path for path in (SequencePaths(folder).mask for folder in _around(config.input)) if path.exists()), None
+    )
+    if found is not None:
+        return read_mask(found)
+    if config.to == "training":
+        raise LumenError(
+            f"{config.input}: training data needs the content area of the images (255 = tissue): give it with --mask"
+        )
+    camera = next(iter(model.cameras.values()))
+    return np.full((camera.height, camera.width), 255, np.uint8)
+
+
+def _timestamps(config: ConvertConfig, data: TrainingData) -> npt.NDArray[np.float64]:
+    """When each view was shown: from the sequence, or by frames a second."""
+    if config.fps is not None:
+        return data.frame_index / config.fps
+    candidates = (SequencePaths(folder).sequence for folder in _around(config.input))
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
+        raise LumenError(f"{config.input}: there is no sequence.yaml to tell when a frame was shown: give --fps")
+    times_s = {frame.index: frame.timestamp_s for frame in Sequence.load(path).frames}
+    unknown = [int(index) for index in data.frame_index if int(index) not in times_s]
+    require(not unknown, f"{path} does not know frame {unknown[0] if unknown else ''}: give --fps")
+    return np.array([times_s[int(index)] for index in data.frame_index])
+
+
+def _write(
+    config: ConvertConfig, data: TrainingData, timestamps_s: npt.NDArray[np.float64] | None, paths: ConversionPaths
+) -> None:
+    if timestamps_s is not None:
+        write_tum(data, timestamps_s, paths.trajectory)
+        return
+    data = replace(data, image_paths=[_link(data, view, paths) for view in range(len(data.image_paths))])
+    if config.to == "colmap":
+        with explain_os_errors("write", paths.model):
+            paths.model.mkdir(parents=True)
+            model_from_training_data(data).write_binary(paths.model)
+    elif config.to == "training":
+        write_training_data(data, paths.root)
+    else:
+        write_nerfstudio(data, paths.transforms)
+
+
+def _link(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
+    """Put a view's image into the output under the name of its frame, as JPEG if it is another kind."""
+    source = data.image_paths[view]
+    target = SequencePaths(paths.root).image(int(data.frame_index[view]))
+    if source.suffix.lower() not in (".jpg", ".jpeg"):
+        image = cv2.imread(str(source))
+        if image is None:
+            raise LumenError(f"{source} cannot be read as an image")
+        write_bytes(target, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes())
+        return target
+    with explain_os_errors("read", source):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            os.link(source, target)
+            return target
+        shutil.copyfile(source, target)
+    return target
+
+
+def _write_check(data: TrainingData, paths: ConversionPaths) -> None:
+    for view in np.unique(np.linspace(0, len(data.frame_index) - 1, _CHECKED_FRAMES).astype(int)):
+        picture = draw_projections(data, int(view))
+        write_bytes(paths.check_picture(int(data.frame_index[view])), cv2.imencode(".png", picture)[1].tobytes())
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(ConvertConfig, run))

@@ -1,0 +1,179 @@
+"""SfM results from format to format, by the command that users type."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from data_prep.convert import ConvertConfig, run
+from data_prep.projection_check import draw_projections
+from pipeline.conventions import rotations_from_quaternions
+from pipeline.errors import LumenError
+from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
+from pipeline.sequence import Calibration, Choice, ContentArea, Frame, Sequence, Source
+from pipeline.training_data import TrainingData, project
+from pipeline.training_files import read_training_data, write_training_data
+from scenes import SIZE, scene
+from sfm.colmap_model import model_from_training_data, read_model
+
+CONVERT = Path(__file__).parents[1] / "data_prep" / "convert.py"
+
+
+@pytest.fixture
+def sequence(tmp_path: Path) -> Path:
+    """A sequence's folder with training data and images."""
+    root = tmp_path / "sequence"
+    data = scene()
+    write_training_data(data, root)
+    paths = SequencePaths(root)
+    paths.images.mkdir()
+    for index in data.frame_index:
+        cv2.imwrite(str(paths.image(int(index))), np.full((SIZE[1], SIZE[0], 3), 90, np.uint8))
+    return root
+
+
+def convert(source: Path, to: Any, output: Path, **settings: Any) -> ConversionPaths:
+    run(ConvertConfig(input=source, to=to, output=output, **settings))
+    return ConversionPaths(output)
+
+
+def test_training_data_to_colmap_and_back(sequence: Path, tmp_path: Path) -> None:
+    paths = convert(sequence, "colmap", tmp_path / "colmap")
+    assert read_model(paths.model).num_reg_images() == 7
+    convert(tmp_path / "colmap", "training", tmp_path / "back", mask=TrainingPaths(sequence).mask)
+    data, back = read_training_data(sequence), read_training_data(tmp_path / "back")
+    np.testing.assert_allclose(back.cam_from_world, data.cam_from_world, atol=1e-9)
+    np.testing.assert_array_equal(back.observation_view, data.observation_view)
+    np.testing.assert_array_equal(back.colors, data.colors)
+    for path, original in zip(back.image_paths, data.image_paths, strict=True):
+        assert path.read_bytes() == original.read_bytes()
+
+
+def test_nerfstudio_s_cameras_see_the_points_where_ours_do(sequence: Path, tmp_path: Path) -> None:
+    paths = convert(sequence, "nerfstudio", tmp_path / "nerf")
+    frames = json.loads(paths.transforms.read_text())["frames"]
+    data = scene()
+    expected, _ = data.project(np.zeros(7, np.int64), np.arange(7))
+    for frame, pixel in zip(frames, expected, strict=True):
+        x, y, z = (np.linalg.inv(frame["transform_matrix"]) @ [*data.points[0], 1])[:3]
+        assert z < 0
+        found = (frame["cx"] + frame["fl_x"] * x / -z, frame["cy"] - frame["fl_y"] * y / -z)
+        np.testing.assert_allclose(found, pixel, atol=1e-9)
+        assert (paths.transforms.parent / frame["file_path"]).exists()
+
+
+def test_a_trajectory_is_camera_to_world_at_true_times(sequence: Path, tmp_path: Path) -> None:
+    data = scene()
+    timestamps_s = 86.75 + 0.04 * np.arange(7) ** 1.5
+    save_sequence(sequence, data, timestamps_s)
+    paths = convert(sequence, "tum", tmp_path / "tum")
+    rows = np.loadtxt(paths.trajectory)
+    np.testing.assert_allclose(rows[:, 0], timestamps_s, atol=1e-6)
+    rotations = rotations_from_quaternions(rows[:, [7, 4, 5, 6]])
+    centres = -np.einsum("nji,nj->ni", data.cam_from_world[:, :, :3], data.cam_from_world[:, :, 3])
+    np.testing.assert_allclose(rows[:, 1:4], centres, atol=1e-9)
+    np.testing.assert_allclose(rotations, data.cam_from_world[:, :, :3].transpose(0, 2, 1), atol=1e-9)
+
+
+def test_times_without_a_sequence_need_fps(sequence: Path, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="--fps"):
+        convert(sequence, "tum", tmp_path / "tum")
+    rows = np.loadtxt(convert(sequence, "tum", tmp_path / "tum", fps=25.0).trajectory)
+    np.testing.assert_allclose(rows[:, 0], scene().frame_index / 25, atol=1e-6)
+
+
+def test_the_pose_direction_is_found_stated_and_overridable(sequence: Path, tmp_path: Path) -> None:
+    report = json.loads(convert(sequence, "colmap", tmp_path / "auto").report.read_text())
+    assert report["counts"]["pose_direction"] == "cam_from_world"
+    turned = convert(sequence, "colmap", tmp_path / "turned", pose_direction="world_from_cam")
+    poses = [image.cam_from_world().matrix() for _, image in sorted(read_model(turned.model).images.items())]
+    inverse = [np.linalg.inv(np.vstack([pose, [0, 0, 0, 1]]))[:3] for pose in scene().cam_from_world]
+    np.testing.assert_allclose(poses, inverse, atol=1e-9)
+
+
+def test_images_that_are_no_jpeg_become_one(sequence: Path, tmp_path: Path) -> None:
+    data = scene()
+    model_folder, images = tmp_path / "model" / "sparse" / "0", tmp_path / "model" / "images"
+    model_folder.mkdir(parents=True)
+    images.mkdir()
+    named = TrainingData(**{**vars(data), "image_paths": [Path(f"frame_{i}.png") for i in data.frame_index]})
+    model_from_training_data(named).write_binary(model_folder)
+    for path in named.image_paths:
+        cv2.imwrite(str(images / path), np.full((SIZE[1], SIZE[0], 3), 90, np.uint8))
+    convert(tmp_path / "model", "training", tmp_path / "out", mask=TrainingPaths(sequence).mask)
+    for path in read_training_data(tmp_path / "out").image_paths:
+        assert path.suffix == ".jpg" and cv2.imread(str(path)) is not None
+
+
+def test_check_pictures_are_green_where_a_listed_view_sees_a_point(sequence: Path, tmp_path: Path) -> None:
+    paths = convert(sequence, "colmap", tmp_path / "out", check=True)
+    assert len(list(paths.check.iterdir())) == 7
+    data = read_training_data(sequence)
+    picture = draw_projections(data, 3)
+    listed = data.observation_point[data.observation_view == 3]
+    pixels, _ = project(data.points[listed], data.cam_from_world[[3] * len(listed)], data.pinhole[[3] * len(listed)])
+    for column, row in pixels.astype(int):
+        blue, green, red = picture[row, column].astype(int)
+        assert green > 180 and red < 120 and blue < 120
+
+
+@pytest.mark.parametrize(
+    "damage, arguments, message",
+    [
+        ("", ["missing", "--to", "tum"], "not a folder"),
+        ("", [".", "--to", "colmap"], "holds neither"),
+        ("motion", ["sequence", "--to", "colmap"], "motion.yaml"),
+        ("image", ["sequence", "--to", "colmap"], "no such file"),
+        ("", ["sequence", "--to", "tum", "--fps", "0"], "--fps 0"),
+        ("output", ["sequence", "--to", "colmap"], "did not make"),
+    ],
+)
+def test_bad_input_is_one_line_exit_1(
+    sequence: Path, tmp_path: Path, damage: str, arguments: list[str], message: str
+) -> None:
+    if damage == "motion":
+        TrainingPaths(sequence).motion.write_text("poses[]:\n  poses[0]: {}\n")
+    if damage == "image":
+        SequencePaths(sequence).image(int(scene().frame_index[2])).unlink()
+    if damage == "output":
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis.tex").write_text("work")
+    command = [sys.executable, str(CONVERT), *arguments, "--output", "out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 1 and len(errors) == 1 and message in errors[0], done.stderr
+    assert not (tmp_path / ".partial.out").exists()
+
+
+def test_a_colmap_model_without_mask_or_images_says_what_to_give(sequence: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "elsewhere" / "a" / "b" / "model"
+    bare.mkdir(parents=True)
+    model_from_training_data(scene()).write_binary(bare)
+    with pytest.raises(LumenError, match="--images"):
+        convert(bare, "training", tmp_path / "out")
+    with pytest.raises(LumenError, match="--mask"):
+        convert(bare, "training", tmp_path / "out", images=SequencePaths(sequence).images)
+    convert(bare, "tum", tmp_path / "out", fps=30.0)
+
+
+def save_sequence(root: Path, data: TrainingData, timestamps_s: np.ndarray) -> None:
+    Sequence(
+        format_version=1,
+        tool="test",
+        width=SIZE[0],
+        height=SIZE[1],
+        source=Source(None, "video", "0", 30.0, 99, [[1, 0], [0, 1]], None),
+        calibration=Calibration("uncalibrated"),
+        content_area=ContentArea([0, 0, *SIZE], 1.0, 0),
+        choice=Choice({}, "start", {}),
+        frames=[
+            Frame(int(index), float(time_s), 1.0, 1.0, 0.0, 1.0)
+            for index, time_s in zip(data.frame_index, timestamps_s, strict=True)
+        ],
+        rejected=[],
+    ).save(SequencePaths(root).sequence)

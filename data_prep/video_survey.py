@@ -1,7 +1,9 @@
 """The first look through a video: its content area, and what every frame is worth."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 
 import cv2
@@ -70,7 +72,12 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
         LumenError: if no frame lies in the range, no content area is found, or the margin leaves nothing of it.
     """
     size = working_size(source.info.width, source.info.height)
-    samples = progress(source.sample(_CONTENT_SAMPLES), "finding the content area", total=_CONTENT_SAMPLES)
+    in_range = _samples(source, start_s, end_s)
+    first = next(in_range, None)
+    if first is None:
+        until = "" if end_s == math.inf else f" and before {end_s:g} s"
+        raise LumenError(f"{source.info.path}: no frame is shown {start_s:g} s after the first one or later{until}")
+    samples = progress(chain([first], in_range), "finding the content area", total=_CONTENT_SAMPLES)
     area, is_steady = find_content_area(_shrunk(frame.image, size) for frame in samples if not frame.damaged)
     mask = erode_mask(resize_mask(area, source.info.width, source.info.height), margin_px)
     if not mask.any():
@@ -81,13 +88,20 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
         meter.measure(frame.index, frame.timestamp_s, _shrunk(frame.image, size), frame.damaged)
         for frame in _shown_between(start_s, end_s, frames)
     ]
-    if not qualities:
-        until = "" if end_s == float("inf") else f" and before {end_s:g} s"
-        raise LumenError(f"{source.info.path}: no frame is shown {start_s:g} s after the first one or later{until}")
     warnings = source.losses()
     if not is_steady:
         warnings.append("the content area changes within the video (zoom?): extract its parts with --start and --end")
     return Survey(qualities, warnings, mask, margin_px)
+
+
+def _samples(source: FrameSource, start_s: float, end_s: float) -> Iterator[SourceFrame]:
+    """About `_CONTENT_SAMPLES` frames spread over the range, which may show another content area than the rest."""
+    info = source.info
+    if start_s == 0 and end_s == math.inf:
+        return source.sample(_CONTENT_SAMPLES)
+    length_s = min(end_s, info.frame_count / info.fps) - start_s
+    step = max(1, round(length_s * info.fps / _CONTENT_SAMPLES))
+    return islice(_shown_between(start_s, end_s, source.frames()), 0, None, step)
 
 
 def _shown_between(start_s: float, end_s: float, frames: Iterator[SourceFrame]) -> Iterator[SourceFrame]:

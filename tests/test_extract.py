@@ -278,3 +278,15 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
     (paths,) = RunPaths(folder / "sequences" / video.stem).sequences()
     assert len(list(paths.images.iterdir())) == 12
     assert result.stdout.splitlines()[0].endswith(paths.root.name)
+
+
+def test_a_zoomed_part_extracted_alone_has_its_own_content_area(tmp_path: Path) -> None:
+    small = disc_mask(radius_px=70)
+    frames = [*endoscopic_frames(30), *endoscopic_frames(30, seed=3, mask=small)]
+    video = write_video(tmp_path / "zoom.mp4", frames)
+    whole = extract(video, tmp_path / "whole")
+    assert "the content area changes" in whole.report("extract").read_text()
+    part = extract(video, tmp_path / "part", start=1.0)
+    assert "the content area changes" not in part.report("extract").read_text()
+    mask = cv2.imread(str(only_sequence(part)[0].mask), cv2.IMREAD_GRAYSCALE)
+    assert mask is not None and overlap(mask, small) >= 0.95

@@ -19,7 +19,7 @@ import tyro
 from data_prep.projection_check import draw_projections
 from pipeline.command import run_command
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import write_bytes
+from pipeline.images import write_image
 from pipeline.outputs import work_folder
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
 from pipeline.report import StageReport
@@ -102,6 +102,8 @@ def run(config: ConvertConfig) -> list[Path]:
 def _read(config: ConvertConfig) -> TrainingData:
     require(config.input.is_dir(), f"{config.input} is not a folder")
     if TrainingPaths.find(config.input) is not None:
+        for name, value in (("images", config.images), ("mask", config.mask)):
+            require(value is None, f"--{name} is for COLMAP models; {config.input} is training data, which has its own")
         return read_training_data(config.input, config.pose_direction)
     candidates = (config.input, config.input / "sparse" / "0", config.input / "sparse")
     folder = next((path for path in candidates if any(path.glob("cameras.*"))), None)
@@ -109,6 +111,7 @@ def _read(config: ConvertConfig) -> TrainingData:
         raise LumenError(
             f"{config.input} holds neither training data (motion.yaml) nor a COLMAP model (cameras.bin or cameras.txt)"
         )
+    require(config.pose_direction == "auto", "--pose_direction is for training data; a COLMAP model is cam_from_world")
     model = read_model(folder)
     images = {Path(image.name).name: image.name for image in model.images.values()}
     image_folder = _image_folder(config, next(iter(images.values())))
@@ -188,7 +191,7 @@ def _link(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
         image = cv2.imread(str(source))
         if image is None:
             raise LumenError(f"{source} cannot be read as an image")
-        write_bytes(target, cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 98])[1].tobytes())
+        write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
         return target
     with explain_os_errors("read", source):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -201,8 +204,7 @@ def _link(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
 
 def _write_check(data: TrainingData, paths: ConversionPaths) -> None:
     for view in np.unique(np.linspace(0, len(data.frame_index) - 1, _CHECKED_FRAMES).astype(int)):
-        picture = draw_projections(data, int(view))
-        write_bytes(paths.check_picture(int(data.frame_index[view])), cv2.imencode(".png", picture)[1].tobytes())
+        write_image(paths.check_picture(int(data.frame_index[view])), draw_projections(data, int(view)))
 
 
 if __name__ == "__main__":

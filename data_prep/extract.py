@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import pycolmap
 import tyro
 
@@ -31,9 +30,9 @@ from data_prep.undistort import plan_undistortion
 from data_prep.video_survey import Survey, survey_video
 from pipeline import __version__
 from pipeline.command import run_command
-from pipeline.config import to_mapping
+from pipeline.config import save_config, to_mapping
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import write_bytes, write_yaml
+from pipeline.images import write_image
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs import WorkFolder, work_folder
 from pipeline.paths import RunPaths
@@ -219,7 +218,7 @@ def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths
         with explain_os_errors("write", paths.root):
             for folder in paths.segments():
                 shutil.rmtree(folder)
-        write_yaml(paths.config("extract"), _settings(config))
+        save_config(_settings(config), paths.config("extract"))
         manifest.complete(stage, [paths.config("extract")])
 
 
@@ -254,7 +253,7 @@ def _write(
     for path, segment in zip(sequences, plan.kept, strict=True):
         write_sequence(path, segment, plan, facts, survey.margin_px, to_mapping(config.rules))
     sheet = draw_contact_sheet(tiles, summary_lines(report))
-    write_bytes(paths.contact_sheet, cv2.imencode(".png", sheet)[1].tobytes())
+    write_image(paths.contact_sheet, sheet)
     return [path.root.name for path in sequences]
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,7 +18,7 @@ from data_prep.frame_quality import find_highlights
 from data_prep.source_frame import FrameSource, SourceFrame
 from data_prep.undistort import Undistortion
 from pipeline import __version__
-from pipeline.files import write_bytes
+from pipeline.images import write_image
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
 from pipeline.sequence import (
@@ -107,7 +106,7 @@ def write_sequence(
     mask = plan.mask
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     occurring = {name for verdict in segment.verdicts for name in (verdict.reason, *verdict.flags) if name}
-    write_bytes(paths.mask, cv2.imencode(".bmp", mask)[1].tobytes())
+    write_image(paths.mask, mask)
     Sequence(
         format_version=FORMAT_VERSION,
         tool=f"LumenSfM {__version__}",
@@ -160,22 +159,17 @@ def _write_frame(
     frame_format: FrameFormat,
 ) -> Tile | None:
     paths = targets.get(frame.index)
-    image_path = paths.image(frame.index) if paths else None
-    mask_path = paths.frame_mask(frame.index) if paths else None
-    missing = [path for path in (image_path, mask_path) if path is not None and not path.exists()]
-    if not missing and frame.index not in tiles:
+    image_path, mask_path = (paths.image(frame.index), paths.frame_mask(frame.index)) if paths else (None, None)
+    is_written = all(path is None or path.exists() for path in (image_path, mask_path))
+    if is_written and frame.index not in tiles:
         return None
     image, highlights = frame_format.apply(frame.image)
-    if image_path in missing:
-        _write_image(image_path, image, [cv2.IMWRITE_JPEG_QUALITY, frame_format.jpeg_quality])
-    if mask_path in missing:
+    if image_path is not None and not image_path.exists():
+        write_image(image_path, image, [cv2.IMWRITE_JPEG_QUALITY, frame_format.jpeg_quality])
+    if mask_path is not None and not mask_path.exists():
         usable = cv2.subtract(frame_format.mask, highlights)
-        _write_image(mask_path, usable, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        write_image(mask_path, usable, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if frame.index not in tiles:
         return None
     picture = draw_tile_picture(image, frame_format.mask, highlights)
     return Tile(frame.index, frame.timestamp_s, picture, tiles[frame.index])
-
-
-def _write_image(path: Path, image: Image, options: list[int]) -> None:
-    write_bytes(path, cv2.imencode(path.suffix, image, options)[1].tobytes())

@@ -15,6 +15,7 @@ from data_prep.frame_quality import FrameQuality, QualityMeter
 from data_prep.source_frame import FrameSource, SourceFrame
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import write_bytes
+from pipeline.images import write_image
 from pipeline.progress import progress
 
 _CONTENT_SAMPLES = 96
@@ -39,7 +40,7 @@ class Survey:
     def save(self, numbers: Path, mask: Path) -> None:
         """Write the numbers as JSON and the mask as PNG, each atomically."""
         content = {"qualities": self.qualities, "warnings": self.warnings, "margin_px": self.margin_px}
-        write_bytes(mask, cv2.imencode(".png", self.mask)[1].tobytes())
+        write_image(mask, self.mask)
         write_bytes(numbers, msgspec.json.encode(content))
 
     @classmethod

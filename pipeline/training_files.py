@@ -12,6 +12,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from pipeline.conventions import invert_poses, quaternions_from_rotations, rotations_from_quaternions
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write, read_yaml, write_bytes
+from pipeline.images import write_image
 from pipeline.paths import SequencePaths, TrainingPaths
 from pipeline.pose_direction import choose_direction, explained_shares
 from pipeline.training_data import Bytes, Floats, Integers, PoseDirection, TrainingData
@@ -77,9 +78,8 @@ def write_training_data(data: TrainingData, root: Path, number: int = 0) -> list
     ones = np.full(len(data.points), -1, np.int64)
     starts = np.searchsorted(data.observation_point, np.arange(len(data.points)))
     views = np.insert(data.frame_index[data.observation_view], starts, ones)
-    bmp = cv2.imencode(".bmp", data.mask)[1].tobytes()
-    write_bytes(SequencePaths(root).mask, bmp)
-    write_bytes(paths.mask, bmp)
+    write_image(SequencePaths(root).mask, data.mask)
+    write_image(paths.mask, data.mask)
     _write_numbers(paths.intrinsics, data.pinhole.ravel())
     _write_numbers(paths.selected, data.selected_index)
     _write_numbers(paths.visible, data.frame_index)

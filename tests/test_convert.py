@@ -161,6 +161,14 @@ def test_a_colmap_model_without_mask_or_images_says_what_to_give(sequence: Path,
     convert(bare, "tum", tmp_path / "out", fps=30.0)
 
 
+def test_options_of_the_other_kind_of_input_are_refused(sequence: Path, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="--mask is for COLMAP models"):
+        convert(sequence, "colmap", tmp_path / "out", mask=TrainingPaths(sequence).mask)
+    convert(sequence, "colmap", tmp_path / "model")
+    with pytest.raises(LumenError, match="--pose_direction is for training data"):
+        convert(tmp_path / "model", "tum", tmp_path / "out", pose_direction="world_from_cam")
+
+
 def save_sequence(root: Path, data: TrainingData, timestamps_s: np.ndarray) -> None:
     Sequence(
         format_version=1,

@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_where_it_was(video: Path, tmp_path: Path, mo
         path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
 
     with monkeypatch.context() as patch:
-        patch.setattr("data_prep.sequence_writer._write_image", write_a_few)
+        patch.setattr("data_prep.sequence_writer.write_image", write_a_few)
         with pytest.raises(KeyboardInterrupt):
             extract(video, tmp_path / "out")
     assert partial_path(tmp_path / "out").exists()

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import open3d as o3d
@@ -16,7 +15,8 @@ from data_prep.simulation.motion import Timeline
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import Mesh
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import read_yaml, write_bytes, write_yaml
+from pipeline.files import read_yaml, write_yaml
+from pipeline.images import write_image
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -223,7 +223,7 @@ def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
     write_mesh(paths.mesh, truth.mesh)
     with explain_os_errors("write", paths.poses):
         np.save(paths.poses, truth.cam_from_world)
-    write_bytes(paths.mask, cv2.imencode(".png", truth.content.mask())[1].tobytes())
+    write_image(paths.mask, truth.content.mask())
     write_calibration(paths.calibration, camera, {})
     facts = {
         "format_version": FORMAT_VERSION,

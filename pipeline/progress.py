@@ -4,7 +4,8 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from tqdm import tqdm
 
@@ -27,18 +28,39 @@ def progress(
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
-    if sys.stderr.isatty():
-        return iter(tqdm(items, desc=description, total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True))
-    return _log_lines(items, description, total, unit)
+    with ProgressBar(description, total=total, unit=unit) as bar:
+        for item in items:
+            yield item
+            bar.update()
 
 
-def _log_lines(items: Iterable[Item], description: str, total: int | None, unit: str) -> Iterator[Item]:
-    started = last = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
+class ProgressBar:
+    """Progress of work that is no loop here: `update` is called by whoever does it. A context manager."""
+
+    def __init__(self, description: str, *, total: int | None = None, unit: str = "frame") -> None:
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(desc=description, total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True)
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._started = self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def update(self, count: int = 1) -> None:
+        """Count `count` more as done."""
+        self._done += count
+        if self._bar is not None:
+            self._bar.update(count)
+            return
         now = time.monotonic()
-        if now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            rate = done / (now - started)
-            left = f" of {total}, {(total - done) / rate:.0f} s left" if total else ""
-            logger.info("%s: %d%s, %.1f %s/s", description, done, left, rate, unit)
+        if now - self._last >= _SECONDS_BETWEEN_LINES:
+            self._last = now
+            rate = self._done / (now - self._started)
+            left = f" of {self._total}, {(self._total - self._done) / rate:.0f} s left" if self._total else ""
+            logger.info("%s: %d%s, %.1f %s/s", self._description, self._done, left, rate, self._unit)

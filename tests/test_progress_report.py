@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from child_process import run_script
-from pipeline.progress import progress
+from pipeline.progress import ProgressBar, progress
 from pipeline.report import StageReport
 
 
@@ -75,6 +75,28 @@ def test_a_terminal_gets_a_bar_with_the_total(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stderr", terminal)
     assert list(progress([1, 2, 3], "reading")) == [1, 2, 3]
     assert "reading" in terminal.getvalue() and "3/3" in terminal.getvalue() and "frame/s" in terminal.getvalue()
+
+
+def test_a_bar_counts_what_is_done_elsewhere(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="pipeline.progress"), ProgressBar("mapping", total=20) as bar:
+        for count in (2, 3, 5):
+            clock.now += 20.0
+            bar.update(count)
+    # The second line is due only 30 s after the first.
+    assert caplog.messages == ["mapping: 5 of 20, 120 s left, 0.1 frame/s"]
+
+
+def test_a_bar_on_a_terminal_is_closed_when_the_work_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with pytest.raises(ZeroDivisionError), ProgressBar("mapping", total=20, unit="image") as bar:
+        bar.update(2)
+        bar.update()
+        raise ZeroDivisionError
+    shown = terminal.getvalue()
+    assert "mapping" in shown and "3/20" in shown and "image/s" in shown
+    # A bar that is left open has no end of line.
+    assert shown.endswith("\n")
 
 
 def test_a_report_holds_counts_times_and_memory(tmp_path: Path, clock: Clock) -> None:

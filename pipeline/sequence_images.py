@@ -1,0 +1,53 @@
+"""Reading a sequence's frames and masks, and telling those that cannot be used."""
+
+from pathlib import Path
+
+import cv2
+from cv2.typing import MatLike as Image
+
+from pipeline.errors import LumenError
+from pipeline.paths import SequencePaths
+
+
+def read_frame(paths: SequencePaths, index: int, size: tuple[int, int]) -> Image | None:
+    """Read a frame.
+
+    Args:
+        paths: the sequence.
+        index: the frame's index in the video.
+        size: the width and height that all frames have, px.
+
+    Returns:
+        (H, W, 3) uint8 BGR; None if the file is missing or damaged.
+
+    Raises:
+        LumenError: if it is of another size.
+    """
+    image = cv2.imread(str(paths.image(index)), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is not None:
+        _check_size(image, size, paths.image(index))
+    return image
+
+
+def read_frame_mask(paths: SequencePaths, index: int, content_mask: Image) -> Image:
+    """Read which pixels of a frame to use: (H, W) uint8, 255 = use; the content area where the frame has no own mask.
+
+    Raises:
+        LumenError: if it is damaged, or of another size than the content area.
+    """
+    path = paths.frame_mask(index)
+    if not path.exists():
+        return content_mask
+    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if mask is None:
+        raise LumenError(f"{path} is not an image: delete it to use the whole content area, or extract again")
+    _check_size(mask, (content_mask.shape[1], content_mask.shape[0]), path)
+    return cv2.bitwise_and(mask, content_mask)
+
+
+def _check_size(image: Image, size: tuple[int, int], path: Path) -> None:
+    height, width = image.shape[:2]
+    if (width, height) != size:
+        raise LumenError(
+            f"{path} is of {width}x{height} pixels, the sequence of {size[0]}x{size[1]}: extract the sequence again"
+        )

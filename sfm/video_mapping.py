@@ -1,0 +1,232 @@
+"""Tracks of a video → models: keyframes first, then every frame, again for what is left, and joined where they meet."""
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from pipeline.errors import LumenError
+from pipeline.tracks import Integers, Tracks
+from sfm.initialization import choose_start
+from sfm.mapping import frame_names, map_images, write_keyframes
+from sfm.track_model import (
+    MIN_FRAME_POINTS,
+    TrackModel,
+    model_from_keyframes,
+    refine,
+    register_frames,
+    triangulate_all,
+)
+from sfm.triangulation import Limits, camera_centers
+
+# The first triangulation is with poses that are not adjusted yet.
+_ROUGH_FACTOR = 2.0
+_REGISTRATION_FACTOR = 4.0
+# Keyframes of the models before that a further model may use, so that they share frames.
+_OVERLAP_KEYFRAMES = 5
+_MIN_MODEL_KEYFRAMES = 3
+_MIN_SHARED_FRAMES = 3
+_MIN_SHARED_POINTS = 30
+# Points agree in two models when they are as near as this share of their distance.
+_SHARED_POINT_TOLERANCE = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoModels:
+    """What could be reconstructed of a video.
+
+    Attributes:
+        models: the best first; no two of them share enough frames to be joined.
+        reasons: row of each frame that the first model lacks → why.
+    """
+
+    models: list[TrackModel]
+    reasons: dict[int, str]
+
+
+def map_video(
+    tracks: Tracks,
+    keyframes: Integers,
+    camera: pycolmap.Camera,
+    limits: Limits,
+    folder: Path,
+    log: Path,
+    seed: int,
+    *,
+    refine_camera: bool,
+) -> VideoModels:
+    """Reconstruct as much of a video as its tracks connect.
+
+    Args:
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        camera: of all frames.
+        limits: of points.
+        folder: for databases and snapshots; a killed run goes on from there.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
+        refine_camera: adjust the camera with the first model; the further ones take what comes out.
+
+    Raises:
+        LumenError: if there is no model at all.
+    """
+    models: list[TrackModel] = []
+    reasons: dict[int, str] = {}
+    to_map = keyframes
+    while len(to_map) >= _MIN_MODEL_KEYFRAMES:
+        place = folder / f"model_{len(models)}_{to_map[0]}_{to_map[-1]}"
+        model = _map_part(tracks, to_map, camera, limits, place, log, seed)
+        if model is None:
+            break
+        first = not models
+        model, missing = _extend(model, tracks, limits, log, seed, refine_camera=refine_camera and first)
+        covered = _covered(models)
+        if not (model.registered & ~covered).any():
+            break
+        if first:
+            camera, reasons = model.camera, missing
+        models.append(model)
+        facts = (len(models), model.registered.sum(), len(tracks.frame_index), model.point_count)
+        logger.info("model %d: %d of %d frames, %d points", *facts)
+        to_map = _uncovered_keyframes(keyframes, _covered(models))
+    if not models:
+        raise LumenError(f"no reconstruction: {_why_none(tracks, keyframes)}")
+    models = _join(models, tracks, limits, log)
+    return VideoModels(models, _reasons(models, tracks, reasons))
+
+
+def _map_part(
+    tracks: Tracks, keyframes: Integers, camera: pycolmap.Camera, limits: Limits, folder: Path, log: Path, seed: int
+) -> TrackModel | None:
+    database = write_keyframes(tracks, keyframes, camera, folder, log, seed)
+    start = database and choose_start(tracks, keyframes, database, limits, log, seed)
+    if not database or not start:
+        return None
+    names = frame_names(tracks, keyframes)
+    found = map_images(database, names, folder, log, seed, begun=start.begun)
+    if found is None:
+        return None
+    rows = dict(zip(names, keyframes.tolist(), strict=True))
+    model = model_from_keyframes(pycolmap.Reconstruction(found), rows, tracks, _wider(limits, _ROUGH_FACTOR))
+    return model if model.point_count >= MIN_FRAME_POINTS else None
+
+
+def _extend(
+    model: TrackModel, tracks: Tracks, limits: Limits, log: Path, seed: int, *, refine_camera: bool
+) -> tuple[TrackModel, dict[int, str]]:
+    """Register every frame that sees the model, adjust, and go on until no more come in."""
+    limit = _wider(limits, _ROUGH_FACTOR)
+    while True:
+        before = int(model.registered.sum())
+        missing = np.flatnonzero(~model.registered).tolist()
+        model, reasons = register_frames(model, tracks, missing, _REGISTRATION_FACTOR * limits.error_px, seed)
+        model = refine(model, tracks, limit, log, refine_camera=refine_camera)
+        # Counted after the adjustment, which may put a frame out again each time that it comes in.
+        grown = int(model.registered.sum()) > before
+        if not grown and limit == limits:
+            return model, reasons
+        limit = limits
+
+
+def _covered(models: list[TrackModel]) -> npt.NDArray[np.bool_]:
+    return np.any([model.registered for model in models], axis=0) if models else np.zeros(1, np.bool_)
+
+
+def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) -> Integers:
+    """The longest run of keyframes without a pose, and some with one on either side of it."""
+    missing = np.flatnonzero(~covered[keyframes])
+    if len(missing) < _MIN_MODEL_KEYFRAMES:
+        return keyframes[:0]
+    runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1)
+    longest = max(runs, key=len)
+    if len(longest) < _MIN_MODEL_KEYFRAMES:
+        return keyframes[:0]
+    first = max(0, int(longest[0]) - _OVERLAP_KEYFRAMES)
+    return keyframes[first : int(longest[-1]) + _OVERLAP_KEYFRAMES + 1]
+
+
+def _join(models: list[TrackModel], tracks: Tracks, limits: Limits, log: Path) -> list[TrackModel]:
+    """Bring models that share frames into one, as long as there are any; the rest stay, the largest first."""
+    models = sorted(models, key=_rank, reverse=True)
+    for first, base in enumerate(models):
+        for second in range(first + 1, len(models)):
+            poses = joined_poses(base, models[second], tracks)
+            if poses is None:
+                continue
+            shared = (base.registered & models[second].registered).sum()
+            logger.info("joining two models that share %d frames", shared)
+            joined = triangulate_all(base.camera, poses, tracks, _wider(limits, _ROUGH_FACTOR))
+            joined = refine(refine(joined, tracks, _wider(limits, _ROUGH_FACTOR), log), tracks, limits, log)
+            rest = [model for place, model in enumerate(models) if place not in (first, second)]
+            return _join([joined, *rest], tracks, limits, log)
+    return models
+
+
+def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> npt.NDArray[np.float64] | None:
+    """The poses (F, 3, 4) of two models in the world of the first, or None if they do not share enough, or disagree."""
+    shared = base.registered & other.registered
+    common = np.flatnonzero(np.isfinite(base.points[:, 0]) & np.isfinite(other.points[:, 0]))
+    if shared.sum() < _MIN_SHARED_FRAMES or len(common) < _MIN_SHARED_POINTS:
+        return None
+    centers = camera_centers(base.cam_from_world)
+    distance = np.median(np.linalg.norm(base.points[common] - centers[shared].mean(axis=0), axis=1))
+    options = pycolmap.RANSACOptions()
+    options.max_error = _SHARED_POINT_TOLERANCE * float(distance)
+    options.random_seed = 0
+    # The stubs promise the similarity alone; what comes is a dictionary with the inliers.
+    found: Any = pycolmap.estimate_sim3d_robust(other.points[common], base.points[common], options)
+    if found is None or found["num_inliers"] < 0.5 * len(common):
+        return None
+    base_from_other = found["tgt_from_src"]
+    poses = base.cam_from_world.copy()
+    for row in np.flatnonzero(other.registered & ~base.registered):
+        moved = base_from_other.transform_camera_world(pycolmap.Rigid3d(other.cam_from_world[row]))
+        poses[row] = moved.matrix()
+    return poses
+
+
+def _rank(model: TrackModel) -> tuple[int, int]:
+    return int(model.registered.sum()), model.point_count
+
+
+def _reasons(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
+    seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
+    result = {}
+    for row in np.flatnonzero(~models[0].registered).tolist():
+        other = next((number for number, model in enumerate(models) if model.registered[row]), None)
+        if other is not None:
+            result[row] = f"is in model {other}, which shares too few frames with model 0 to be joined"
+        elif not seen[row]:
+            result[row] = "no point of another frame was found in it"
+        else:
+            result[row] = reasons.get(row, f"sees fewer than {MIN_FRAME_POINTS} points that agree after the adjustment")
+    return result
+
+
+def _why_none(tracks: Tracks, keyframes: Integers) -> str:
+    if len(keyframes) < _MIN_MODEL_KEYFRAMES:
+        return (
+            f"the image changes so little that there are only {len(keyframes)} keyframes: the camera has to move, and "
+            "not only turn"
+        )
+    seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
+    found = np.median(seen[keyframes])
+    if found < MIN_FRAME_POINTS:
+        return (
+            f"neighbouring frames do not overlap enough: half of the keyframes share fewer than {found:.0f} points "
+            "with others; extract more frames a second"
+        )
+    return (
+        "no two keyframes see their common points from clearly different places: the camera may only turn, or the "
+        "calibration may be wrong"
+    )
+
+
+def _wider(limits: Limits, factor: float) -> Limits:
+    return replace(limits, error_px=factor * limits.error_px)

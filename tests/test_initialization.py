@@ -1,0 +1,66 @@
+"""The start is the one that explains most, and is taken at once when it explains nearly all."""
+
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+import pytest
+
+import sfm.initialization
+from sfm.alignment import compare_paths
+from sfm.initialization import choose_start
+from sfm.mapping import frame_names, map_images, write_keyframes
+from sfm.triangulation import Limits
+from synthetic_video import SyntheticVideo, make_video
+
+FRAMES = 12
+KEYFRAMES = np.arange(FRAMES)
+LIMITS = Limits(error_px=2.0, views=4, angle_deg=1.5)
+
+
+@pytest.fixture(scope="module")
+def video() -> SyntheticVideo:
+    return make_video(FRAMES, points_per_frame=120, noise_px=0.3)
+
+
+@pytest.fixture
+def database(video: SyntheticVideo, tmp_path: Path) -> Path:
+    found = write_keyframes(video.tracks, KEYFRAMES, video.camera, tmp_path, tmp_path / "log", 0)
+    assert found is not None
+    return found
+
+
+def test_a_start_that_explains_nearly_all_is_taken_at_once(video: SyntheticVideo, database: Path) -> None:
+    start = choose_start(video.tracks, KEYFRAMES, database, LIMITS, database.with_name("log"), 0)
+    assert start is not None
+    assert 0.95 < start.explained <= 1
+    assert sorted(path.name for path in database.parent.glob("start_*")) == ["start_0"]
+    assert start.begun == database.parent / "start_0" / "model"
+    assert pycolmap.Reconstruction(start.begun).num_reg_images() == FRAMES
+    difference = compare_paths(start.model.cam_from_world, video.cam_from_world)
+    assert 0 < difference.ate < 0.005 * difference.path_length
+
+
+def test_of_poor_starts_the_one_that_explains_most_is_taken(
+    video: SyntheticVideo, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares = iter([0.5, 0.7, 0.6, 0.65])
+
+    def judge(begun: Path, *_: object, refine_camera: bool) -> sfm.initialization.Start:
+        return sfm.initialization.Start(begun, None, next(shares))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sfm.initialization, "_judge", judge)
+    start = choose_start(video.tracks, KEYFRAMES, database, LIMITS, database.with_name("log"), 0)
+    assert start is not None and start.explained == 0.7
+    assert start.begun == database.parent / "start_1" / "model"
+    assert next(shares, None) is None
+
+
+def test_a_model_of_less_than_half_of_the_keyframes_is_no_start(video: SyntheticVideo, database: Path) -> None:
+    log = database.with_name("log")
+    for count, expected in ((5, False), (6, True)):
+        names = frame_names(video.tracks, KEYFRAMES[:count])
+        begun = map_images(database, names, database.with_name(f"first_{count}"), log, 0)
+        assert begun is not None and pycolmap.Reconstruction(begun).num_reg_images() == count
+        start = sfm.initialization._judge(begun, video.tracks, KEYFRAMES, LIMITS, log, refine_camera=False)
+        assert (start is not None) is expected

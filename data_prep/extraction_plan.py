@@ -78,6 +78,7 @@ def describe_calibration(file: Path | None, camera: pycolmap.Camera, undistortio
         params=[float(value) for value in camera.params],
         field_of_view_deg=[round(float(angle), 2) for angle in undistortion.field_of_view_after],
         content_kept=round(undistortion.content_kept, 4),
+        origin="file",
     )
 
 

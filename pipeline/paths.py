@@ -44,6 +44,16 @@ class SequencePaths:
         """A frame's own mask, content area without highlights, named as COLMAP expects: uint8 PNG, 255 = use."""
         return self.frame_masks / f"{index:08d}.jpg.png"
 
+    @property
+    def calibration(self) -> Path:
+        """The camera of the frames as recorded, where it was estimated from the video itself."""
+        return self.root / "calibration.yaml"
+
+    @property
+    def recorded(self) -> "SequencePaths":
+        """The images, masks and `sequence.yaml` as recorded, of a sequence that was undistorted later."""
+        return SequencePaths(self.root / "recorded")
+
 
 @dataclass(frozen=True)
 class TrainingPaths:
@@ -56,11 +66,13 @@ class TrainingPaths:
         root: the sequence's folder.
         layout: 1 or 2.
         number: of the model in layout 2; 0 is the best.
+        models: the folder of the models in layout 2, in the sequence's folder.
     """
 
     root: Path
     layout: Literal[1, 2] = 2
     number: int = 0
+    models: str = "colmap"
 
     @classmethod
     def find(cls, root: Path) -> "TrainingPaths | None":
@@ -70,7 +82,7 @@ class TrainingPaths:
 
     @property
     def model(self) -> Path:
-        return self.root / "colmap" / str(self.number) if self.layout == 2 else self.root
+        return self.root / self.models / str(self.number) if self.layout == 2 else self.root
 
     @property
     def motion(self) -> Path:
@@ -109,6 +121,63 @@ class TrainingPaths:
     def image(self, index: int) -> Path:
         name = SequencePaths(self.root).image(index)
         return name if self.layout == 2 else self.root / name.name
+
+
+@dataclass(frozen=True)
+class BootstrapPaths:
+    """The files of a sequence's first SfM beside its models, which are SfM training data and COLMAP models at once."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, sequence: SequencePaths) -> "BootstrapPaths":
+        return cls(TrainingPaths(sequence.root).model.parent)
+
+    @property
+    def manifest(self) -> Path:
+        return RunPaths(self.root).manifest
+
+    @property
+    def report(self) -> Path:
+        return RunPaths(self.root).report("bootstrap")
+
+    @property
+    def config(self) -> Path:
+        return RunPaths(self.root).config("bootstrap")
+
+    @property
+    def overview(self) -> Path:
+        """A picture of cloud, camera path and each frame's share in them."""
+        return self.root / "overview.png"
+
+    @property
+    def unregistered(self) -> Path:
+        """The frames that model 0 lacks, an index and the reason a line."""
+        return self.root / "unregistered.txt"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "pycolmap.log"
+
+    @property
+    def tracks(self) -> Path:
+        """All points that were followed (`pipeline.tracks`)."""
+        return self.root / "tracks.npz"
+
+    @property
+    def keyframes(self) -> Path:
+        """Which frames are keyframes, and which cannot be read, by their rows."""
+        return self.root / "keyframes.json"
+
+    @property
+    def correspondences(self) -> Path:
+        """What is found while following or matching points, until the whole is done."""
+        return self.root / "correspondences"
+
+    @property
+    def mapping(self) -> Path:
+        """Databases and snapshots, until the whole is done."""
+        return self.root / "mapping"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from cv2.typing import MatLike as Mask
+
 from pipeline.config import from_mapping, to_mapping
 from pipeline.errors import LumenError
 from pipeline.files import read_yaml, write_yaml
@@ -42,10 +45,12 @@ class Calibration:
     Attributes:
         state: "uncalibrated": frames are as recorded; "undistorted": they are those of the pinhole below.
         pinhole: fx, fy, cx, cy in px, COLMAP's pixel convention; None when uncalibrated.
-        file: name of the calibration file.
+        file: name of the calibration file that was given.
         model, params: the camera as calibrated, COLMAP's names and order.
         field_of_view_deg: horizontal, vertical and largest angle across the content area that is kept.
         content_kept: share of the recorded content area that the frames still show, 0..1.
+        origin: "file": the camera is of a calibration file; "self": it was estimated from the video itself; None when
+            uncalibrated, and where an older version did not say.
     """
 
     state: Literal["uncalibrated", "undistorted"]
@@ -55,6 +60,7 @@ class Calibration:
     params: list[float] | None = None
     field_of_view_deg: list[float] | None = None
     content_kept: float | None = None
+    origin: Literal["file", "self"] | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,13 @@ class ContentArea:
     box: list[int]
     share: float
     margin_px: int
+
+    @classmethod
+    def of_mask(cls, mask: Mask, margin_px: int) -> "ContentArea":
+        """Describe a mask, (H, W), non-zero at one pixel at least, that was eroded by `margin_px`."""
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
+        return cls(box, round(float((mask > 0).mean()), 4), margin_px)
 
 
 @dataclass(frozen=True)

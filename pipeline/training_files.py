@@ -68,13 +68,19 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
     )
 
 
-def write_training_data(data: TrainingData, root: Path, number: int = 0) -> list[Path]:
+def write_training_data(data: TrainingData, root: Path, number: int = 0, models: str = "colmap") -> list[Path]:
     """Write layout 2, poses as cam_from_world, into a sequence's folder; images are left where they are.
+
+    Args:
+        data: what to write.
+        root: the sequence's folder.
+        number: of the model.
+        models: the folder of the models in it, if they are to be moved into their place later.
 
     Returns:
         What was written; `motion.yaml`, which marks the data as there, last.
     """
-    paths = TrainingPaths(root, 2, number)
+    paths = TrainingPaths(root, 2, number, models)
     ones = np.full(len(data.points), -1, np.int64)
     starts = np.searchsorted(data.observation_point, np.arange(len(data.points)))
     views = np.insert(data.frame_index[data.observation_view], starts, ones)

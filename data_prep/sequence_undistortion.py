@@ -1,0 +1,208 @@
+"""A sequence whose camera became known after its extraction: its frames turned into those of a pinhole, in place.
+
+The frames as recorded are kept in `recorded/`, and all is made from them, so that this may be killed and repeated, and
+done again with a better camera.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import pycolmap
+from cv2.typing import MatLike as Mask
+
+from data_prep.calibration import write_calibration
+from data_prep.extraction_plan import describe_calibration
+from data_prep.undistort import Undistortion, plan_undistortion
+from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.files import is_leftover, partial_path, publish_directory, write_bytes
+from pipeline.images import write_image
+from pipeline.paths import SequencePaths
+from pipeline.progress import progress
+from pipeline.sequence import ContentArea, Sequence
+from pipeline.sequence_images import read_frame, read_frame_mask
+from pipeline.training_files import read_mask
+
+logger = logging.getLogger(__name__)
+
+_WORKERS = 2
+# COLMAP's models → the model of OpenCV's that is the same, or of which they are a special case.
+_OPENCV_MODELS = {
+    "SIMPLE_PINHOLE": "PINHOLE",
+    "PINHOLE": "PINHOLE",
+    "SIMPLE_RADIAL": "OPENCV",
+    "RADIAL": "OPENCV",
+    "OPENCV": "OPENCV",
+    "FULL_OPENCV": "FULL_OPENCV",
+    "SIMPLE_RADIAL_FISHEYE": "OPENCV_FISHEYE",
+    "RADIAL_FISHEYE": "OPENCV_FISHEYE",
+    "OPENCV_FISHEYE": "OPENCV_FISHEYE",
+}
+
+
+def recorded_sequence(paths: SequencePaths) -> SequencePaths:
+    """Where the frames of a sequence are as recorded: in its `recorded/` if that is there, otherwise in itself."""
+    return paths.recorded if paths.recorded.sequence.exists() else paths
+
+
+def undistort_sequence(
+    paths: SequencePaths, camera: pycolmap.Camera, max_field_of_view_deg: float = 150.0, jpeg_quality: int = 95
+) -> Undistortion:
+    """Put undistorted frames and masks in the place of the recorded ones, which move to `recorded/`.
+
+    Until the end `sequence.yaml` says "uncalibrated"; killed before that, the same call makes the same of it, and
+    another camera may follow. A frame that cannot be read is left as it is. With a camera that has no distortion, all
+    images stay the bytes that were recorded.
+
+    Args:
+        paths: a sequence that was extracted without a calibration.
+        camera: of the frames as recorded, of their size, in COLMAP's convention; a model that OpenCV knows too.
+        max_field_of_view_deg: see `plan_undistortion`.
+        jpeg_quality: of the undistorted frames, 1..100.
+
+    Returns:
+        What was done to the frames.
+
+    Raises:
+        LumenError: if the sequence was extracted with a calibration, a mask is damaged, a frame or mask of another
+            size, the camera valid nowhere in the content area or no model of OpenCV's, or something cannot be written.
+        ValueError: if the camera has another size than the content area.
+    """
+    recorded = recorded_sequence(paths)
+    sequence = Sequence.load(recorded.sequence)
+    require(
+        sequence.calibration.state == "uncalibrated",
+        f"{paths.root} is undistorted, and its frames as recorded are not kept: extract it again without a calibration",
+    )
+    content = read_mask(recorded.mask)
+    undistortion = plan_undistortion(camera, content, max_field_of_view_deg)
+    opencv_camera = _as_opencv_has_it(camera)
+    recorded = _keep_recorded(paths)
+    # A half-done mixture must not be said to be undistorted, not even with the camera of an earlier call.
+    _copy(recorded.sequence, paths.sequence)
+    mask = undistortion.mask(content)
+    if undistortion.is_identity:
+        for file in _files(recorded):
+            _copy(recorded.root / file, paths.root / file)
+    else:
+        writer = _FrameWriter(recorded, paths, content, undistortion, jpeg_quality)
+        writer.write([frame.index for frame in sequence.frames])
+        write_image(paths.mask, mask)
+    write_calibration(paths.calibration, opencv_camera, {"origin": "self"})
+    replace(
+        sequence,
+        calibration=replace(describe_calibration(None, camera, undistortion), origin="self"),
+        content_area=ContentArea.of_mask(mask, sequence.content_area.margin_px),
+    ).save(paths.sequence)
+    return undistortion
+
+
+@dataclass(frozen=True)
+class _FrameWriter:
+    """Writes undistorted frames and their masks.
+
+    Attributes:
+        recorded, paths: where frames come from, and where they go.
+        content: (H, W) uint8, the content area of the recorded frames, 255 inside.
+        undistortion: applied to each frame; what it shows from outside the content is black.
+        jpeg_quality: 1..100.
+    """
+
+    recorded: SequencePaths
+    paths: SequencePaths
+    content: Mask
+    undistortion: Undistortion
+    jpeg_quality: int
+
+    def write(self, indices: list[int]) -> None:
+        """Write the frames with these indices, but for those that cannot be read, which the log counts."""
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            frames = progress(pool.map(self._write_frame, indices), "undistorting frames", total=len(indices))
+            unreadable = list(frames).count(False)
+        if unreadable:
+            logger.warning(
+                "%d of %d frames in %s cannot be read; they are left as they are",
+                *(unreadable, len(indices), self.recorded.images),
+            )
+
+    def _write_frame(self, index: int) -> bool:
+        """Whether the frame can be read."""
+        image = read_frame(self.recorded, index, (self.undistortion.camera.width, self.undistortion.camera.height))
+        if image is None:
+            return False
+        undistorted = self.undistortion.image(image)
+        write_image(self.paths.image(index), undistorted, [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality])
+        if self.recorded.frame_mask(index).exists():
+            usable = self.undistortion.mask(read_frame_mask(self.recorded, index, self.content))
+            write_image(self.paths.frame_mask(index), usable, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        return True
+
+
+def _keep_recorded(paths: SequencePaths) -> SequencePaths:
+    """`recorded/`, made first if it is not there: whole whenever it is."""
+    recorded = paths.recorded
+    if recorded.sequence.exists():
+        return recorded
+    require(
+        not os.path.lexists(recorded.root),
+        f"{recorded.root} lacks its {recorded.sequence.name}: move it away if it is not from LumenSfM; "
+        "if it is, extract the sequence again",
+    )
+    partial = partial_path(recorded.root)
+    with explain_os_errors("write", recorded.root):
+        if partial.exists():
+            shutil.rmtree(partial)
+        for file in _files(paths):
+            (partial / file).parent.mkdir(parents=True, exist_ok=True)
+            _link(paths.root / file, partial / file)
+    publish_directory(partial, recorded.root)
+    return recorded
+
+
+def _files(paths: SequencePaths) -> Iterator[Path]:
+    """What an extraction writes of a sequence, relative to its folder."""
+    yield from (file.relative_to(paths.root) for file in (paths.sequence, paths.mask))
+    for folder in (paths.images, paths.frame_masks):
+        files = (file.relative_to(paths.root) for file in sorted(folder.glob("*")) if file.is_file())
+        yield from (file for file in files if not is_leftover(file))
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no such thing."""
+    with suppress(OSError):
+        # Resolved, because a relative symbolic link means something else in another folder.
+        os.link(source.resolve(), target)
+        return
+    write_bytes(target, source.read_bytes())
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Make `target` hold what `source` does; never by a link, which the next write of `target` could go through."""
+    with explain_os_errors("read", source):
+        if target.exists() and target.samefile(source):
+            return
+        data = source.read_bytes()
+    write_bytes(target, data)
+
+
+def _as_opencv_has_it(camera: pycolmap.Camera) -> pycolmap.Camera:
+    """The same camera as one of OpenCV's models.
+
+    Raises:
+        LumenError: if there is none.
+    """
+    model = _OPENCV_MODELS.get(camera.model_name)
+    if model is None:
+        raise LumenError(f"OpenCV has no {camera.model_name} camera: choose one of {', '.join(_OPENCV_MODELS)}")
+    if model == camera.model_name:
+        return camera
+    focal_px, x, y, *coefficients = camera.params.tolist()
+    padding = [] if model == "PINHOLE" else [0.0] * (4 - len(coefficients))
+    params = [focal_px, focal_px, x, y, *coefficients, *padding]
+    return pycolmap.Camera(model=model, width=camera.width, height=camera.height, params=params)

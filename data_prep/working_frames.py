@@ -1,0 +1,114 @@
+"""Frames as points are followed in them: the content area alone, small, and freed of uneven light."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from cv2.typing import MatLike as Image
+
+from pipeline.conventions import colmap_from_opencv
+from pipeline.paths import SequencePaths
+from pipeline.sequence_images import read_frame, read_frame_mask
+
+# Longest side of the content area: endoscopic video has little detail at its full size, and this averages noise and
+# compression out.
+WORKING_SIZE_PX = 540
+_DENOISE_PX = 0.8
+# The light moves with the camera. What is wider than this is shading, not tissue.
+_SHADING_PX = 16.0
+_CONTRAST = 40.0
+_LEAST_DEVIATION = 1.0
+# Enough to go twice over what one keyframe looks at.
+_FRAMES_HELD = 160
+# Corners at the edge of the content area or of a highlight belong to the scope and its light, not to the tissue.
+_EDGE_MARGIN_PX = 3
+
+
+@dataclass(frozen=True)
+class WorkingFrame:
+    """A frame to follow points in.
+
+    Attributes:
+        image: (h, w) uint8, green, with the local mean at 128 and the local deviation the same everywhere.
+        mask: (h, w) uint8, 255 where points may be.
+    """
+
+    image: Image
+    mask: Image
+
+
+class WorkingFrames:
+    """The working frames of a sequence by row, read when needed and kept for a while.
+
+    Args:
+        paths: the sequence.
+        frame_index: its frames.
+        content_mask: (H, W) uint8, 255 = tissue.
+    """
+
+    def __init__(self, paths: SequencePaths, frame_index: Sequence[int], content_mask: Image) -> None:
+        self._paths, self._frame_index, self._content_mask = paths, frame_index, content_mask
+        left, top, width, height = cv2.boundingRect(content_mask)
+        self._box = (slice(top, top + height), slice(left, left + width))
+        self._corner = np.array([left, top])
+        factor = min(1.0, WORKING_SIZE_PX / max(width, height))
+        self.size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        self._full_from_working = np.array([width, height]) / self.size
+        self.content = (self._shrink(content_mask) == 255).astype(np.float32)
+        self._held: OrderedDict[int, WorkingFrame | None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._frame_index)
+
+    def __getitem__(self, row: int) -> WorkingFrame | None:
+        """A frame; None if it cannot be read.
+
+        Raises:
+            LumenError: if the frame or its mask has another size than the content area.
+        """
+        if row not in self._held:
+            self._held[row] = self._read(row)
+            while len(self._held) > _FRAMES_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(row)
+        return self._held[row]
+
+    def colmap_from_working(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """OpenCV's pixels of a working frame (N, 2) → the sequence's pixels in COLMAP's convention."""
+        full = colmap_from_opencv(points.astype(np.float64)) * self._full_from_working + self._corner
+        return full.astype(np.float32)
+
+    def _read(self, row: int) -> WorkingFrame | None:
+        height, width = self._content_mask.shape
+        index = self._frame_index[row]
+        frame = read_frame(self._paths, index, (width, height))
+        if frame is None:
+            return None
+        usable = read_frame_mask(self._paths, index, self._content_mask)
+        mask = (self._shrink(usable) == 255).astype(np.uint8) * 255
+        side = 2 * _EDGE_MARGIN_PX + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        mask = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        return WorkingFrame(_even_out(self._shrink(frame[..., 1]), self.content), mask)
+
+    def _shrink(self, image: Image) -> Image:
+        return cv2.resize(image[self._box], self.size, interpolation=cv2.INTER_AREA)
+
+
+def _even_out(image: Image, content: npt.NDArray[np.float32]) -> Image:
+    """Subtract the local mean and divide by the local deviation, both inside the content area alone."""
+    signal = np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), _DENOISE_PX), np.float32)
+    signal = (signal - _local_mean(signal, content, _SHADING_PX)) * content
+    deviation = np.sqrt(_local_mean(signal**2, content, 2 * _SHADING_PX))
+    return np.clip(128 + _CONTRAST * signal / (deviation + _LEAST_DEVIATION), 0, 255).astype(np.uint8)
+
+
+def _local_mean(
+    values: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], sigma_px: float
+) -> npt.NDArray[np.float32]:
+    total = cv2.GaussianBlur(values * weight, (0, 0), sigma_px)
+    mean: npt.NDArray[np.float32] = total / (cv2.GaussianBlur(weight, (0, 0), sigma_px) + 1e-3)
+    return mean

@@ -9,7 +9,7 @@ SEQUENCE := demo/sequence
 
 help:
 	@echo "make setup   install everything into .venv (the other targets do it when needed)"
-	@echo "make demo    render an endoscopy, extract its frames, show where the contact sheet is"
+	@echo "make demo    render an endoscopy, extract its frames, reconstruct camera path and sparse cloud"
 	@echo "make test    run the tests; ARGS=... is handed to pytest"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   run the benchmarks, one after the other"
@@ -25,6 +25,7 @@ demo: setup
 	@$(RUN) data_prep/extract.py $(PHANTOM)/video.mp4 --calibration $(PHANTOM)/calibration.yaml \
 		--output $(SEQUENCE) --overwrite
 	@echo "contact sheet: $(SEQUENCE)/contact_sheet.png"
+	@$(RUN) data_prep/bootstrap.py $(SEQUENCE)/_start_* --overwrite
 
 test: setup
 	@$(RUN) -m pytest -n auto $(ARGS)

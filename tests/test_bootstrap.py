@@ -1,0 +1,269 @@
+"""The first SfM as a whole: from a phantom's video to training data, and from what is no good to an error."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pycolmap
+import pytest
+
+from data_prep import bootstrap, phantom, point_tracking
+from data_prep.bootstrap import BootstrapConfig
+from data_prep.extract import ExtractConfig
+from data_prep.extract import run as extract
+from data_prep.phantom import PhantomConfig
+from data_prep.simulation.evaluation import evaluate
+from data_prep.simulation.truth import PhantomPaths, PhantomTruth
+from pipeline.command import run_command
+from pipeline.errors import LumenError
+from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
+from pipeline.pose_direction import explained_shares
+from pipeline.sequence import Sequence
+from pipeline.training_files import read_mask, read_training_data
+
+POINTS = 400
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
+    folder = tmp_path_factory.mktemp("phantom") / "colon"
+    phantom.run(PhantomConfig(output=folder, frames=24, size=(320, 256), fps=15.0, depth=False, seed=2))
+    return PhantomPaths(folder)
+
+
+@pytest.fixture(scope="module")
+def extracted(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], SequencePaths]:
+    """The video's sequence, calibrated or not; extracted once."""
+    folder = tmp_path_factory.mktemp("sequences")
+
+    def sequence(calibrated: bool) -> SequencePaths:
+        output = folder / ("calibrated" if calibrated else "uncalibrated")
+        if not output.exists():
+            extract(ExtractConfig(video.video, output, calibration=video.calibration if calibrated else None))
+        return RunPaths(output).sequences()[0]
+
+    return sequence
+
+
+@pytest.fixture(scope="module")
+def reconstructed(
+    extracted: Callable[[bool], SequencePaths], tmp_path_factory: pytest.TempPathFactory
+) -> SequencePaths:
+    """The calibrated sequence with its training data; not to be changed."""
+    folder = tmp_path_factory.mktemp("reconstructed") / "sequence"
+    shutil.copytree(extracted(True).root, folder)
+    reconstruct(SequencePaths(folder))
+    return SequencePaths(folder)
+
+
+@pytest.fixture
+def sequence(extracted: Callable[[bool], SequencePaths], tmp_path: Path) -> SequencePaths:
+    """An own copy of the calibrated sequence."""
+    shutil.copytree(extracted(True).root, tmp_path / "sequence")
+    return SequencePaths(tmp_path / "sequence")
+
+
+def reconstruct(paths: SequencePaths, **settings: Any) -> BootstrapPaths:
+    bootstrap.run(BootstrapConfig(paths.root, **{"points": POINTS, **settings}))
+    return BootstrapPaths.of(paths)
+
+
+def test_the_training_data_are_those_of_the_true_scene(reconstructed: SequencePaths, video: PhantomPaths) -> None:
+    data = read_training_data(reconstructed.root)
+    figures = evaluate(data, PhantomTruth.load(video.root))
+    assert figures.registered_share >= 0.95
+    assert figures.ate_share < 0.02
+    assert figures.rotation_deg < 1
+    assert figures.surface_share < 0.05
+    assert figures.focal_share == pytest.approx(1, abs=1e-9)
+    assert len(data.points) > 200
+    assert np.bincount(data.observation_point).min() >= 3
+    assert data.colors is not None and data.colors.std() > 5
+
+
+def test_every_observation_is_inside_the_mask_in_front_of_the_camera(reconstructed: SequencePaths) -> None:
+    data = read_training_data(reconstructed.root)
+    observations = data.observation_point, data.observation_view
+    shares = explained_shares(data.cam_from_world, data.points, data.pinhole, observations, data.mask)
+    assert data.direction == "cam_from_world"
+    assert shares["cam_from_world"] >= 0.999
+
+
+def test_the_folder_is_a_colmap_model_as_well(reconstructed: SequencePaths) -> None:
+    data = read_training_data(reconstructed.root)
+    model = pycolmap.Reconstruction(TrainingPaths(reconstructed.root).model)
+    assert model.num_reg_images() == len(data.frame_index)
+    assert model.num_points3D() == len(data.points)
+    assert model.compute_num_observations() == len(data.observation_point)
+    assert model.compute_mean_reprojection_error() < 1.5
+    assert {camera.model_name for camera in model.cameras.values()} == {"PINHOLE"}
+
+
+def test_beside_the_model_are_a_picture_the_settings_the_log_and_the_numbers(reconstructed: SequencePaths) -> None:
+    paths = BootstrapPaths.of(reconstructed)
+    picture = cv2.imread(str(paths.overview))
+    assert picture is not None and picture.std() > 10
+    report = json.loads(paths.report.read_text())
+    assert report["counts"]["registered"] == len(read_training_data(reconstructed.root).frame_index)
+    assert {"keyframes", "correspondences", "mapping", "clean", "write"} <= set(report["times_s"])
+    assert "Global bundle adjustment" in paths.log.read_text()
+    assert f"points: {POINTS}" in paths.config.read_text()
+    assert not paths.correspondences.exists() and not paths.mapping.exists()
+
+
+def test_an_uncalibrated_sequence_is_calibrated_and_undistorted(
+    extracted: Callable[[bool], SequencePaths], video: PhantomPaths, tmp_path: Path
+) -> None:
+    shutil.copytree(extracted(False).root, tmp_path / "sequence")
+    paths = SequencePaths(tmp_path / "sequence")
+    reconstruct(paths, camera_model="SIMPLE_RADIAL")
+    figures = evaluate(read_training_data(paths.root), PhantomTruth.load(video.root))
+    assert figures.focal_share == pytest.approx(1, abs=0.1)
+    assert figures.registered_share >= 0.9
+    facts = Sequence.load(paths.sequence)
+    assert (facts.calibration.state, facts.calibration.origin) == ("undistorted", "self")
+    assert Sequence.load(paths.recorded.sequence).calibration.state == "uncalibrated"
+    original = extracted(False)
+    index = facts.frames[3].index
+    assert paths.recorded.image(index).read_bytes() == original.image(index).read_bytes()
+
+
+def test_sift_gives_training_data_too(tmp_path: Path) -> None:
+    folder = tmp_path / "sinus"
+    phantom.run(PhantomConfig(folder, anatomy="sinus", frames=40, size=(320, 256), fps=15.0, depth=False, seed=2))
+    paths = PhantomPaths(folder)
+    extract(ExtractConfig(paths.video, tmp_path / "sequences", calibration=paths.calibration))
+    sequence = RunPaths(tmp_path / "sequences").sequences()[0]
+    reconstruct(sequence, method="sift", max_depth_uncertainty=0.05)
+    figures = evaluate(read_training_data(sequence.root), PhantomTruth.load(folder))
+    assert figures.registered_share > 0.7
+    assert figures.ate_share < 0.02
+
+
+def test_models_are_not_replaced_unasked(reconstructed: SequencePaths) -> None:
+    with pytest.raises(LumenError, match="exists already: pass --overwrite"):
+        reconstruct(reconstructed)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same(
+    sequence: SequencePaths, reconstructed: SequencePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[int] = []
+    original = point_tracking._follow_from
+
+    def kill_at_the_third(frames: Any, keyframes: Any, place: int, points: int) -> Any:
+        followed.append(place)
+        if len(followed) == 3:
+            raise KeyboardInterrupt
+        return original(frames, keyframes, place, points)
+
+    monkeypatch.setattr(point_tracking, "_follow_from", kill_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(sequence)
+    assert not BootstrapPaths.of(sequence).root.exists()
+    reconstruct(sequence)
+    assert followed[:4] == [0, 1, 2, 2], "what was followed before is not followed again"
+    for name in ("motion", "structure", "views_per_point"):
+        again, once = (getattr(TrainingPaths(paths.root), name) for paths in (sequence, reconstructed))
+        assert again.read_bytes() == once.read_bytes(), name
+
+
+def test_other_settings_do_not_go_on_from_a_killed_run(
+    sequence: SequencePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(bootstrap, "map_video", stop)
+        reconstruct(sequence)
+    reconstruct(sequence, points=POINTS // 2)
+    first = json.loads(BootstrapPaths.of(sequence).report.read_text())["counts"]
+    assert first["tracks"] <= POINTS // 2 * first["keyframes"]
+
+
+def test_a_frame_that_cannot_be_read_is_passed_over_and_listed(sequence: SequencePaths) -> None:
+    frames = Sequence.load(sequence.sequence).frames
+    damaged, missing = frames[10].index, frames[15].index
+    sequence.image(damaged).write_bytes(sequence.image(damaged).read_bytes()[:200])
+    sequence.image(missing).unlink()
+    paths = reconstruct(sequence)
+    data = read_training_data(sequence.root)
+    assert not {damaged, missing} & set(data.frame_index.tolist())
+    assert len(data.frame_index) == len(frames) - 2
+    listed = paths.unregistered.read_text().splitlines()
+    assert listed == [f"{index} its image cannot be read" for index in (damaged, missing)]
+    assert {damaged, missing} <= set(data.selected_index.tolist())
+
+
+@pytest.mark.parametrize("which", ["content", "frame"])
+def test_a_mask_of_another_size_is_named(sequence: SequencePaths, which: str) -> None:
+    frame = Sequence.load(sequence.sequence).frames[5].index
+    path = sequence.mask if which == "content" else sequence.frame_mask(frame)
+    cv2.imwrite(str(path), np.full((120, 160), 255, np.uint8))
+    with pytest.raises(LumenError, match=f"{path.name} is of 160x120 pixels, the sequence of 320x256"):
+        reconstruct(sequence)
+
+
+def test_a_black_mask_is_refused(sequence: SequencePaths) -> None:
+    cv2.imwrite(str(sequence.mask), np.zeros_like(read_mask(sequence.mask)))
+    with pytest.raises(LumenError, match="leaves nothing to use"):
+        reconstruct(sequence)
+
+
+def test_without_overlap_there_is_no_reconstruction_and_what_was_found_is_kept(
+    sequence: SequencePaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for frame in Sequence.load(sequence.sequence).frames:
+        noise = cv2.GaussianBlur(rng.uniform(0, 255, (256, 320, 3)), (0, 0), 3)
+        noise = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX)
+        cv2.imwrite(str(sequence.image(frame.index)), noise.astype(np.uint8))
+    assert run_command(BootstrapConfig, bootstrap.run, [str(sequence.root)]) == 1
+    paths = BootstrapPaths.of(sequence)
+    message = capsys.readouterr().err
+    assert "no reconstruction: " in message and str(paths.root) in message
+    assert paths.tracks.exists() and paths.report.exists()
+    assert "no reconstruction" in json.loads(paths.report.read_text())["warnings"][-1]
+    assert not TrainingPaths(sequence.root).motion.exists()
+
+
+def test_a_camera_that_does_not_move_gives_no_reconstruction_and_can_be_tried_again(sequence: SequencePaths) -> None:
+    frames = Sequence.load(sequence.sequence).frames
+    originals = {frame.index: sequence.image(frame.index).read_bytes() for frame in frames}
+    for index in originals:
+        sequence.image(index).write_bytes(originals[frames[0].index])
+    with pytest.raises(LumenError, match="no reconstruction: .*keyframes: the camera has to move"):
+        reconstruct(sequence)
+    for index, content in originals.items():
+        sequence.image(index).write_bytes(content)
+    reconstruct(sequence)
+    assert len(read_training_data(sequence.root).frame_index) >= 0.95 * len(frames)
+
+
+def test_what_is_no_sequence_is_told_apart(
+    tmp_path: Path, extracted: Callable[[bool], SequencePaths], sequence: SequencePaths
+) -> None:
+    with pytest.raises(LumenError, match="is not a folder"):
+        reconstruct(SequencePaths(tmp_path / "missing"))
+    with pytest.raises(LumenError, match=r"no sequence \(no sequence.yaml\); make one with extract.py"):
+        (tmp_path / "empty").mkdir()
+        reconstruct(SequencePaths(tmp_path / "empty"))
+    with pytest.raises(LumenError, match="choose one of its sequences, such as .*segment_00"):
+        reconstruct(SequencePaths(extracted(True).root.parent))
+    sequence.sequence.write_text("format_version: 1\n")
+    with pytest.raises(LumenError, match="sequence.yaml"):
+        reconstruct(sequence)
+
+
+def test_models_of_somebody_else_are_not_touched(sequence: SequencePaths) -> None:
+    other = TrainingPaths(sequence.root).motion
+    other.parent.mkdir(parents=True)
+    other.write_text("poses of somebody else")
+    with pytest.raises(LumenError, match="what this command did not make"):
+        reconstruct(sequence, overwrite=True)
+    assert other.read_text() == "poses of somebody else"

@@ -76,7 +76,8 @@ def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
         estimate, reference: (N, 3, 4) cam_from_world of the same frames.
 
     Raises:
-        LumenError: if there are fewer than 2 frames, or the camera does not move.
+        LumenError: if there are fewer than 2 frames, the camera does not move, or the centres run against each other, so
+            that no positive scale fits.
     """
     total = np.einsum("nji,njk->ik", reference[:, :, :3], estimate[:, :, :3])
     left, _, right = np.linalg.svd(total)
@@ -87,5 +88,7 @@ def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
     if len(found) < 2 or (spread**2).sum() <= _ROUNDING**2 * (found**2).sum():
         raise LumenError("the camera's centres are all in one place, so the paths cannot be compared")
     scale = float((spread * (true - true.mean(axis=0))).sum() / (spread**2).sum())
+    if scale <= 0:
+        raise LumenError("the camera paths run against each other, so no similarity brings them together")
     translation = true.mean(axis=0) - scale * found.mean(axis=0)
     return pycolmap.Sim3d(scale, pycolmap.Rotation3d(rotation), translation)

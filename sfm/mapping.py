@@ -116,6 +116,8 @@ def map_images(
         with pycolmap.Database.open(database) as opened:
             ids = {image.name: image.image_id for image in opened.read_all_images()}
         options.init_image_id1, options.init_image_id2 = ids[pair[0]], ids[pair[1]]
+        # COLMAP would judge an unsuitable pair hundreds of times over.
+        options.init_num_trials = 1
     snapshot = _latest_snapshot(snapshots)
     if snapshot is not None:
         logger.info("going on with the mapping from its snapshot of %s", snapshot.name)

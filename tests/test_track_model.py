@@ -132,6 +132,16 @@ def test_adjusting_brings_perturbed_poses_back(noisy: SyntheticVideo, tmp_path: 
     assert model.used[~noisy.outliers].mean() > 0.9
 
 
+def test_after_adjusting_every_observation_keeps_the_limit(noisy: SyntheticVideo, tmp_path: Path) -> None:
+    limits = replace(LIMITS, error_px=0.6)
+    before = triangulate_all(noisy.camera, noisy.cam_from_world, noisy.tracks, limits)
+    model = refine(before, noisy.tracks, limits, tmp_path / "log")
+    error_px = reprojection_errors(noisy.tracks, model.points, model.camera, model.cam_from_world)
+    assert 0.55 < error_px[model.used].max() < 0.6
+    # Some were below the limit before.
+    assert (error_px[before.used] > 0.6).any() and (model.used <= before.used).all()
+
+
 def test_an_exact_model_stays_as_it_is(video: SyntheticVideo, tmp_path: Path) -> None:
     model = refine(true_model(video), video.tracks, LIMITS, tmp_path / "log")
     found = np.isfinite(model.points[:, 0])
@@ -227,12 +237,16 @@ def test_through_colmap_s_files_and_back(tmp_path: Path, camera: str) -> None:
 
 
 def test_keyframes_alone_make_a_model_of_the_tracks(video: SyntheticVideo) -> None:
-    """Names, not numbers, tell which frame an image is."""
+    """The images' names, not their numbers, tell which frames they are."""
     keyframes = np.arange(1, FRAMES, 3)
-    others = np.setdiff1d(np.arange(FRAMES), keyframes)
-    part = without_poses(true_model(video), others.tolist())
-    part = replace(part, used=part.used & part.registered[video.tracks.frame])
-    reconstruction, _, _ = reconstruction_from(part, video.tracks)
+    of_keyframes = video.tracks.select(np.isin(video.tracks.frame, keyframes))
+    alone = replace(
+        of_keyframes,
+        frame_index=video.tracks.frame_index[keyframes],
+        frame=np.searchsorted(keyframes, of_keyframes.frame),
+    )
+    part = triangulate_all(video.camera, video.cam_from_world[keyframes], alone, LIMITS)
+    reconstruction, _, _ = reconstruction_from(part, alone)
     rows = {f"{video.tracks.frame_index[row]:08d}.jpg": int(row) for row in keyframes}
     model = model_from_keyframes(reconstruction, rows, video.tracks, LIMITS)
     np.testing.assert_array_equal(model.registered, np.isin(np.arange(FRAMES), keyframes))

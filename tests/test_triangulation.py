@@ -27,9 +27,9 @@ def video() -> SyntheticVideo:
     return make_video(20, points_per_frame=120)
 
 
-def two_views(angle_deg: float) -> tuple[Tracks, np.ndarray, pycolmap.Camera, np.ndarray]:
+def two_views(angle_deg: float, model: str = "PINHOLE") -> tuple[Tracks, np.ndarray, pycolmap.Camera, np.ndarray]:
     """One point, 2 ahead of the middle between two cameras that see it under an angle: tracks, rays, camera, poses."""
-    camera = make_camera()
+    camera = make_camera(model)
     side = 2 * np.tan(np.deg2rad(angle_deg / 2))
     poses = np.array([np.column_stack([np.eye(3), [offset, 0, 0]]) for offset in (side, -side)])
     rays = np.array([[side, 0, 2], [-side, 0, 2]]) / np.hypot(side, 2)
@@ -163,8 +163,9 @@ def test_an_error_is_the_distance_in_pixels(model: str) -> None:
     np.testing.assert_allclose(error_px, 5.0, atol=1e-3)
 
 
-def test_what_cannot_be_projected_has_an_infinite_error() -> None:
-    tracks, _, camera, poses = two_views(10.0)
+@pytest.mark.parametrize("model", MODELS)
+def test_what_cannot_be_projected_has_an_infinite_error(model: str) -> None:
+    tracks, _, camera, poses = two_views(10.0, model)
     ahead, behind, unknown = np.array([[0.0, 0, 2]]), np.array([[0.0, 0, -2]]), np.full((1, 3), np.nan)
     assert reprojection_errors(tracks, ahead, camera, poses).max() < 1e-3
     assert reprojection_errors(tracks, behind, camera, poses).tolist() == [np.inf, np.inf]

@@ -76,8 +76,8 @@ def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
         estimate, reference: (N, 3, 4) cam_from_world of the same frames.
 
     Raises:
-        LumenError: if there are fewer than 2 frames, the camera does not move, or the centres run against each other, so
-            that no positive scale fits.
+        LumenError: if there are fewer than 2 frames, the camera does not move, or the centres run against each other,
+            so that no positive scale fits.
     """
     total = np.einsum("nji,njk->ik", reference[:, :, :3], estimate[:, :, :3])
     left, _, right = np.linalg.svd(total)

@@ -78,23 +78,24 @@ def map_video(
     """
     models: list[TrackModel] = []
     reasons: dict[int, str] = {}
+    given_up = np.zeros(len(tracks.frame_index), np.bool_)
     to_map = keyframes
     while len(to_map) >= _MIN_MODEL_KEYFRAMES:
-        place = folder / f"model_{len(models)}_{to_map[0]}_{to_map[-1]}"
+        place = folder / f"model_{to_map[0]}_{to_map[-1]}"
         model = _map_part(tracks, to_map, camera, limits, place, log, seed)
-        if model is None:
-            break
-        first = not models
-        model, missing = _extend(model, tracks, limits, log, seed, refine_camera=refine_camera and first)
-        covered = _covered(models)
-        if not (model.registered & ~covered).any():
-            break
-        if first:
-            camera, reasons = model.camera, missing
-        models.append(model)
-        facts = (len(models), model.registered.sum(), len(tracks.frame_index), model.point_count)
-        logger.info("model %d: %d of %d frames, %d points", *facts)
-        to_map = _uncovered_keyframes(keyframes, _covered(models))
+        if model is not None:
+            first = not models
+            model, missing = _extend(model, tracks, limits, log, seed, refine_camera=refine_camera and first)
+            if first:
+                camera, reasons = model.camera, missing
+        if model is None or not (model.registered & ~_covered(models)).any():
+            # Another part of the video may still do.
+            given_up[to_map] = True
+        else:
+            models.append(model)
+            facts = (len(models) - 1, model.registered.sum(), len(tracks.frame_index), model.point_count)
+            logger.info("model %d: %d of %d frames, %d points", *facts)
+        to_map = _uncovered_keyframes(keyframes, _covered(models) | given_up)
     if not models:
         raise LumenError(f"no reconstruction: {_why_none(tracks, keyframes)}")
     models = _join(models, tracks, limits, log)

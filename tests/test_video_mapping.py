@@ -143,6 +143,24 @@ def test_a_video_that_is_cut_becomes_two_models(tmp_path: Path) -> None:
     assert found.reasons == dict.fromkeys(range(14, 24), expected)
 
 
+def test_a_part_that_cannot_be_mapped_does_not_hide_the_next_one(tmp_path: Path) -> None:
+    parts = [
+        make_video(24, noise_px=NOISE_PX, moving=False),
+        make_video(30, noise_px=NOISE_PX),
+        make_video(16, noise_px=NOISE_PX, seed=1),
+    ]
+    counts = [len(part.tracks.frame_index) for part in parts]
+    first_track = np.cumsum([0, *(part.tracks.track_count for part in parts)])
+    tracks = Tracks(
+        np.arange(sum(counts)),
+        np.concatenate([part.tracks.frame + sum(counts[:number]) for number, part in enumerate(parts)]),
+        np.concatenate([part.tracks.track + first_track[number] for number, part in enumerate(parts)]),
+        np.concatenate([part.tracks.pixels for part in parts]),
+    )
+    found = map_all(replace(parts[0], tracks=tracks), tmp_path)
+    assert [rows_of(model) for model in found.models] == [list(range(24, 54)), list(range(54, 70))]
+
+
 def test_a_camera_that_only_turns_gives_no_reconstruction(tmp_path: Path) -> None:
     video = make_video(12, points_per_frame=100, noise_px=NOISE_PX, moving=False)
     with pytest.raises(LumenError, match="no reconstruction: no two keyframes see their common points from clearly"):

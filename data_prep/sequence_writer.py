@@ -8,7 +8,6 @@ from itertools import takewhile
 from typing import Any
 
 import cv2
-import numpy as np
 from cv2.typing import MatLike as Image
 
 from data_prep.contact_sheet import Tile, draw_tile_picture
@@ -104,7 +103,6 @@ def write_sequence(
         rules: the settings of the choice, by name.
     """
     mask = plan.mask
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     occurring = {name for verdict in segment.verdicts for name in (verdict.reason, *verdict.flags) if name}
     write_image(paths.mask, mask)
     Sequence(
@@ -114,11 +112,7 @@ def write_sequence(
         height=mask.shape[0],
         source=source,
         calibration=plan.calibration,
-        content_area=ContentArea(
-            box=[int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1],
-            share=round(float((mask > 0).mean()), 4),
-            margin_px=margin_px,
-        ),
+        content_area=ContentArea.of_mask(mask, margin_px),
         choice=Choice(rules, segment.begins_because, {name: REASONS[name] for name in REASONS if name in occurring}),
         frames=[
             Frame(

@@ -167,9 +167,12 @@ def test_a_killed_run_goes_on_and_gives_the_same(
     assert not BootstrapPaths.of(sequence).root.exists()
     reconstruct(sequence)
     assert followed[:4] == [0, 1, 2, 2], "what was followed before is not followed again"
-    for name in ("motion", "structure", "views_per_point"):
-        again, once = (getattr(TrainingPaths(paths.root), name) for paths in (sequence, reconstructed))
-        assert again.read_bytes() == once.read_bytes(), name
+    again, once = (read_training_data(paths.root) for paths in (sequence, reconstructed))
+    # Adjusting on several threads adds up in any order.
+    np.testing.assert_allclose(again.cam_from_world, once.cam_from_world, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(again.points, once.points, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(again.observation_point, once.observation_point)
+    np.testing.assert_array_equal(again.observation_view, once.observation_view)
 
 
 def test_other_settings_do_not_go_on_from_a_killed_run(

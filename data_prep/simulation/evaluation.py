@@ -20,7 +20,8 @@ class PhantomFigures:
         rotation_deg: median angle between orientations after the alignment of the poses.
         surface_mm: median distance of the points to the true surface after the alignment of the poses.
         depth_mm: median distance of the points from the cameras that see them, the scene's depth.
-        focal_share: the focal length over the true one.
+        focal_share: the focal length over the lens's; it tells nothing of a fisheye lens, because undistorted frames
+            have another.
     """
 
     registered_share: float

@@ -14,7 +14,7 @@ import pycolmap
 import tyro
 
 from data_prep.bootstrap_input import InputVideo
-from data_prep.bootstrap_models import figures_of, into_pinhole, sample_colors, write_model
+from data_prep.bootstrap_models import ModelFigures, figures_of, into_pinhole, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
 from data_prep.point_tracking import choose_keyframes, follow_points
 from data_prep.sequence_undistortion import undistort_sequence
@@ -23,7 +23,7 @@ from pipeline import __version__
 from pipeline.color_consistency import mean_colors
 from pipeline.command import run_command
 from pipeline.config import save_config, to_mapping
-from pipeline.errors import LumenError, require
+from pipeline.errors import LumenError, NoReconstruction, require
 from pipeline.files import read_yaml, write_bytes, write_json
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs import WorkFolder, work_folder
@@ -96,7 +96,8 @@ def run(config: BootstrapConfig) -> list[Path]:
         The best model's folder and the overview picture.
 
     Raises:
-        LumenError: if the sequence cannot be read, or there is no reconstruction; what was found is kept then.
+        NoReconstruction: if there is none; what was found is put in place then.
+        LumenError: if the sequence cannot be read or the output cannot be written.
     """
     report = StageReport("bootstrap")
     video = InputVideo.read(config.sequence)
@@ -111,12 +112,12 @@ def run(config: BootstrapConfig) -> list[Path]:
             found = _map(config, video, correspondences, paths, report)
             with report.timed("clean"):
                 colors = sample_colors(video.source, tracks, video.size)
-                models = _clean(config, video, found, tracks, colors, report)
-        except LumenError as error:
+                models = _clean(config, found, tracks, colors, report)
+        except NoReconstruction as error:
             report.warnings.append(str(error))
             report.save(paths.report)
             work.publish()
-            raise LumenError(f"{video.paths.root}: {error}; what was found is kept in {output}") from error
+            raise NoReconstruction(f"{video.paths.root}: {error}; what was found is kept in {output}") from error
         with report.timed("write"):
             missing = _missing(found, correspondences)
             _write(video, missing, models, tracks, colors, paths, report)
@@ -134,11 +135,12 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
     settings = {name: value for name, value in to_mapping(config).items() if name not in hidden}
     inputs = {
         "images": fingerprint_path(video.source.images),
-        "masks": fingerprint_path(video.source.frame_masks),
         "mask": fingerprint_path(video.source.mask),
         "sequence": fingerprint_path(video.source.sequence),
         "version": __version__,
     }
+    if video.source.frame_masks.exists():
+        inputs["masks"] = fingerprint_path(video.source.frame_masks)
     stage = Stage("bootstrap", settings, inputs, format_version=FORMAT_VERSION)
     path = BootstrapPaths(work.path).manifest
     with suppress(LumenError):
@@ -180,11 +182,12 @@ def _correspond(
     with report.timed("correspondences"):
         if paths.tracks.exists():
             tracks = Tracks.load(paths.tracks)
-        elif config.method == "tracks":
-            tracks = follow_points(frames, video.frame_index, keyframes, config.points, paths.correspondences)
         else:
-            tracks = _match_sift(config, video, unreadable, paths)
-        tracks.save(paths.tracks)
+            if config.method == "tracks":
+                tracks = follow_points(frames, video.frame_index, keyframes, config.points, paths.correspondences)
+            else:
+                tracks = _match_sift(config, video, unreadable, paths)
+            tracks.save(paths.tracks)
     length = len(tracks.frame) / max(1, tracks.track_count)
     report.counts |= {
         "frames": len(video.frame_index),
@@ -269,7 +272,7 @@ def _warn_of_spread(estimate: CameraEstimate, report: StageReport) -> None:
 
 
 def _clean(
-    config: BootstrapConfig, video: InputVideo, found: VideoModels, tracks: Tracks, colors: Floats, report: StageReport
+    config: BootstrapConfig, found: VideoModels, tracks: Tracks, colors: Floats, report: StageReport
 ) -> list[TrackModel]:
     before = found.models[0].point_count
     lengths = tracks.lengths()[tracks.track]
@@ -286,7 +289,7 @@ def _clean(
     best = cleaned[0]
     report.counts |= {"points_of_uncertain_depth": best.uncertain, "points_of_inconsistent_color": best.inconsistent}
     if best.model.point_count < MIN_FRAME_POINTS:
-        raise LumenError(
+        raise NoReconstruction(
             f"no reconstruction: of {before} points {best.model.point_count} are certain enough; the camera may hardly "
             "move, or loosen --max_depth_uncertainty"
         )
@@ -318,23 +321,23 @@ def _write(
         colors = colors[kept]
     for number, model in enumerate(models):
         write_model(model, tracks, colors, mask, video.paths, paths.root.name, number)
-    _describe(video, models, missing, tracks, camera, report)
+    figures = figures_of(models[0], tracks)
+    _describe(video, models, figures, missing, camera, report)
     lines = [f"{index} {reason}\n" for index, reason in missing.items()]
     write_bytes(paths.unregistered, "".join(lines).encode())
     shades = mean_colors(tracks.track[models[0].used], colors[models[0].used], tracks.track_count)
     title = f"{video.paths.root.name}: {_summary(report)}"
-    draw_overview(paths.overview, title, models[0], figures_of(models[0], tracks), tracks, shades)
+    draw_overview(paths.overview, title, models[0], figures, tracks, shades)
 
 
 def _describe(
     video: InputVideo,
     models: list[TrackModel],
+    best: ModelFigures,
     missing: dict[int, str],
-    tracks: Tracks,
     camera: pycolmap.Camera,
     report: StageReport,
 ) -> None:
-    best = figures_of(models[0], tracks)
     report.counts |= {
         "registered": best.frames,
         "points": best.points,

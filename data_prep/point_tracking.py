@@ -38,7 +38,6 @@ _MIN_SPACING_PX = 3.0
 # Points followed to choose keyframes.
 _KEYFRAME_PROBES = 500
 
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,6 +15,10 @@ class LumenError(Exception):
     """
 
 
+class NoReconstruction(LumenError):
+    """The frames were read well, but no model explains them; what was found on the way may show why."""
+
+
 def require(condition: bool, message: str) -> None:
     """Check what the user gave.
 

@@ -28,7 +28,7 @@ _PAIRS: tuple[tuple[int, int] | None, ...] = ((0, 2), (0, 4), (-3, 3), None)
 _CLEARLY_TRUE = 0.85
 _MIN_REGISTERED_SHARE = 0.5
 _ROUGH_FACTOR = 4.0
-# Points in a window of a few keyframes.
+# Fewest keyframes of a window in which a point is observed.
 _WINDOW_VIEWS = 3
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
-from pipeline.errors import LumenError
+from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
 from sfm.initialization import WINDOW_KEYFRAMES, Start, choose_start
 from sfm.mapping import write_keyframes
@@ -72,7 +72,7 @@ def estimate_camera(
         seed: of the random choices.
 
     Raises:
-        LumenError: if no start gives a reconstruction.
+        NoReconstruction: if no start gives one.
     """
     first = max(0, (len(keyframes) - WINDOW_KEYFRAMES) // 2)
     some = keyframes[first : first + WINDOW_KEYFRAMES]
@@ -92,7 +92,7 @@ def estimate_camera(
             facts = (model, angle_deg, found.model.camera.mean_focal_length(), 100 * found.explained)
             logger.info("camera: %s from %.0f degrees: focal length %.1f px, explains %.1f %%", *facts)
     if not attempts:
-        raise LumenError(
+        raise NoReconstruction(
             "no reconstruction, because no camera that was tried explains the motion: give a calibration "
             "(data_prep/calibrate.py, then extract.py --calibration)"
         )

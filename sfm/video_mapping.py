@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
-from pipeline.errors import LumenError
+from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
 from sfm.initialization import choose_start
 from sfm.mapping import frame_names, map_images, write_keyframes
@@ -74,7 +74,7 @@ def map_video(
         refine_camera: adjust the camera with the first model; the further ones take what comes out.
 
     Raises:
-        LumenError: if there is no model at all.
+        NoReconstruction: if there is no model at all.
     """
     models: list[TrackModel] = []
     reasons: dict[int, str] = {}
@@ -97,7 +97,7 @@ def map_video(
             logger.info("model %d: %d of %d frames, %d points", *facts)
         to_map = _uncovered_keyframes(keyframes, _covered(models) | given_up)
     if not models:
-        raise LumenError(f"no reconstruction: {_why_none(tracks, keyframes)}")
+        raise NoReconstruction(f"no reconstruction: {_why_none(tracks, keyframes)}")
     models = _join(models, tracks, limits, log)
     return VideoModels(models, _reasons(models, tracks, reasons))
 

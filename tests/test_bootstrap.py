@@ -212,6 +212,26 @@ def test_a_mask_of_another_size_is_named(sequence: SequencePaths, which: str) ->
         reconstruct(sequence)
 
 
+def test_what_is_no_failure_to_reconstruct_leaves_the_work_to_go_on_from(
+    sequence: SequencePaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise LumenError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(LumenError, match="^the disk is full$"):
+        patched.setattr(bootstrap, "map_video", full)
+        reconstruct(sequence)
+    assert not BootstrapPaths.of(sequence).root.exists()
+    monkeypatch.setattr(bootstrap, "follow_points", full)
+    reconstruct(sequence)
+
+
+def test_frames_without_masks_of_their_own_use_the_content_area(sequence: SequencePaths) -> None:
+    shutil.rmtree(sequence.frame_masks)
+    reconstruct(sequence)
+    assert len(read_training_data(sequence.root).frame_index) >= 3
+
+
 def test_a_black_mask_is_refused(sequence: SequencePaths) -> None:
     cv2.imwrite(str(sequence.mask), np.zeros_like(read_mask(sequence.mask)))
     with pytest.raises(LumenError, match="leaves nothing to use"):

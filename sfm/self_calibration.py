@@ -6,7 +6,7 @@ starts agree in the end, and the camera model that explains clearly more observa
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from pipeline.tracks import Integers, Tracks
 from sfm.initialization import WINDOW_KEYFRAMES, Start, choose_start
 from sfm.mapping import write_keyframes
 from sfm.triangulation import Limits
+from sfm.turning import turning_share
 
 CameraModel = Literal["SIMPLE_RADIAL", "OPENCV_FISHEYE"]
 
@@ -28,6 +29,10 @@ _STARTS_DEG: dict[CameraModel, tuple[float, ...]] = {
     "SIMPLE_RADIAL": (80.0, 60.0, 110.0),
     "OPENCV_FISHEYE": (125.0, 90.0),
 }
+# Cameras for the question whether it only turns: a field of view every 5 %, with little and with much distortion.
+_TURNING_DEG = np.geomspace(40.0, 140.0, 26)
+_TURNING_DISTORTIONS: dict[CameraModel, tuple[float, ...]] = {"SIMPLE_RADIAL": (0.0, -0.15), "OPENCV_FISHEYE": (0.0,)}
+_MOST_BY_TURNING = 0.5
 # Another start, or the model with more parameters, has to explain so many times the observations to be preferred.
 _CLEARLY_MORE = 1.02
 
@@ -72,10 +77,16 @@ def estimate_camera(
         seed: of the random choices.
 
     Raises:
-        NoReconstruction: if no start gives one.
+        NoReconstruction: if no start gives one, or the camera only turns.
     """
     first = max(0, (len(keyframes) - WINDOW_KEYFRAMES) // 2)
     some = keyframes[first : first + WINDOW_KEYFRAMES]
+    by_turning = turning_share(tracks, some, _turning_cameras(size, content_box), limits.error_px)
+    if by_turning > _MOST_BY_TURNING:
+        raise NoReconstruction(
+            f"no reconstruction: a camera that only turns explains {by_turning:.0%} of what its frames share; depth "
+            "needs one that moves, too"
+        )
     attempts: list[Start] = []
     for model in models:
         for angle_deg in _STARTS_DEG[model]:
@@ -112,16 +123,36 @@ def _choose(attempts: list[Start]) -> CameraEstimate:
     return CameraEstimate(best.model.camera, (min(as_good), max(as_good)))
 
 
+def _turning_cameras(size: tuple[int, int], content_box: tuple[int, int, int, int]) -> Iterator[pycolmap.Camera]:
+    for model, distortions in _TURNING_DISTORTIONS.items():
+        for angle_deg in _TURNING_DEG:
+            for distortion in distortions:
+                yield starting_camera(model, angle_deg, size, content_box, distortion)
+
+
 def starting_camera(
-    model: CameraModel, angle_deg: float, size: tuple[int, int], content_box: tuple[int, int, int, int]
+    model: CameraModel,
+    angle_deg: float,
+    size: tuple[int, int],
+    content_box: tuple[int, int, int, int],
+    distortion: float = 0.0,
 ) -> pycolmap.Camera:
+    """Make a camera of the angle that it would see across the longer side of the content area without distortion.
+
+    Args:
+        model: of the camera.
+        angle_deg: the angle.
+        size: width and height of the frames, px.
+        content_box: first column, first row, end column, end row of the content area, px.
+        distortion: SIMPLE_RADIAL's k or OPENCV_FISHEYE's k1.
+    """
     left, top, right, bottom = content_box
     half_px = max(right - left, bottom - top) / 2
     half_rad = np.deg2rad(angle_deg / 2)
     center = [(left + right) / 2, (top + bottom) / 2]
     if model == "OPENCV_FISHEYE":
         focal_px = half_px / half_rad
-        params = [focal_px, focal_px, *center, 0.0, 0.0, 0.0, 0.0]
+        params = [focal_px, focal_px, *center, distortion, 0.0, 0.0, 0.0]
     else:
-        params = [half_px / np.tan(half_rad), *center, 0.0]
+        params = [half_px / np.tan(half_rad), *center, distortion]
     return pycolmap.Camera(model=model, width=size[0], height=size[1], params=params)

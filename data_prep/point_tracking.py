@@ -81,16 +81,14 @@ def follow_points(
     Returns:
         The tracks of 2 frames or more.
     """
-    done = sum(_part(folder, row).exists() for row in keyframes.tolist())
+    paths = [_part(folder, row) for row in keyframes.tolist()]
+    left = [place for place, path in enumerate(paths) if not path.exists()]
+    done = len(paths) - len(left)
     if done:
-        logger.info("%d of %d keyframes were followed before", done, len(keyframes))
-    parts: list[_Found] = []
-    for place in progress(range(len(keyframes)), "following points", unit="keyframe"):
-        path = _part(folder, int(keyframes[place]))
-        if not path.exists():
-            _Found.of(_follow_from(frames, keyframes, place, points)).save(path)
-        parts.append(_Found.load(path))
-    return _tracks(parts, frames, frame_index)
+        logger.info("%d of %d keyframes were followed before", done, len(paths))
+    for place in progress(left, "following points", unit="keyframe", done=done):
+        _Found.of(_follow_from(frames, keyframes, place, points)).save(paths[place])
+    return _tracks([_Found.load(path) for path in paths], frames, frame_index)
 
 
 class _Search:

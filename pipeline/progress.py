@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def progress(
-    items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "frame"
+    items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "frame", done: int = 0
 ) -> Iterator[Item]:
     """Yield `items`, showing how many are done, the rate and the time left.
 
@@ -25,30 +25,47 @@ def progress(
         description: the activity, for example "writing frames".
         total: how many there are, if that is known and `items` has no length.
         unit: what one item is called.
+        done: how many were done before, besides `items`.
     """
     if total is None:
-        total = len(items) if isinstance(items, Sized) else None
-    with ProgressBar(description, total=total, unit=unit) as bar:
+        total = done + len(items) if isinstance(items, Sized) else None
+    with ProgressBar(description, total=total, unit=unit, done=done) as bar:
         for item in items:
             yield item
             bar.update()
 
 
 class ProgressBar:
-    """Progress of work that is no loop here: `update` is called by whoever does it. A context manager."""
+    """Progress of work that is no loop here: `update` is called by whoever does it. A context manager.
 
-    def __init__(self, description: str, *, total: int | None = None, unit: str = "frame") -> None:
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(desc=description, total=total, unit=f" {unit}", file=sys.stderr, dynamic_ncols=True)
+    Inside another one it shows nothing: the outer one tells of the whole.
+    """
+
+    _open = 0
+
+    def __init__(self, description: str, *, total: int | None = None, unit: str = "frame", done: int = 0) -> None:
+        """Describe the work; `done` of `total` were done before, and say nothing of the rate."""
         self._description, self._total, self._unit = description, total, unit
-        self._done = 0
-        self._started = self._last = time.monotonic()
+        self._before, self._done = done, 0
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> Self:
+        self._quiet = ProgressBar._open > 0
+        ProgressBar._open += 1
+        self._started = self._last = time.monotonic()
+        if not self._quiet and sys.stderr.isatty():
+            self._bar = tqdm(
+                desc=self._description,
+                total=self._total,
+                initial=self._before,
+                unit=f" {self._unit}",
+                file=sys.stderr,
+                dynamic_ncols=True,
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        ProgressBar._open -= 1
         if self._bar is not None:
             self._bar.close()
 
@@ -59,8 +76,10 @@ class ProgressBar:
             self._bar.update(count)
             return
         now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = now
-            rate = self._done / (now - self._started)
-            left = f" of {self._total}, {(self._total - self._done) / rate:.0f} s left" if self._total else ""
-            logger.info("%s: %d%s, %.1f %s/s", self._description, self._done, left, rate, self._unit)
+        if self._quiet or now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        rate = self._done / (now - self._started)
+        whole = self._before + self._done
+        left = f" of {self._total}, {(self._total - whole) / rate:.0f} s left" if self._total else ""
+        logger.info("%s: %d%s, %.1f %s/s", self._description, whole, left, rate, self._unit)

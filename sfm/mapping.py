@@ -121,13 +121,15 @@ def map_images(
     snapshot = _latest_snapshot(snapshots)
     if snapshot is not None:
         logger.info("going on with the mapping from its snapshot of %s", snapshot.name)
-    with colmap_log(log), ProgressBar("mapping", total=len(names)) as bar:
+    given = snapshot or begun
+    registered = pycolmap.Reconstruction(given).num_reg_images() if given else 0
+    with colmap_log(log), ProgressBar("mapping", total=len(names), done=registered) as bar:
         models = pycolmap.incremental_mapping(
             database,
             folder,
             found,
             options,
-            input_path=snapshot or begun or "",
+            input_path=given or "",
             initial_image_pair_callback=lambda: bar.update(2),
             next_image_callback=bar.update,
         )

@@ -70,6 +70,28 @@ def test_a_short_loop_is_silent(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == []
 
 
+def test_what_was_done_before_counts_but_tells_nothing_of_the_rate(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="pipeline.progress"):
+        list(progress(clock.tick_after_each(4, 10.0), "mapping", total=10, done=6))
+    assert caplog.messages == ["mapping: 9 of 10, 10 s left, 0.1 frame/s"]
+
+
+def test_a_loop_inside_another_shows_nothing(
+    clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with caplog.at_level(logging.INFO, logger="pipeline.progress"), ProgressBar("trying starts", total=1):
+        list(progress(clock.tick_after_each(4, 40.0), "mapping", total=4))
+    assert "trying starts" in terminal.getvalue()
+    assert "mapping" not in terminal.getvalue()
+    assert caplog.messages == []
+    list(progress([1], "mapping"))
+    assert "mapping" in terminal.getvalue()
+
+
 def test_a_terminal_gets_a_bar_with_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)

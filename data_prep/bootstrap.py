@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pycolmap
 import tyro
 
-from data_prep.bootstrap_input import InputVideo
+from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
 from data_prep.bootstrap_models import ModelFigures, figures_of, into_pinhole, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
 from data_prep.point_tracking import choose_keyframes, follow_points
@@ -102,8 +102,8 @@ def run(config: BootstrapConfig) -> list[Path]:
     report = StageReport("bootstrap")
     video = InputVideo.read(config.sequence)
     output = BootstrapPaths.of(video.paths).root
-    replace = config.overwrite or not TrainingPaths(video.paths.root).motion.exists()
-    with work_folder(output, is_ours=lambda folder: BootstrapPaths(folder).report.exists(), overwrite=replace) as work:
+    replaceable = config.overwrite or not TrainingPaths(video.paths.root).motion.exists()
+    with work_folder(output, is_ours=_is_ours, overwrite=replaceable) as work:
         paths = BootstrapPaths(work.path)
         _resume_or_clear(config, video, work)
         try:
@@ -112,21 +112,36 @@ def run(config: BootstrapConfig) -> list[Path]:
             found = _map(config, video, correspondences, paths, report)
             with report.timed("clean"):
                 colors = sample_colors(video.source, tracks, video.size)
-                models = _clean(config, found, tracks, colors, report)
+                found = _clean(config, found, tracks, colors, report)
         except NoReconstruction as error:
-            report.warnings.append(str(error))
-            report.save(paths.report)
-            work.publish()
-            raise NoReconstruction(f"{video.paths.root}: {error}; what was found is kept in {output}") from error
+            kept = _keep_for_inspection(error, work, report)
+            raise NoReconstruction(f"{video.paths.root}: {error}; what was found is kept in {kept}") from error
         with report.timed("write"):
             missing = _missing(found, correspondences)
-            _write(video, missing, models, tracks, colors, paths, report)
+            if video.camera is None:
+                # The frames will be those of another camera.
+                work.remove_output()
+            _write(video, missing, found.models, tracks, colors, paths, report)
         for folder in (paths.correspondences, paths.mapping):
             shutil.rmtree(folder, ignore_errors=True)
         report.save(paths.report)
         work.publish()
     final = BootstrapPaths(output)
     return [TrainingPaths(video.paths.root).model, final.overview]
+
+
+def _is_ours(folder: Path) -> bool:
+    return BootstrapPaths(folder).report.exists()
+
+
+def _keep_for_inspection(error: NoReconstruction, work: WorkFolder, report: StageReport) -> Path:
+    """Put what was found in its place, or beside it if an earlier reconstruction is there."""
+    report.warnings.append(str(error))
+    report.save(BootstrapPaths(work.path).report)
+    earlier = TrainingPaths(work.output.parent).motion.exists()
+    place = BootstrapPaths(work.output).failed if earlier else work.output
+    work.publish(place)
+    return place
 
 
 def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolder) -> None:
@@ -175,19 +190,25 @@ def _correspond(
     frames = WorkingFrames(video.source, video.frame_index, video.mask)
     with report.timed("keyframes"):
         keyframes, unreadable = _keyframes(frames, paths)
+    if len(video.frame_index) - len(unreadable) < MIN_FRAMES:
+        raise NoReconstruction(
+            f"no reconstruction: {len(unreadable)} of {len(video.frame_index)} frames cannot be read; extract again"
+        )
+    if not len(keyframes):
+        raise NoReconstruction("no reconstruction: no frame shows any texture inside its mask")
     if unreadable:
         index = video.frame_index[unreadable[0]]
         report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
         logger.warning(report.warnings[-1])
     with report.timed("correspondences"):
-        if paths.tracks.exists():
-            tracks = Tracks.load(paths.tracks)
+        if paths.found_tracks.exists():
+            tracks = Tracks.load(paths.found_tracks)
         else:
             if config.method == "tracks":
                 tracks = follow_points(frames, video.frame_index, keyframes, config.points, paths.correspondences)
             else:
                 tracks = _match_sift(config, video, unreadable, paths)
-            tracks.save(paths.tracks)
+            tracks.save(paths.found_tracks)
     length = len(tracks.frame) / max(1, tracks.track_count)
     report.counts |= {
         "frames": len(video.frame_index),
@@ -273,7 +294,7 @@ def _warn_of_spread(estimate: CameraEstimate, report: StageReport) -> None:
 
 def _clean(
     config: BootstrapConfig, found: VideoModels, tracks: Tracks, colors: Floats, report: StageReport
-) -> list[TrackModel]:
+) -> VideoModels:
     before = found.models[0].point_count
     lengths = tracks.lengths()[tracks.track]
     explained = float(found.models[0].used.sum() / max(1, (lengths >= config.min_views).sum()))
@@ -286,22 +307,24 @@ def _clean(
         logger.warning(report.warnings[-1])
     share, largest = config.inlier_percentage, config.max_depth_uncertainty
     cleaned = [clean(model, tracks, colors, largest, share) for model in found.models]
-    best = cleaned[0]
+    enough = [each for each in cleaned if each.model.point_count >= MIN_FRAME_POINTS]
+    best = enough[0] if enough else cleaned[0]
     report.counts |= {"points_of_uncertain_depth": best.uncertain, "points_of_inconsistent_color": best.inconsistent}
-    if best.model.point_count < MIN_FRAME_POINTS:
+    if not enough:
         raise NoReconstruction(
             f"no reconstruction: of {before} points {best.model.point_count} are certain enough; the camera may hardly "
             "move, or loosen --max_depth_uncertainty"
         )
     facts = (best.model.point_count, best.uncertain, best.inconsistent)
     logger.info("%d points left; %d of uncertain depth and %d of inconsistent colour removed", *facts)
-    return [each.model for each in cleaned if each.model.point_count >= MIN_FRAME_POINTS]
+    return replace(found, models=[each.model for each in enough])
 
 
 def _missing(found: VideoModels, correspondences: _Correspondences) -> dict[int, str]:
     """Index of each frame that the best model lacks → why."""
-    reasons = found.reasons | {row: "its image cannot be read" for row in correspondences.unreadable}
-    return {int(correspondences.tracks.frame_index[row]): reason for row, reason in sorted(reasons.items())}
+    tracks = correspondences.tracks
+    reasons = found.missing(tracks) | dict.fromkeys(correspondences.unreadable, "its image cannot be read")
+    return {int(tracks.frame_index[row]): reason for row, reason in sorted(reasons.items())}
 
 
 def _write(
@@ -319,6 +342,7 @@ def _write(
         mask = read_mask(video.paths.mask)
         tracks, models, kept = into_pinhole(tracks, models, undistortion.camera, mask)
         colors = colors[kept]
+    tracks.save(paths.tracks)
     for number, model in enumerate(models):
         write_model(model, tracks, colors, mask, video.paths, paths.root.name, number)
     figures = figures_of(models[0], tracks)

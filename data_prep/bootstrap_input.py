@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pycolmap
 
 from data_prep.sequence_undistortion import recorded_sequence
@@ -14,6 +15,7 @@ from pipeline.training_data import Bytes
 from pipeline.training_files import read_mask
 
 MIN_FRAMES = 3
+MIN_SIDE_PX = 32
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,15 @@ class InputVideo:
                 f"{facts.height}: extract the sequence again"
             )
         require(bool(mask.any()), f"{source.mask} is black: it leaves nothing to use; extract the sequence again")
+        sides = cv2.boundingRect(mask)[2:]
+        require(min(sides) >= MIN_SIDE_PX, f"{source.mask} shows only {sides[0]}x{sides[1]} pixels: too few to use")
+        pinhole = facts.calibration.pinhole
+        if facts.calibration.state != "uncalibrated" and not _is_pinhole(pinhole):
+            raise LumenError(f"{source.sequence}: pinhole {pinhole} is not fx, fy, cx, cy, with fx, fy above 0")
         count = len(facts.frames)
         require(count >= MIN_FRAMES, f"{folder} has {count} frames: at least {MIN_FRAMES} are needed")
         return cls(paths, source, facts, mask)
+
+
+def _is_pinhole(params: list[float] | None) -> bool:
+    return params is not None and len(params) == 4 and bool(np.isfinite(params).all()) and min(params[:2]) > 0

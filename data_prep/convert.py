@@ -1,11 +1,8 @@
 """SfM results between formats: COLMAP models, training data, nerfstudio's transforms.json, TUM trajectories."""
 
 import logging
-import os
-import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +16,7 @@ import tyro
 from data_prep.projection_check import draw_projections
 from pipeline.command import run_command
 from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.files import link_or_copy
 from pipeline.images import write_image
 from pipeline.outputs import work_folder
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
@@ -30,6 +28,9 @@ from sfm.colmap_model import frame_number, model_from_training_data, read_model,
 from sfm.export import write_nerfstudio, write_tum
 
 _CHECKED_FRAMES = 12
+# An eighth of the size, which costs JPEG next to nothing and still shows that it can be read.
+_QUICK_DECODING = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+_QUICK_SHRINK = 8
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def run(config: ConvertConfig) -> list[Path]:
         LumenError: if the input holds neither, or lacks something that the output needs.
     """
     report = StageReport("convert")
+    _protect_input(config)
     data = _read(config)
     timestamps_s = _timestamps(config, data) if config.to == "tum" else None
     with work_folder(
@@ -97,6 +99,14 @@ def run(config: ConvertConfig) -> list[Path]:
             raise
     final = ConversionPaths(config.output)
     return [final.main(config.to), *([final.check] if config.check else [])]
+
+
+def _protect_input(config: ConvertConfig) -> None:
+    """Refuse an output whose replacement would take an input with it."""
+    output = config.output.resolve()
+    for path in (config.input, config.images, config.mask):
+        if path is not None and path.resolve().is_relative_to(output):
+            raise LumenError(f"--output {config.output} would replace {path}, which is read: choose another output")
 
 
 def _read(config: ConvertConfig) -> TrainingData:
@@ -187,18 +197,22 @@ def _link(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
     """Put a view's image into the output under the name of its frame, as JPEG if it is another kind."""
     source = data.image_paths[view]
     target = SequencePaths(paths.root).image(int(data.frame_index[view]))
-    if source.suffix.lower() not in (".jpg", ".jpeg"):
-        image = cv2.imread(str(source))
-        if image is None:
-            raise LumenError(f"{source} cannot be read as an image")
-        write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
-        return target
+    is_jpeg = source.suffix.lower() in (".jpg", ".jpeg")
     with explain_os_errors("read", source):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            os.link(source, target)
-            return target
-        shutil.copyfile(source, target)
+        source.stat()
+    # Pictures that stay as they are need not be decoded in full.
+    shrink = _QUICK_SHRINK if is_jpeg else 1
+    image = cv2.imread(str(source), _QUICK_DECODING if is_jpeg else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise LumenError(f"{source} cannot be read as an image")
+    expected = (-(-data.height // shrink), -(-data.width // shrink))
+    if image.shape[:2] != expected:
+        about = f"{image.shape[1] * shrink}x{image.shape[0] * shrink}"
+        raise LumenError(f"{source} is of about {about} pixels, the mask of {data.width}x{data.height}")
+    if is_jpeg:
+        link_or_copy(source, target)
+    else:
+        write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
     return target
 
 

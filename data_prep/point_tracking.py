@@ -28,8 +28,10 @@ _KEYFRAME_MOTION = 0.05
 _KEYFRAME_SHARED = 0.5
 _KEYFRAME_FRAMES = 30
 _MAX_RETURN_ERROR_PX = 0.5
-# A direction in time is given up when so few of the points are found.
+# A direction in time is given up when so few of the points are found in more than a few frames, one after the other: a
+# flash or a drop of water does not end it.
 _MIN_FOUND_SHARE = 0.05
+_MAX_MISSES = 3
 _CORNER_QUALITY = 0.001
 _CORNER_BLOCK_PX = 5
 # Distance between points as a share of that on a square lattice of as many.
@@ -58,11 +60,14 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
         if search is not None and row - keyframes[-1] < _KEYFRAME_FRAMES:
             found, positions = search.advance(frame)
             moved_px = np.linalg.norm(positions[found] - search.points[found], axis=1)
-            near = len(moved_px) and np.median(moved_px) < _KEYFRAME_MOTION * np.hypot(*frames.size)
+            near = len(moved_px) > 0 and np.median(moved_px) < _KEYFRAME_MOTION * np.hypot(*frames.size)
             if near and found.mean() > _KEYFRAME_SHARED:
                 continue
-        keyframes.append(row)
-        search = _Search(frame, _seed(frame, _KEYFRAME_PROBES))
+        probes = _seed(frame, _KEYFRAME_PROBES)
+        # A black frame or a flash begins nothing.
+        if len(probes):
+            keyframes.append(row)
+            search = _Search(frame, probes)
     return np.array(keyframes, np.int64), unreadable
 
 
@@ -108,11 +113,11 @@ class _Search:
         Returns:
             (N,) bool, which were found, and (N, 2) float32 px, where.
         """
-        # Each starts from the flow to the frame before.
-        self._there = np.asarray(self._flow.calc(self._frame.image, frame.image, self._there), np.float32)
-        self._back = np.asarray(self._flow.calc(frame.image, self._frame.image, self._back), np.float32)
-        there = (self.points + _sample(self._there, self.points)).astype(np.float32)
-        returned = there + _sample(self._back, there)
+        # Each starts from the flow to the last frame in which something was found.
+        flow_there = np.asarray(self._flow.calc(self._frame.image, frame.image, self._there.copy()), np.float32)
+        flow_back = np.asarray(self._flow.calc(frame.image, self._frame.image, self._back.copy()), np.float32)
+        there = (self.points + _sample(flow_there, self.points)).astype(np.float32)
+        returned = there + _sample(flow_back, there)
         index = np.round(there).astype(int)
         inside = ((index >= 0) & (index < (frame.mask.shape[1], frame.mask.shape[0]))).all(axis=1)
         index[~inside] = 0
@@ -120,7 +125,10 @@ class _Search:
         close = np.linalg.norm(gap, axis=1) < _MAX_RETURN_ERROR_PX
         # The flow back is a second measurement of the same: take the middle.
         middle = (there - 0.5 * gap).astype(np.float32)
-        return inside & close & (frame.mask[index[:, 1], index[:, 0]] > 0), middle
+        found = inside & close & (frame.mask[index[:, 1], index[:, 0]] > 0)
+        if found.mean() >= _MIN_FOUND_SHARE:
+            self._there, self._back = flow_there, flow_back
+        return found, middle
 
 
 def _seed(frame: WorkingFrame, points: int) -> Floats:
@@ -145,14 +153,17 @@ def _follow_from(
         return
     for targets in _targets(len(frames), keyframes, place):
         search = _Search(frame, seeds)
+        misses = 0
         for target in targets:
             other = frames[target]
             if other is None:
                 continue
             found, positions = search.advance(other)
-            if found.mean() < _MIN_FOUND_SHARE:
+            misses = misses + 1 if found.mean() < _MIN_FOUND_SHARE else 0
+            if misses > _MAX_MISSES:
                 break
-            yield target, np.flatnonzero(found), positions[found]
+            if not misses:
+                yield target, np.flatnonzero(found), positions[found]
 
 
 def _targets(frame_count: int, keyframes: Integers, place: int) -> tuple[list[int], list[int]]:

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from data_prep.calibration import write_calibration
 from data_prep.extraction_plan import describe_calibration
 from data_prep.undistort import Undistortion, plan_undistortion
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import is_leftover, partial_path, publish_directory, write_bytes
+from pipeline.files import is_leftover, link_or_copy, partial_path, publish_directory, write_bytes
 from pipeline.images import write_image
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
@@ -159,8 +158,7 @@ def _keep_recorded(paths: SequencePaths) -> SequencePaths:
         if partial.exists():
             shutil.rmtree(partial)
         for file in _files(paths):
-            (partial / file).parent.mkdir(parents=True, exist_ok=True)
-            _link(paths.root / file, partial / file)
+            link_or_copy(paths.root / file, partial / file)
     publish_directory(partial, recorded.root)
     return recorded
 
@@ -171,15 +169,6 @@ def _files(paths: SequencePaths) -> Iterator[Path]:
     for folder in (paths.images, paths.frame_masks):
         files = (file.relative_to(paths.root) for file in sorted(folder.glob("*")) if file.is_file())
         yield from (file for file in files if not is_leftover(file))
-
-
-def _link(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no such thing."""
-    with suppress(OSError):
-        # Resolved, because a relative symbolic link means something else in another folder.
-        os.link(source.resolve(), target)
-        return
-    write_bytes(target, source.read_bytes())
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -50,6 +50,26 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or copy it where the file system has no such thing.
+
+    Raises:
+        LumenError: if the source cannot be read, or the target cannot be written or is there already: it may be another
+            name of a file that somebody else needs, and is never written through.
+    """
+    with explain_os_errors("write", target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            raise LumenError(f"{target} exists already")
+        with suppress(OSError):
+            # Resolved, because a relative symbolic link means something else in another folder.
+            os.link(source.resolve(), target)
+            return
+    with explain_os_errors("read", source):
+        data = source.read_bytes()
+    write_bytes(target, data)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically."""
     with atomic_write(path) as partial:
@@ -170,6 +190,20 @@ def publish_directory(partial: Path, final: Path) -> None:
                 os.rename(aside, final)
             raise
         _discard(aside, final)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a folder, if it is there; a kill leaves all of it or nothing under its name.
+
+    Raises:
+        LumenError: if it cannot be removed.
+    """
+    discarded = path.with_name(f"{_DISCARDED}{path.name}")
+    with explain_os_errors("write", path):
+        _remove(discarded)
+        if os.path.lexists(path):
+            os.rename(path, discarded)
+            _remove(discarded)
 
 
 def recover_directory(final: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import partial_path, publish_directory, recover_directory
+from pipeline.files import partial_path, publish_directory, recover_directory, remove_directory
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,24 @@ class WorkFolder:
         """Remove it, because there is nothing in it worth going on from."""
         shutil.rmtree(self.path, ignore_errors=True)
 
-    def publish(self) -> None:
-        """Move it to its place, whole, replacing what may be replaced.
+    def remove_output(self) -> None:
+        """Remove what is to be replaced, before something outside of it changes to which it would no longer fit.
+
+        Raises:
+            LumenError: if it may not be replaced, or cannot be removed.
+        """
+        self._claim()
+        remove_directory(self.output)
+
+    def publish(self, elsewhere: Path | None = None) -> None:
+        """Move it to its place, or elsewhere, whole, replacing what may be replaced.
 
         Raises:
             LumenError: if something that may not be replaced has come there meanwhile, or it cannot be moved.
         """
-        self._claim()
-        publish_directory(self.path, self.output)
+        if elsewhere is None:
+            self._claim()
+        publish_directory(self.path, elsewhere or self.output)
 
 
 @contextmanager

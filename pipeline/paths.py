@@ -76,8 +76,11 @@ class TrainingPaths:
 
     @classmethod
     def find(cls, root: Path) -> "TrainingPaths | None":
-        """The training data in a sequence's folder, in either layout; None if there is none."""
-        candidates = (cls(root, 2), cls(root, 1))
+        """The training data in a sequence's folder, in either layout, or of one of its models; None if none."""
+        candidates = [cls(root, 2), cls(root, 1)]
+        parent = root.resolve().parent
+        if parent.name == "colmap" and root.resolve().name.isdigit():
+            candidates.insert(0, cls(parent.parent, 2, int(root.resolve().name)))
         return next((paths for paths in candidates if paths.motion.exists()), None)
 
     @property
@@ -134,6 +137,11 @@ class BootstrapPaths:
         return cls(TrainingPaths(sequence.root).model.parent)
 
     @property
+    def failed(self) -> Path:
+        """A folder beside this one for what was found without a reconstruction, if this holds an earlier one."""
+        return self.root.with_name(f"{self.root.name}_failed")
+
+    @property
     def manifest(self) -> Path:
         return RunPaths(self.root).manifest
 
@@ -161,8 +169,13 @@ class BootstrapPaths:
 
     @property
     def tracks(self) -> Path:
-        """All points that were followed (`pipeline.tracks`)."""
+        """All points that were followed (`pipeline.tracks`), in pixels of `images/`."""
         return self.root / "tracks.npz"
+
+    @property
+    def found_tracks(self) -> Path:
+        """The same in pixels of the frames as recorded, until the whole is done."""
+        return self.correspondences / "tracks.npz"
 
     @property
     def keyframes(self) -> Path:

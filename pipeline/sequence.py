@@ -162,10 +162,14 @@ class Sequence:
         """Read `sequence.yaml`.
 
         Raises:
-            LumenError: if it is missing, damaged or of another format version.
+            LumenError: if it is missing, damaged or of another format version, or names a frame twice.
         """
         content = read_yaml(path)
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
             raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: extract it again")
-        return from_mapping(cls, content, str(path))
+        sequence = from_mapping(cls, content, str(path))
+        indices = [frame.index for frame in sequence.frames]
+        if len(set(indices)) < len(indices) or min(indices, default=0) < 0:
+            raise LumenError(f"{path} names a frame twice, or one below 0: extract it again")
+        return sequence

@@ -3,10 +3,14 @@
 from pathlib import Path
 
 import cv2
+import numpy as np
+import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
 from pipeline.errors import LumenError
 from pipeline.paths import SequencePaths
+
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 
 def read_frame(paths: SequencePaths, index: int, size: tuple[int, int]) -> Image | None:
@@ -23,10 +27,25 @@ def read_frame(paths: SequencePaths, index: int, size: tuple[int, int]) -> Image
     Raises:
         LumenError: if it is of another size.
     """
-    image = cv2.imread(str(paths.image(index)), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    data = _read_whole(paths.image(index))
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     if image is not None:
         _check_size(image, size, paths.image(index))
     return image
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG file ends before its picture does: decoders make up the rest, and call it read."""
+    return data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+
+
+def _read_whole(path: Path) -> npt.NDArray[np.uint8]:
+    """The bytes of an image file; none if it is missing or cut off."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return np.zeros(0, np.uint8)
+    return np.frombuffer(b"" if is_cut_off(data) else data, np.uint8)
 
 
 def read_frame_mask(paths: SequencePaths, index: int, content_mask: Image) -> Image:

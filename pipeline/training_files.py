@@ -17,6 +17,9 @@ from pipeline.paths import SequencePaths, TrainingPaths
 from pipeline.pose_direction import choose_direction, explained_shares
 from pipeline.training_data import Bytes, Floats, Integers, PoseDirection, TrainingData
 
+# Quaternions are written with 5 digits or more.
+_LENGTH_TOLERANCE = 1e-3
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,13 +38,16 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
     if paths is None:
         raise LumenError(f"{root} holds no training data: no {TrainingPaths(root).motion.relative_to(root)}")
     mask = read_mask(paths.mask)
+    _check_image_size(paths, mask)
     frame_index = _read_indices(paths.visible)
     if len(np.unique(frame_index)) < len(frame_index):
         raise LumenError(f"{paths.visible} names a frame twice")
     poses = _read_motion(paths.motion)
     if len(poses) != len(frame_index):
         raise LumenError(f"{paths.motion} has {len(poses)} poses, {paths.visible} {len(frame_index)} frames")
-    pinhole = _read_intrinsics(paths.intrinsics, len(frame_index))
+    order = np.argsort(frame_index)
+    frame_index, poses = frame_index[order], poses[order]
+    pinhole = _read_intrinsics(paths.intrinsics, len(frame_index))[order]
     points, colors = _read_structure(paths.structure)
     observation = _read_observations(paths.views_per_point, len(points), frame_index)
     shares: Mapping[PoseDirection, float] = {}
@@ -110,6 +116,16 @@ def read_mask(path: Path) -> Bytes:
     return np.where(mask > 127, 255, 0).astype(np.uint8)
 
 
+def _check_image_size(paths: TrainingPaths, mask: Bytes) -> None:
+    """Compare the mask with a frame, if there is one that can be read."""
+    first = next(iter(sorted(paths.image(0).parent.glob("*.jpg"))), None)
+    image = None if first is None else cv2.imread(str(first), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is not None and image.shape != mask.shape:
+        raise LumenError(
+            f"{paths.mask} is of {mask.shape[1]}x{mask.shape[0]} pixels, {first} of {image.shape[1]}x{image.shape[0]}"
+        )
+
+
 def _read_numbers(path: Path, kind: type) -> Any:
     with explain_os_errors("read", path):
         text = path.read_text(errors="replace")
@@ -152,16 +168,18 @@ def _read_intrinsics(path: Path, view_count: int) -> Floats:
 def _read_motion(path: Path) -> Floats:
     content = read_yaml(path)
     poses = content.get("poses[]") if isinstance(content, dict) else None
-    if not isinstance(poses, dict):
+    if not isinstance(poses, dict) or not poses:
         raise LumenError(f"{path} has no poses[]: it is truncated, or not a motion.yaml")
     try:
         numbers = [poses[f"poses[{i}]"] for i in range(len(poses))]
         position = np.array([[pose["position"][axis] for axis in "xyz"] for pose in numbers], np.float64)
         quaternion_wxyz = np.array([[pose["orientation"][axis] for axis in "wxyz"] for pose in numbers], np.float64)
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
         raise LumenError(f"{path} is truncated or damaged: a pose lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise LumenError(f"{path} is truncated or damaged: a pose is no position and orientation") from error
     norm = np.linalg.norm(quaternion_wxyz, axis=1, keepdims=True)
-    bad = ~np.isfinite(position).all(axis=1) | ~(np.abs(norm[:, 0] - 1) < 0.01)
+    bad = ~np.isfinite(position).all(axis=1) | ~(np.abs(norm[:, 0] - 1) < _LENGTH_TOLERANCE)
     if bad.any():
         raise LumenError(
             f"{path}: pose {int(np.flatnonzero(bad)[0])} is not finite, or its quaternion has not length 1"

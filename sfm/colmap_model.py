@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,9 @@ def training_data_from_model(
     images = sorted(
         (model.images[image_id] for image_id in model.reg_image_ids()), key=lambda im: frame_number(im.name)
     )
+    for image, other in pairwise(images):
+        if frame_number(image.name) == frame_number(other.name):
+            raise LumenError(f"the images {image.name!r} and {other.name!r} have the same number, the frame's index")
     _check_cameras(model, mask)
     view_of_image = {image.image_id: view for view, image in enumerate(images)}
     points = [model.points3D[point_id] for point_id in sorted(model.points3D)]

@@ -80,6 +80,12 @@ def verify_pairs(database: Path, pairs: Sequence[tuple[str, str]], log: Path, se
     listing.unlink()
 
 
+def has_verified_pairs(database: Path) -> bool:
+    """Whether a two-view geometry explains the matches of any two images."""
+    with pycolmap.Database.open(database) as opened:
+        return bool(opened.num_verified_image_pairs())
+
+
 def map_images(
     database: Path,
     names: Sequence[str],

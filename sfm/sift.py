@@ -18,6 +18,7 @@ from pipeline.files import write_bytes
 from pipeline.images import write_image
 from pipeline.paths import SequencePaths
 from pipeline.progress import ProgressBar
+from pipeline.sequence_images import is_cut_off
 from pipeline.tracks import Floats, Integers, Tracks
 from pipeline.training_files import read_mask
 from sfm.mapping import colmap_log
@@ -38,7 +39,6 @@ _MAX_EPIPOLAR_ERROR_PX = 0.75
 # How much pycolmap gets at once: progress is shown between.
 _FRAMES_AT_ONCE = 32
 _PAIRS_AT_ONCE = 320
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
 logger = logging.getLogger(__name__)
 
@@ -225,7 +225,7 @@ def _extract(
                 # pycolmap leaves out a frame whose mask is missing if it expects one.
                 reader.mask_path = paths.frame_masks if masked else ""
                 chosen = [index for index in batch if paths.frame_mask(index).exists() == masked]
-                names = [paths.image(index).name for index in chosen if not _is_cut_off(paths.image(index))]
+                names = [paths.image(index).name for index in chosen if _can_be_read(paths.image(index))]
                 if names:
                     # The CPU also where there is a GPU: its SIFT is another one, for which nothing here was tuned.
                     pycolmap.extract_features(
@@ -240,13 +240,12 @@ def _extract(
             bar.update(len(batch))
 
 
-def _is_cut_off(path: Path) -> bool:
-    """Whether a JPEG file ends before its picture does: pycolmap would read it, and make up the rest."""
+def _can_be_read(path: Path) -> bool:
+    """Whether the file is there and whole; pycolmap would make up what is cut off."""
     try:
-        data = path.read_bytes()
+        return not is_cut_off(path.read_bytes())
     except OSError:
-        return True
-    return data.startswith(_JPEG_START) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+        return False
 
 
 def _pairs_to_match(database: Path, names: Sequence[str], log: Path) -> list[tuple[str, str]]:

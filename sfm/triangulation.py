@@ -84,7 +84,9 @@ def reprojection_errors(tracks: Tracks, points: Floats, camera: pycolmap.Camera,
 
 
 def parallax_deg(tracks: Tracks, points: Floats, centers: Floats, used: Booleans) -> Floats:
-    """(T,) twice the largest angle between a ray of a point and the mean of its rays; 0 where there is none.
+    """(T,) the angle from a point's ray that is farthest from the mean to the one farthest from that; 0 without rays.
+
+    That is the largest angle between two of its rays where the camera moves along a line.
 
     Args:
         centers: (O, 3) the camera's centre of each observation.
@@ -95,10 +97,19 @@ def parallax_deg(tracks: Tracks, points: Floats, centers: Floats, used: Booleans
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     mean = sum_by_track(track, rays, tracks.track_count)
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-    angle = np.arccos(np.clip((rays * mean[track]).sum(axis=1), -1, 1))
+    # The last of each track in this order is farthest from the mean.
+    order = np.lexsort((-_cosine(rays, mean[track]), track))
+    last = np.append(np.flatnonzero(np.diff(track[order])), len(track) - 1)[: len(track)]
+    outermost = np.zeros((tracks.track_count, 3))
+    outermost[track[order[last]]] = rays[order[last]]
     largest = np.zeros(tracks.track_count)
-    np.maximum.at(largest, track, np.nan_to_num(angle))
-    return np.rad2deg(2 * largest)
+    np.maximum.at(largest, track, np.nan_to_num(np.arccos(_cosine(rays, outermost[track]))))
+    return np.rad2deg(largest)
+
+
+def _cosine(rays: Floats, others: Floats) -> Floats:
+    cosine: Floats = np.clip((rays * others).sum(axis=1), -1, 1)
+    return cosine
 
 
 def camera_centers(cam_from_world: Floats) -> Floats:

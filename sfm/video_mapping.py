@@ -1,6 +1,8 @@
 """Tracks of a video → models: keyframes first, then every frame, again for what is left, and joined where they meet."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pycolmap
 from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
 from sfm.initialization import choose_start
-from sfm.mapping import frame_names, map_images, write_keyframes
+from sfm.mapping import frame_names, has_verified_pairs, map_images, write_keyframes
 from sfm.track_model import (
     MIN_FRAME_POINTS,
     TrackModel,
@@ -29,6 +31,7 @@ _REGISTRATION_FACTOR = 4.0
 # Keyframes of the models before that a further model may use, so that they share frames.
 _OVERLAP_KEYFRAMES = 5
 _MIN_MODEL_KEYFRAMES = 3
+_KEYFRAME_VIEWS = 3
 _MIN_SHARED_FRAMES = 3
 _MIN_SHARED_POINTS = 30
 # Points agree in two models when they are as near as this share of their distance.
@@ -43,11 +46,15 @@ class VideoModels:
 
     Attributes:
         models: the best first; no two of them share enough frames to be joined.
-        reasons: row of each frame that the first model lacks → why.
+        reasons: row of a frame that could not be registered in the first model → why.
     """
 
     models: list[TrackModel]
     reasons: dict[int, str]
+
+    def missing(self, tracks: Tracks) -> dict[int, str]:
+        """Row of each frame that the first model lacks → why."""
+        return _missing(self.models, tracks, self.reasons)
 
 
 def map_video(
@@ -78,11 +85,14 @@ def map_video(
     """
     models: list[TrackModel] = []
     reasons: dict[int, str] = {}
+    failures: list[str] = []
     given_up = np.zeros(len(tracks.frame_index), np.bool_)
     to_map = keyframes
     while len(to_map) >= _MIN_MODEL_KEYFRAMES:
         place = folder / f"model_{to_map[0]}_{to_map[-1]}"
-        model = _map_part(tracks, to_map, camera, limits, place, log, seed)
+        model = None
+        with _noting(failures):
+            model = _map_part(tracks, to_map, camera, limits, place, log, seed)
         if model is not None:
             first = not models
             model, missing = _extend(model, tracks, limits, log, seed, refine_camera=refine_camera and first)
@@ -97,25 +107,51 @@ def map_video(
             logger.info("model %d: %d of %d frames, %d points", *facts)
         to_map = _uncovered_keyframes(keyframes, _covered(models) | given_up)
     if not models:
-        raise NoReconstruction(f"no reconstruction: {_why_none(tracks, keyframes)}")
-    models = _join(models, tracks, limits, log)
-    return VideoModels(models, _reasons(models, tracks, reasons))
+        why = failures[0] if failures else _too_few_keyframes(keyframes)
+        raise NoReconstruction(f"no reconstruction: {why}")
+    return VideoModels(_join(models, tracks, limits, log), reasons)
 
 
 def _map_part(
     tracks: Tracks, keyframes: Integers, camera: pycolmap.Camera, limits: Limits, folder: Path, log: Path, seed: int
-) -> TrackModel | None:
+) -> TrackModel:
+    """Map keyframes.
+
+    Raises:
+        NoReconstruction: says why in its message, without more around it.
+    """
     database = write_keyframes(tracks, keyframes, camera, folder, log, seed)
-    start = database and choose_start(tracks, keyframes, database, limits, log, seed)
-    if not database or not start:
-        return None
+    if database is None or not has_verified_pairs(database):
+        raise NoReconstruction(
+            "neighbouring keyframes share too few points, or these agree on no camera motion: the frames hardly "
+            "overlap (extract more a second), or what they show moves by itself"
+        )
+    start = choose_start(tracks, keyframes, database, limits, log, seed)
+    if start is None:
+        raise NoReconstruction(
+            "no two keyframes see their common points from clearly different places: the camera may only turn or "
+            "hardly move, or the calibration may be wrong"
+        )
     names = frame_names(tracks, keyframes)
     found = map_images(database, names, folder, log, seed, begun=start.begun)
     if found is None:
-        return None
+        raise NoReconstruction("the mapping that was begun could not be gone on with; the log says more")
     rows = dict(zip(names, keyframes.tolist(), strict=True))
-    model = model_from_keyframes(pycolmap.Reconstruction(found), rows, tracks, _wider(limits, _ROUGH_FACTOR))
-    return model if model.point_count >= MIN_FRAME_POINTS else None
+    # Keyframes alone may be too few for a point to be in as many as are asked of the whole video.
+    some = replace(_wider(limits, _ROUGH_FACTOR), views=min(limits.views, _KEYFRAME_VIEWS))
+    model = model_from_keyframes(pycolmap.Reconstruction(found), rows, tracks, some)
+    if model.point_count < MIN_FRAME_POINTS:
+        raise NoReconstruction(f"the keyframes agree on only {model.point_count} points; {MIN_FRAME_POINTS} are needed")
+    return model
+
+
+@contextmanager
+def _noting(failures: list[str]) -> Iterator[None]:
+    """Go on without a reconstruction of a part, and note why there is none."""
+    try:
+        yield
+    except NoReconstruction as error:
+        failures.append(str(error))
 
 
 def _extend(
@@ -196,13 +232,13 @@ def _rank(model: TrackModel) -> tuple[int, int]:
     return int(model.registered.sum()), model.point_count
 
 
-def _reasons(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
+def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
     seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
     result = {}
     for row in np.flatnonzero(~models[0].registered).tolist():
         other = next((number for number, model in enumerate(models) if model.registered[row]), None)
         if other is not None:
-            result[row] = f"is in model {other}, which shares too few frames with model 0 to be joined"
+            result[row] = f"is in model {other}, which could not be joined with model 0"
         elif not seen[row]:
             result[row] = "no point of another frame was found in it"
         else:
@@ -210,22 +246,10 @@ def _reasons(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) 
     return result
 
 
-def _why_none(tracks: Tracks, keyframes: Integers) -> str:
-    if len(keyframes) < _MIN_MODEL_KEYFRAMES:
-        return (
-            f"the image changes so little that there are only {len(keyframes)} keyframes: the camera has to move, and "
-            "not only turn"
-        )
-    seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
-    found = np.median(seen[keyframes])
-    if found < MIN_FRAME_POINTS:
-        return (
-            f"neighbouring frames do not overlap enough: half of the keyframes share fewer than {found:.0f} points "
-            "with others; extract more frames a second"
-        )
+def _too_few_keyframes(keyframes: Integers) -> str:
     return (
-        "no two keyframes see their common points from clearly different places: the camera may only turn, or the "
-        "calibration may be wrong"
+        f"the image changes so little that there are only {len(keyframes)} keyframes: the camera has to move, and not "
+        "only turn"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from data_prep.phantom import PhantomConfig
 from data_prep.simulation.evaluation import evaluate
 from data_prep.simulation.truth import PhantomPaths, PhantomTruth
 from pipeline.command import run_command
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, NoReconstruction
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
 from pipeline.pose_direction import explained_shares
 from pipeline.sequence import Sequence
@@ -192,7 +193,8 @@ def test_other_settings_do_not_go_on_from_a_killed_run(
 def test_a_frame_that_cannot_be_read_is_passed_over_and_listed(sequence: SequencePaths) -> None:
     frames = Sequence.load(sequence.sequence).frames
     damaged, missing = frames[10].index, frames[15].index
-    sequence.image(damaged).write_bytes(sequence.image(damaged).read_bytes()[:200])
+    content = sequence.image(damaged).read_bytes()
+    sequence.image(damaged).write_bytes(content[: len(content) // 2])
     sequence.image(missing).unlink()
     paths = reconstruct(sequence)
     data = read_training_data(sequence.root)
@@ -201,6 +203,85 @@ def test_a_frame_that_cannot_be_read_is_passed_over_and_listed(sequence: Sequenc
     listed = paths.unregistered.read_text().splitlines()
     assert listed == [f"{index} its image cannot be read" for index in (damaged, missing)]
     assert {damaged, missing} <= set(data.selected_index.tolist())
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_a_black_frame_or_a_flash_costs_no_more_than_itself(sequence: SequencePaths, value: int) -> None:
+    frames = Sequence.load(sequence.sequence).frames
+    index = frames[len(frames) // 2].index
+    cv2.imwrite(str(sequence.image(index)), np.full((256, 320, 3), value, np.uint8))
+    paths = reconstruct(sequence)
+    assert len(read_training_data(sequence.root).frame_index) == len(frames) - 1
+    assert [line.split()[0] for line in paths.unregistered.read_text().splitlines()] == [str(index)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [(0, "no frame shows any texture"), (None, "of 24 frames cannot be read")]
+)
+def test_frames_of_which_none_can_be_used_give_no_reconstruction(
+    sequence: SequencePaths, value: int | None, message: str
+) -> None:
+    for frame in Sequence.load(sequence.sequence).frames:
+        if value is None:
+            sequence.image(frame.index).unlink()
+        else:
+            cv2.imwrite(str(sequence.image(frame.index)), np.full((256, 320, 3), value, np.uint8))
+    with pytest.raises(NoReconstruction, match=message):
+        reconstruct(sequence)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"pinhole": None}, "is not fx, fy, cx, cy"),
+        ({"pinhole": [100.0, 160.0, 128.0]}, "is not fx, fy, cx, cy"),
+        ({"pinhole": [0.0, 100.0, 160.0, 128.0]}, "is not fx, fy, cx, cy"),
+    ],
+)
+def test_a_calibration_that_is_none_is_refused(sequence: SequencePaths, damage: dict[str, Any], message: str) -> None:
+    facts = Sequence.load(sequence.sequence)
+    replace(facts, calibration=replace(facts.calibration, **damage)).save(sequence.sequence)
+    with pytest.raises(LumenError, match=message):
+        reconstruct(sequence)
+
+
+def test_a_frame_listed_twice_is_refused(sequence: SequencePaths) -> None:
+    facts = Sequence.load(sequence.sequence)
+    replace(facts, frames=[*facts.frames, facts.frames[3]]).save(sequence.sequence)
+    with pytest.raises(LumenError, match="names a frame twice"):
+        reconstruct(sequence)
+
+
+def test_a_failed_attempt_leaves_the_earlier_reconstruction(
+    reconstructed: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = SequencePaths(tmp_path / "sequence")
+    shutil.copytree(reconstructed.root, copy.root)
+    before = TrainingPaths(copy.root).motion.read_bytes()
+    with pytest.raises(NoReconstruction, match="kept in .*colmap_failed"):
+        reconstruct(copy, overwrite=True, max_depth_uncertainty=1e-5)
+    assert TrainingPaths(copy.root).motion.read_bytes() == before
+    failed = BootstrapPaths(BootstrapPaths.of(copy).failed)
+    assert failed.report.exists() and failed.found_tracks.exists()
+
+
+def test_frames_of_another_camera_never_lie_beside_an_earlier_model(
+    extracted: Callable[[bool], SequencePaths], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = SequencePaths(tmp_path / "sequence")
+    shutil.copytree(extracted(False).root, copy.root)
+    reconstruct(copy, camera_model="SIMPLE_RADIAL")
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise LumenError("the disk is full")
+
+    with monkeypatch.context() as patched, pytest.raises(LumenError, match="^the disk is full$"):
+        patched.setattr(bootstrap, "write_model", full)
+        reconstruct(copy, camera_model="SIMPLE_RADIAL", overwrite=True, seed=1)
+    assert not TrainingPaths(copy.root).motion.exists()
+    reconstruct(copy, camera_model="SIMPLE_RADIAL", overwrite=True, seed=1)
+    focal_px = Sequence.load(copy.sequence).calibration.pinhole
+    np.testing.assert_allclose(read_training_data(copy.root).pinhole[0], focal_px)
 
 
 @pytest.mark.parametrize("which", ["content", "frame"])
@@ -229,7 +310,7 @@ def test_what_is_no_failure_to_reconstruct_leaves_the_work_to_go_on_from(
 def test_frames_without_masks_of_their_own_use_the_content_area(sequence: SequencePaths) -> None:
     shutil.rmtree(sequence.frame_masks)
     reconstruct(sequence)
-    assert len(read_training_data(sequence.root).frame_index) >= 3
+    assert len(read_training_data(sequence.root).frame_index) >= 20
 
 
 def test_a_black_mask_is_refused(sequence: SequencePaths) -> None:
@@ -249,8 +330,8 @@ def test_without_overlap_there_is_no_reconstruction_and_what_was_found_is_kept(
     assert run_command(BootstrapConfig, bootstrap.run, [str(sequence.root)]) == 1
     paths = BootstrapPaths.of(sequence)
     message = capsys.readouterr().err
-    assert "no reconstruction: " in message and str(paths.root) in message
-    assert paths.tracks.exists() and paths.report.exists()
+    assert "no reconstruction: neighbouring keyframes" in message and str(paths.root) in message
+    assert paths.found_tracks.exists() and paths.report.exists()
     assert "no reconstruction" in json.loads(paths.report.read_text())["warnings"][-1]
     assert not TrainingPaths(sequence.root).motion.exists()
 

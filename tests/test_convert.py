@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,72 @@ def test_a_colmap_model_without_mask_or_images_says_what_to_give(sequence: Path,
     with pytest.raises(LumenError, match="--mask"):
         convert(bare, "training", tmp_path / "out", images=SequencePaths(sequence).images)
     convert(bare, "tum", tmp_path / "out", fps=30.0)
+
+
+def test_images_with_the_same_number_are_refused_and_stay_what_they_are(sequence: Path, tmp_path: Path) -> None:
+    data = scene()
+    model_folder, images = tmp_path / "model" / "sparse" / "0", tmp_path / "model" / "images"
+    model_folder.mkdir(parents=True)
+    images.mkdir()
+    names = [Path(f"left{number}_2.jpg") for number in range(len(data.frame_index))]
+    model_from_training_data(replace(data, image_paths=names)).write_binary(model_folder)
+    for number, path in enumerate(names):
+        cv2.imwrite(str(images / path), np.full((SIZE[1], SIZE[0], 3), 10 * number, np.uint8))
+    before = [(images / path).read_bytes() for path in names]
+    with pytest.raises(LumenError, match="'left0_2.jpg' and 'left1_2.jpg' have the same number"):
+        convert(tmp_path / "model", "training", tmp_path / "out", mask=TrainingPaths(sequence).mask)
+    assert [(images / path).read_bytes() for path in names] == before
+
+
+@pytest.mark.parametrize("output", [".", "..", "../sequence"])
+def test_an_output_that_holds_the_input_is_refused(sequence: Path, output: str) -> None:
+    ConversionPaths(sequence).report.parent.mkdir()
+    ConversionPaths(sequence).report.write_text("{}")
+    with pytest.raises(LumenError, match="would replace"):
+        convert(sequence, "tum", sequence / output, fps=30.0, overwrite=True)
+    assert read_training_data(sequence).image_paths[0].exists()
+
+
+def test_images_that_are_symbolic_links_are_followed(sequence: Path, tmp_path: Path) -> None:
+    for path in sorted(SequencePaths(sequence).images.iterdir()):
+        path.rename(path.with_suffix(".real"))
+        path.symlink_to(path.with_suffix(".real").name)
+    convert(sequence, "colmap", tmp_path / "out")
+    for path in SequencePaths(tmp_path / "out").images.iterdir():
+        assert cv2.imread(str(path)) is not None
+
+
+@pytest.mark.parametrize("size", [(SIZE[0] + 40, SIZE[1]), (SIZE[0] // 2, SIZE[1] // 2)])
+def test_an_image_of_another_size_than_the_mask_is_named(sequence: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    """One in the middle and the first, with which the mask is compared when it is read."""
+    for view in (3, 0):
+        path = SequencePaths(sequence).image(int(scene().frame_index[view]))
+        cv2.imwrite(str(path), np.full((size[1], size[0], 3), 90, np.uint8))
+        with pytest.raises(LumenError, match=path.name):
+            convert(sequence, "colmap", tmp_path / "out")
+
+
+def test_one_of_several_models_can_be_named(sequence: Path, tmp_path: Path) -> None:
+    data = replace(scene(), points=2 * scene().points, cam_from_world=scene().cam_from_world * [1, 1, 1, 2])
+    write_training_data(data, sequence, number=1)
+    for number, factor in ((0, 1), (1, 2)):
+        paths = convert(TrainingPaths(sequence, number=number).model, "colmap", tmp_path / f"out{number}")
+        points = read_model(paths.model).points3D
+        np.testing.assert_allclose(points[1].xyz, factor * scene().points[0], atol=1e-6)
+
+
+def test_views_are_in_the_order_of_the_video(sequence: Path) -> None:
+    paths = TrainingPaths(sequence)
+    order = np.arange(len(scene().frame_index))[::-1]
+    shuffled = replace(scene(), frame_index=scene().frame_index[order], cam_from_world=scene().cam_from_world[order])
+    observed = read_training_data(sequence)
+    write_training_data(replace(shuffled, observation_view=len(order) - 1 - shuffled.observation_view), sequence)
+    assert paths.visible.read_text().split()[0] == str(scene().frame_index[-1])
+    again = read_training_data(sequence)
+    np.testing.assert_array_equal(again.frame_index, observed.frame_index)
+    np.testing.assert_allclose(again.cam_from_world, observed.cam_from_world)
+    np.testing.assert_array_equal(again.observation_point, observed.observation_point)
+    np.testing.assert_array_equal(again.observation_view, observed.observation_view)
 
 
 def test_options_of_the_other_kind_of_input_are_refused(sequence: Path, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def test_points_without_noise_are_exact(model: str) -> None:
     video = make_video(20, points_per_frame=120, model=model)
     points, used = triangulate(video.tracks, video.true_rays, video.camera, video.cam_from_world, LIMITS)
     found = np.isfinite(points[:, 0])
-    assert found.mean() > 0.9
+    assert found.mean() > 0.85
     np.testing.assert_allclose(points[found], video.points[found], atol=1e-6)
     np.testing.assert_array_equal(used, found[video.tracks.track])
 

@@ -59,7 +59,8 @@ class ConvertConfig:
     """Replace the output folder if a conversion made it."""
 
     def __post_init__(self) -> None:
-        require(self.fps is None or self.fps > 0, f"--fps {self.fps}: choose more than 0")
+        require(self.fps is None or 0 < self.fps < float("inf"), f"--fps {self.fps}: choose more than 0")
+        require(self.fps is None or self.to == "tum", f"--fps is for --to tum; {self.to} has no times")
 
 
 def run(config: ConvertConfig) -> list[Path]:

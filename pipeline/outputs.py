@@ -84,7 +84,7 @@ def work_folder(output: Path, *, is_ours: Callable[[Path], bool], overwrite: boo
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise LumenError(f"another process is making {output}: wait for it, or choose another output") from error
+            raise LumenError(f"another process is making {output}: wait for it") from error
         claim()
         yield WorkFolder(path, output, claim)
     finally:
@@ -100,8 +100,8 @@ def _claim_output(output: Path, is_ours: Callable[[Path], bool], overwrite: bool
             return
     if not output.is_dir() or not is_ours(output):
         raise LumenError(
-            f"{output} exists already and holds what this command did not make, so it is not replaced: choose another "
-            "output"
+            f"{output} exists already and holds what this command did not make, so it is not replaced: move it "
+            "away or choose another place"
         )
     if not overwrite:
-        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or choose another output")
+        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or move it away")

@@ -11,6 +11,7 @@ import pycolmap
 
 from pipeline.errors import LumenError
 from pipeline.training_data import Bytes, Integers, TrainingData
+from sfm.colmap_files import check_model_files
 
 _PINHOLES = ("PINHOLE", "SIMPLE_PINHOLE")
 
@@ -19,17 +20,32 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     """Read a COLMAP model, binary or text.
 
     Raises:
-        LumenError: if there is none, it cannot be read, or no image in it has a pose.
+        LumenError: if there is none, it is cut off or damaged, holds what is not finite, or no image in it has a pose.
     """
     if not any((folder / f"cameras.{suffix}").exists() for suffix in ("bin", "txt")):
         raise LumenError(f"{folder} holds no COLMAP model: no cameras.bin and no cameras.txt")
+    check_model_files(folder)
     try:
         model = pycolmap.Reconstruction(folder)
     except (RuntimeError, ValueError, OSError, IndexError) as error:
         raise LumenError(f"{folder}: the COLMAP model cannot be read: {str(error).splitlines()[0]}") from error
     if not model.num_reg_images():
         raise LumenError(f"{folder}: no image of the COLMAP model has a pose")
+    _check_numbers(model, folder)
     return model
+
+
+def _check_numbers(model: pycolmap.Reconstruction, folder: Path) -> None:
+    for camera in model.cameras.values():
+        focal_px = min(camera.params[index] for index in camera.focal_length_idxs())
+        if not np.isfinite(camera.params).all() or focal_px <= 0:
+            raise LumenError(f"{folder}: the focal length of camera {camera.camera_id} is not above 0, or not finite")
+    for image_id in model.reg_image_ids():
+        if not np.isfinite(model.images[image_id].cam_from_world().matrix()).all():
+            raise LumenError(f"{folder}: the pose of image {model.images[image_id].name!r} is not finite")
+    bad = next((number for number, point in model.points3D.items() if not np.isfinite(point.xyz).all()), None)
+    if bad is not None:
+        raise LumenError(f"{folder}: point {bad} is not finite")
 
 
 def model_from_training_data(data: TrainingData) -> pycolmap.Reconstruction:

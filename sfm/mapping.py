@@ -3,7 +3,6 @@
 import itertools
 import logging
 import shutil
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import pycolmap
 from pipeline.paths import SequencePaths
 from pipeline.progress import ProgressBar
 from pipeline.tracks import Integers, Tracks
+from sfm.colmap_files import is_whole
 from sfm.correspondences import write_database
 from sfm.skeleton import correspondences_from_tracks, select_skeleton
 
@@ -202,21 +202,6 @@ def _latest_snapshot(folder: Path) -> Path | None:
     """The newest snapshot that is whole."""
     for candidate in sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True):
         with suppress(RuntimeError, ValueError, OSError, LookupError):
-            if _is_whole(candidate) and pycolmap.Reconstruction(candidate).num_reg_images() >= 2:
+            if is_whole(candidate) and pycolmap.Reconstruction(candidate).num_reg_images() >= 2:
                 return candidate
     return None
-
-
-def _is_whole(snapshot: Path) -> bool:
-    """Whether the file that COLMAP writes last is complete; it may read one that is cut off for ever."""
-    try:
-        content = (snapshot / "points3D.bin").read_bytes()
-        (points,) = struct.unpack_from("<Q", content)
-        end = 8
-        for _ in range(points):
-            # Number, position, colour and error are 43 bytes; the count of observations follows, and 8 bytes for each.
-            (observations,) = struct.unpack_from("<Q", content, end + 43)
-            end += 51 + 8 * observations
-    except (OSError, struct.error):
-        return False
-    return end == len(content)

@@ -71,7 +71,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="holds no COLMAP model"):
         read_model(tmp_path)
     (tmp_path / "cameras.bin").write_bytes(b"broken")
-    with pytest.raises(LumenError, match="cannot be read|has a pose"):
+    with pytest.raises(LumenError, match="cameras.bin is cut off or damaged"):
         read_model(tmp_path)
 
 

@@ -133,21 +133,6 @@ def test_a_truncated_snapshot_is_passed_over(
     assert_went_on(counts, before)
 
 
-def test_a_snapshot_is_whole_with_its_last_byte(
-    video: SyntheticVideo, verified: Path, tmp_path: Path, counts: list[int]
-) -> None:
-    map_all(video, verified, tmp_path)
-    snapshot = snapshots_in(tmp_path)[0]
-    points = snapshot / "points3D.bin"
-    content = points.read_bytes()
-    assert sfm.mapping._is_whole(snapshot)
-    for size in (*range(60), *range(60, len(content), 997), *range(len(content) - 60, len(content))):
-        points.write_bytes(content[:size])
-        assert not sfm.mapping._is_whole(snapshot), size
-    points.unlink()
-    assert not sfm.mapping._is_whole(snapshot)
-
-
 @pytest.mark.parametrize("missing", ["cameras.bin", "images.bin", "points3D.bin", "frames.bin", "rigs.bin"])
 def test_a_snapshot_that_lacks_a_file_is_passed_over(
     video: SyntheticVideo,

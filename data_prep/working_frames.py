@@ -92,7 +92,11 @@ class WorkingFrames:
         side = 2 * _EDGE_MARGIN_PX + 1
         disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
         mask = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        return WorkingFrame(_even_out(self._shrink(frame[..., 1]), self.content), mask)
+        small = self._shrink(frame[..., 1])
+        if float(small[self.content > 0].std()) < _LEAST_DEVIATION:
+            # Black, or white with light: flow finds everything there, wherever it began to look.
+            mask[:] = 0
+        return WorkingFrame(_even_out(small, self.content), mask)
 
     def _shrink(self, image: Image) -> Image:
         return cv2.resize(image[self._box], self.size, interpolation=cv2.INTER_AREA)

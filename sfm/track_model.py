@@ -124,6 +124,8 @@ def refine(model: TrackModel, tracks: Tracks, limits: Limits, log: Path, *, refi
     model = TrackModel(camera, poses, points, model.used)
     error_px = reprojection_errors(tracks, points, camera, poses)
     model = replace(model, used=model.used & (error_px < limits.error_px))
+    views = np.bincount(tracks.track[model.used], minlength=tracks.track_count)
+    model = keep_points(model, tracks, views >= limits.views)
     return without_poor_frames(model, tracks)
 
 

@@ -133,11 +133,13 @@ def test_adjusting_brings_perturbed_poses_back(noisy: SyntheticVideo, tmp_path: 
 
 
 def test_after_adjusting_every_observation_keeps_the_limit(noisy: SyntheticVideo, tmp_path: Path) -> None:
-    limits = replace(LIMITS, error_px=0.6)
+    limits = replace(LIMITS, error_px=0.6, views=9)
     before = triangulate_all(noisy.camera, noisy.cam_from_world, noisy.tracks, limits)
     model = refine(before, noisy.tracks, limits, tmp_path / "log")
     error_px = reprojection_errors(noisy.tracks, model.points, model.camera, model.cam_from_world)
     assert 0.55 < error_px[model.used].max() < 0.6
+    views = np.bincount(noisy.tracks.track[model.used], minlength=noisy.tracks.track_count)
+    np.testing.assert_array_equal(np.isfinite(model.points[:, 0]), views >= limits.views)
     # Some were below the limit before.
     assert (error_px[before.used] > 0.6).any() and (model.used <= before.used).all()
 

@@ -91,7 +91,8 @@ def test_points_may_be_neither_on_highlights_nor_at_an_edge(tmp_path: Path) -> N
     left, top, width, height = box
     content, own = box_mask(box, size), np.full(size[::-1], 255, np.uint8)
     own[80:100, 120:150] = 0
-    frame = one_frame(tmp_path, np.full((*size[::-1], 3), 90, np.uint8), content, own)[0]
+    texture = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3)).astype(np.uint8)
+    frame = one_frame(tmp_path, texture, content, own)[0]
     assert frame is not None
     expected = np.zeros((height, width), bool)
     expected[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX] = True
@@ -105,3 +106,11 @@ def test_points_may_be_neither_on_highlights_nor_at_an_edge(tmp_path: Path) -> N
 def test_a_frame_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     box, size = SMALL
     assert WorkingFrames(SequencePaths(tmp_path), [INDEX], box_mask(box, size))[0] is None
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_points_may_be_nowhere_in_a_frame_without_texture(tmp_path: Path, value: int) -> None:
+    box, size = SMALL
+    content = box_mask(box, size)
+    frame = one_frame(tmp_path, np.full((*size[::-1], 3), value, np.uint8), content, content)[0]
+    assert frame is not None and not frame.mask.any()

@@ -159,9 +159,12 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
     stage = Stage("bootstrap", settings, inputs, format_version=FORMAT_VERSION)
     path = BootstrapPaths(work.path).manifest
     with suppress(LumenError):
-        if Manifest.load(path).reason_to_run(stage) is None:
+        reason = Manifest.load(path).reason_to_run(stage)
+        if reason is None:
             logger.info("going on from an interrupted run")
             return
+        if path.exists():
+            logger.warning("an interrupted run is given up and begun anew: %s", reason)
     work.clear()
     paths = BootstrapPaths(work.path)
     save_config(settings, paths.config)
@@ -372,6 +375,9 @@ def _describe(
         "camera": {"model": camera.model_name, "params": [float(value) for value in camera.params]},
     }
     logger.info("%s", _summary(report))
+    if video.camera is None:
+        facts = (camera.model_name, camera.mean_focal_length(), video.paths.calibration, video.paths.recorded.root)
+        logger.info("camera: %s, focal length %.1f px (%s); frames as recorded are in %s", *facts)
     if missing:
         index, reason = next(iter(missing.items()))
         count = f"{len(missing)} of {len(video.frame_index)} frames have no pose"

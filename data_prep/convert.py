@@ -116,8 +116,7 @@ def _read(config: ConvertConfig) -> TrainingData:
         for name, value in (("images", config.images), ("mask", config.mask)):
             require(value is None, f"--{name} is for COLMAP models; {config.input} is training data, which has its own")
         return read_training_data(config.input, config.pose_direction)
-    candidates = (config.input, config.input / "sparse" / "0", config.input / "sparse")
-    folder = next((path for path in candidates if any(path.glob("cameras.*"))), None)
+    folder = _model_folder(config.input)
     if folder is None:
         raise LumenError(
             f"{config.input} holds neither training data (motion.yaml) nor a COLMAP model (cameras.bin or cameras.txt)"
@@ -187,11 +186,29 @@ def _write(
     if config.to == "colmap":
         with explain_os_errors("write", paths.model):
             paths.model.mkdir(parents=True)
-            model_from_training_data(data).write_binary(paths.model)
+            _colmap_model(config, data).write_binary(paths.model)
     elif config.to == "training":
         write_training_data(data, paths.root)
     else:
         write_nerfstudio(data, paths.transforms)
+
+
+def _colmap_model(config: ConvertConfig, data: TrainingData) -> pycolmap.Reconstruction:
+    """The model that the input is or that lies beside it, as it was observed; otherwise one of the training data."""
+    training = TrainingPaths.find(config.input)
+    folder = _model_folder(config.input) if training is None else training.model
+    if folder is None or not any(folder.glob("cameras.*")):
+        logger.warning("training data does not say where a point was seen: observations are where points project to")
+        return model_from_training_data(data)
+    model = read_model(folder)
+    for image in model.images.values():
+        image.name = SequencePaths(config.output).image(frame_number(image.name)).name
+    return model
+
+
+def _model_folder(folder: Path) -> Path | None:
+    candidates = (folder, folder / "sparse" / "0", folder / "sparse")
+    return next((path for path in candidates if any(path.glob("cameras.*"))), None)
 
 
 def _link(data: TrainingData, view: int, paths: ConversionPaths) -> Path:

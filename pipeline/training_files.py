@@ -1,7 +1,6 @@
 """Reading and writing SfM training data (`pipeline.training_data`), without a Python loop over points."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,14 +49,15 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
     pinhole = _read_intrinsics(paths.intrinsics, len(frame_index))[order]
     points, colors = _read_structure(paths.structure)
     observation = _read_observations(paths.views_per_point, len(points), frame_index)
-    shares: Mapping[PoseDirection, float] = {}
+    shares = explained_shares(poses, points, pinhole, observation, mask)
     if pose_direction == "auto":
-        shares = explained_shares(poses, points, pinhole, observation, mask)
         pose_direction = choose_direction(shares, str(paths.motion))
+    elif shares[pose_direction] < max(shares.values()):
+        logger.warning("%s: read as %s, although the other direction explains more", paths.motion, pose_direction)
     logger.info(
-        "%s: layout %d, %d views, %d points, %d observations, poses are %s%s",
+        "%s: layout %d, %d views, %d points, %d observations, poses are %s (%.2f %% of these inside the mask)",
         *(root, paths.layout, len(frame_index), len(points), len(observation[0]), pose_direction),
-        f" ({shares[pose_direction]:.2%} of the observations inside the mask)" if shares else "",
+        100 * shares[pose_direction],
     )
     return TrainingData(
         frame_index=frame_index,

@@ -21,6 +21,7 @@ from sfm.track_model import TrackModel, model_from_keyframes, refine
 from sfm.triangulation import Limits
 
 WINDOW_KEYFRAMES = 12
+MIN_KEYFRAMES = 3
 # Where in the video, and which two places around the middle of the window; None leaves the choice to COLMAP.
 _WINDOW_MIDDLES = (0.5, 0.25, 0.75)
 _PAIRS: tuple[tuple[int, int] | None, ...] = ((0, 2), (0, 4), (-3, 3), None)
@@ -45,6 +46,14 @@ class Start:
     begun: Path
     model: TrackModel
     explained: float
+
+
+def too_few_keyframes(keyframes: Integers) -> str:
+    """Say why fewer keyframes than `MIN_KEYFRAMES` give no reconstruction."""
+    return (
+        f"the image changes so little that there are only {len(keyframes)} keyframes: the camera has to move, and not "
+        "only turn"
+    )
 
 
 def choose_start(

@@ -16,7 +16,7 @@ import pycolmap
 
 from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
-from sfm.initialization import WINDOW_KEYFRAMES, Start, choose_start
+from sfm.initialization import MIN_KEYFRAMES, WINDOW_KEYFRAMES, Start, choose_start, too_few_keyframes
 from sfm.mapping import write_keyframes
 from sfm.triangulation import Limits
 from sfm.turning import turning_share
@@ -81,6 +81,8 @@ def estimate_camera(
     """
     first = max(0, (len(keyframes) - WINDOW_KEYFRAMES) // 2)
     some = keyframes[first : first + WINDOW_KEYFRAMES]
+    if len(keyframes) < MIN_KEYFRAMES:
+        raise NoReconstruction(f"no reconstruction: {too_few_keyframes(keyframes)}")
     by_turning = turning_share(tracks, some, _turning_cameras(size, content_box), limits.error_px)
     if by_turning > _MOST_BY_TURNING:
         raise NoReconstruction(

@@ -13,7 +13,7 @@ import pycolmap
 
 from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
-from sfm.initialization import choose_start
+from sfm.initialization import MIN_KEYFRAMES, choose_start, too_few_keyframes
 from sfm.mapping import frame_names, has_verified_pairs, map_images, write_keyframes
 from sfm.track_model import (
     MIN_FRAME_POINTS,
@@ -30,7 +30,6 @@ _ROUGH_FACTOR = 2.0
 _REGISTRATION_FACTOR = 4.0
 # Keyframes of the models before that a further model may use, so that they share frames.
 _OVERLAP_KEYFRAMES = 5
-_MIN_MODEL_KEYFRAMES = 3
 _KEYFRAME_VIEWS = 3
 _MIN_SHARED_FRAMES = 3
 _MIN_SHARED_POINTS = 30
@@ -88,7 +87,7 @@ def map_video(
     failures: list[str] = []
     given_up = np.zeros(len(tracks.frame_index), np.bool_)
     to_map = keyframes
-    while len(to_map) >= _MIN_MODEL_KEYFRAMES:
+    while len(to_map) >= MIN_KEYFRAMES:
         place = folder / f"model_{to_map[0]}_{to_map[-1]}"
         model = None
         with _noting(failures):
@@ -107,7 +106,7 @@ def map_video(
             logger.info("model %d: %d of %d frames, %d points", *facts)
         to_map = _uncovered_keyframes(keyframes, _covered(models) | given_up)
     if not models:
-        why = failures[0] if failures else _too_few_keyframes(keyframes)
+        why = failures[0] if failures else too_few_keyframes(keyframes)
         raise NoReconstruction(f"no reconstruction: {why}")
     return VideoModels(_join(models, tracks, limits, log), reasons)
 
@@ -178,11 +177,11 @@ def _covered(models: list[TrackModel]) -> npt.NDArray[np.bool_]:
 def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) -> Integers:
     """The longest run of keyframes without a pose, and some with one on either side of it."""
     missing = np.flatnonzero(~covered[keyframes])
-    if len(missing) < _MIN_MODEL_KEYFRAMES:
+    if len(missing) < MIN_KEYFRAMES:
         return keyframes[:0]
     runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1)
     longest = max(runs, key=len)
-    if len(longest) < _MIN_MODEL_KEYFRAMES:
+    if len(longest) < MIN_KEYFRAMES:
         return keyframes[:0]
     first = max(0, int(longest[0]) - _OVERLAP_KEYFRAMES)
     return keyframes[first : int(longest[-1]) + _OVERLAP_KEYFRAMES + 1]
@@ -244,13 +243,6 @@ def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) 
         else:
             result[row] = reasons.get(row, f"sees fewer than {MIN_FRAME_POINTS} points that agree after the adjustment")
     return result
-
-
-def _too_few_keyframes(keyframes: Integers) -> str:
-    return (
-        f"the image changes so little that there are only {len(keyframes)} keyframes: the camera has to move, and not "
-        "only turn"
-    )
 
 
 def _wider(limits: Limits, factor: float) -> Limits:

@@ -177,6 +177,33 @@ def test_images_with_the_same_number_are_refused_and_stay_what_they_are(sequence
     assert [(images / path).read_bytes() for path in names] == before
 
 
+def test_what_was_observed_stays_what_it_was(sequence: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    convert(sequence, "colmap", tmp_path / "projected")
+    assert "observations are where points project to" in caplog.text
+    model = model_from_training_data(scene())
+    for image in model.images.values():
+        for point in image.points2D:
+            point.xy += [0.3, -0.4]
+    model.write_binary(TrainingPaths(sequence).model)
+    paths = convert(sequence, "colmap", tmp_path / "out")
+    again = convert(paths.root, "colmap", tmp_path / "again")
+    for folder in (paths.model, again.model):
+        found = read_model(folder)
+        found.update_point_3d_errors()
+        assert found.compute_mean_reprojection_error() == pytest.approx(0.5, abs=1e-3)
+        names = {image.name for image in found.images.values()}
+        assert names == {path.name for path in SequencePaths(paths.root).images.iterdir()}
+
+
+def test_the_wrong_direction_of_poses_is_warned_of(
+    sequence: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    convert(sequence, "tum", tmp_path / "right", pose_direction="cam_from_world", fps=30.0)
+    assert "explains more" not in caplog.text
+    convert(sequence, "tum", tmp_path / "wrong", pose_direction="world_from_cam", fps=30.0)
+    assert "although the other direction explains more" in caplog.text
+
+
 @pytest.mark.parametrize("output", [".", "..", "../sequence"])
 def test_an_output_that_holds_the_input_is_refused(sequence: Path, output: str) -> None:
     ConversionPaths(sequence).report.parent.mkdir()

@@ -39,3 +39,12 @@ def test_keyframes_that_share_nothing_are_explained_by_nothing() -> None:
     )
     assert turning_share(alone, KEYFRAMES, [make_camera()], 1.5) == 0
     assert turning_share(video.tracks, KEYFRAMES[:2], [make_camera()], 1.5) == 0
+
+
+def test_too_few_keyframes_are_said_to_be_the_reason_before_any_camera_is_tried(tmp_path: Path) -> None:
+    video = make_video(FRAMES, moving=False)
+    box = (0, 0, WIDTH, HEIGHT)
+    with pytest.raises(NoReconstruction, match="only 2 keyframes: the camera has to move"):
+        estimate_camera(
+            video.tracks, KEYFRAMES[:2], box[2:], box, ["SIMPLE_RADIAL"], LIMITS, tmp_path, tmp_path / "log", 0
+        )

@@ -37,7 +37,7 @@ from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs import WorkFolder, work_folder
 from pipeline.paths import RunPaths
 from pipeline.report import StageReport
-from pipeline.sequence import Calibration
+from pipeline.sequence import Calibration, Sequence
 
 FORMAT_VERSION = 1
 _MARGIN_SHARE = 0.004
@@ -75,6 +75,8 @@ class ExtractConfig:
     """Do not write stretches between cuts that have fewer usable frames."""
     calibration: Path | None = None
     """Camera calibration (OpenCV, ROS, COLMAP cameras.txt, eight OPENCV_FISHEYE numbers) to undistort frames with."""
+    needs_calibration: bool = False
+    """Stop if no calibration is given; in saved settings of a calibrated run that may not say where it is."""
     max_fov_deg: float = 150.0
     """Content seen at a wider angle than this is cut off when undistorting, degrees."""
     mask_margin_px: int | None = None
@@ -101,6 +103,11 @@ class ExtractConfig:
         require(
             self.record_path or self.output is not None,
             "--no_record_path needs --output: by default the folder is named after the video",
+        )
+        require(
+            self.calibration is not None or not self.needs_calibration,
+            "these settings are of a calibrated run and do not say where the calibration is: give it with "
+            "--calibration, or pass --no_needs_calibration to go without one",
         )
         require((self.mask_margin_px or 0) >= 0, f"--mask_margin_px {self.mask_margin_px}: choose 0 or more")
 
@@ -136,6 +143,8 @@ def run(config: ExtractConfig) -> list[Path]:
     if config.calibration is not None:
         camera = read_calibration(config.calibration, (source.info.width, source.info.height))
     output = config.output or Path("sequences") / source_name(config.video)
+    if not config.overwrite:
+        _refuse_another_video(output, source)
     with work_folder(output, is_ours=_is_extraction, overwrite=config.overwrite) as work:
         paths = RunPaths(work.path)
         with report.timed("fingerprint"):
@@ -165,6 +174,24 @@ def _is_extraction(folder: Path) -> bool:
     return paths.report("extract").exists() and all(child.name in known for child in folder.iterdir())
 
 
+def _refuse_another_video(output: Path, source: FrameSource) -> None:
+    """Say so if what is in the way comes of another video: `work_folder` would only advise to replace it."""
+    sequences = RunPaths(output).sequences() if _is_extraction(output) else []
+    if not sequences:
+        return
+    try:
+        there = Sequence.load(sequences[0].sequence).source
+    except LumenError:
+        # Whose it is cannot be told; that it is in the way is said later.
+        return
+    if there.sha256 != source.fingerprint():
+        named = f" ({there.path})" if there.path else ""
+        raise LumenError(
+            f"{output} holds the sequences of another video{named}: choose another place with --output, or pass "
+            "--overwrite to replace them"
+        )
+
+
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
     """What the survey depends on. The version belongs to it: no run goes on from what another one measured."""
     settings = {name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps")}
@@ -181,8 +208,19 @@ def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
 
 def _settings(config: ExtractConfig) -> dict[str, Any]:
     """What can be told of the config: not where things are, because a path may name a patient."""
-    hidden = ("video", "output", "overwrite", "calibration")
+    hidden = ("video", "output", "overwrite", "calibration", "needs_calibration")
     return {name: value for name, value in to_mapping(config).items() if name not in hidden}
+
+
+def _save_settings(config: ExtractConfig, path: Path) -> None:
+    """Save what `--config` needs for the same run of a video: where the calibration is, or that there has to be one."""
+    settings = _settings(config)
+    if config.calibration is not None and config.record_path:
+        settings["calibration"] = str(config.calibration.resolve())
+    elif config.calibration is not None:
+        settings["needs_calibration"] = True
+        logger.info("%s may not name the calibration: with --config it asks for --calibration again", path.name)
+    save_config(settings, path)
 
 
 def _resume_or_clear(config: ExtractConfig, sha256: str, work: WorkFolder) -> Manifest:
@@ -214,11 +252,14 @@ def _survey(config: ExtractConfig, source: FrameSource, sha256: str, manifest: M
 def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths: RunPaths) -> None:
     """See that whatever frames are there already were written with these settings."""
     stage = _frames_stage(config, sha256)
-    if manifest.reason_to_run(stage) is not None:
+    is_current = manifest.reason_to_run(stage) is None
+    if not is_current:
         with explain_os_errors("write", paths.root):
             for folder in paths.segments():
                 shutil.rmtree(folder)
-        save_config(_settings(config), paths.config("extract"))
+    # Even if frames are current: the same calibration may lie somewhere else by now.
+    _save_settings(config, paths.config("extract"))
+    if not is_current:
         manifest.complete(stage, [paths.config("extract")])
 
 

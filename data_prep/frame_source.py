@@ -7,7 +7,7 @@ from data_prep.image_source import ImageSource, list_images
 from data_prep.source_frame import FrameSource
 from data_prep.video_source import VideoSource
 from pipeline.errors import LumenError
-from pipeline.paths import SequencePaths
+from pipeline.paths import RunPaths, SequencePaths
 
 # Below this there is nothing to find a content area or a flow in.
 _SMALLEST_SIDE_PX = 64
@@ -44,5 +44,16 @@ def _open(path: Path, image_fps: float) -> FrameSource:
         return VideoSource(path)
     if not path.exists() and not glob.has_magic(str(path)):
         raise LumenError(f"{path} does not exist")
+    _refuse_sequences(path)
     mask_name = SequencePaths(path).mask.name
     return ImageSource(path, [image for image in list_images(path) if image.name != mask_name], image_fps)
+
+
+def _refuse_sequences(folder: Path) -> None:
+    """Name the next step for a folder that an extraction has made; its pictures are not a video's frames."""
+    step = "reconstruct it with python data_prep/bootstrap.py"
+    if SequencePaths(folder).sequence.exists():
+        raise LumenError(f"{folder} is a sequence already: {step} {folder}")
+    inside = RunPaths(folder).sequences()
+    if inside and RunPaths(folder).report("extract").exists():
+        raise LumenError(f"{folder} holds sequences already: choose one and {step} {inside[0].root}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_prep.extract import ExtractConfig
-from extraction import extract, only_sequence, run_command
+from extraction import digests, extract, only_sequence, run_command
 from pipeline.errors import LumenError
 from pipeline.files import partial_path
 from pipeline.paths import RunPaths
@@ -176,6 +176,38 @@ def test_no_record_path_leaves_no_trace_of_the_name(video: Path, tmp_path: Path)
         ExtractConfig(video=named, record_path=False)
 
 
+def test_the_saved_settings_repeat_a_calibrated_run_from_anywhere(video: Path, tmp_path: Path) -> None:
+    calibration = tmp_path / "fisheye.txt"
+    calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
+    first = run_command(video, "--output", "out", "--calibration", calibration.name, "--stride", 4, folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    saved = RunPaths(tmp_path / "out").config("extract")
+    again = run_command(video, "--output", "out", "--config", saved, folder=elsewhere)
+    assert again.returncode == 0, again.stderr
+    assert digests(elsewhere / "out") == digests(tmp_path / "out")
+
+
+def test_settings_that_may_not_name_the_calibration_ask_for_it(video: Path, tmp_path: Path) -> None:
+    calibration = tmp_path / "fisheye.txt"
+    calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
+    arguments: list[object] = [video, "--output", "out", "--calibration", calibration, "--no_record_path"]
+    first = run_command(*arguments, folder=tmp_path)
+    assert first.returncode == 0 and "asks for --calibration again" in first.stderr, first.stderr
+    saved = RunPaths(tmp_path / "out").config("extract")
+    again: list[object] = [video, "--output", "again", "--config", saved]
+    refused = run_command(*again, folder=tmp_path)
+    assert refused.returncode == 1 and "give it with --calibration" in refused.stderr, refused.stderr
+    assert not (tmp_path / "again").exists()
+    done = run_command(*again, "--calibration", calibration, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert digests(tmp_path / "again") == digests(tmp_path / "out")
+    without = run_command(*again, "--no_needs_calibration", "--overwrite", folder=tmp_path)
+    assert without.returncode == 0, without.stderr
+    assert only_sequence(RunPaths(tmp_path / "again"))[1].calibration.state == "uncalibrated"
+
+
 def test_options_do_what_they_say(video: Path, tmp_path: Path) -> None:
     coarse, fine = (extract(video, tmp_path / f"q{q}", jpeg_quality=q, max_frames=5) for q in (30, 98))
     sizes = [only_sequence(run_paths)[0].image(0).stat().st_size for run_paths in (coarse, fine)]
@@ -290,3 +322,12 @@ def test_a_zoomed_part_extracted_alone_has_its_own_content_area(tmp_path: Path) 
     assert "the content area changes" not in part.report("extract").read_text()
     mask = cv2.imread(str(only_sequence(part)[0].mask), cv2.IMREAD_GRAYSCALE)
     assert mask is not None and overlap(mask, small) >= 0.95
+
+
+def test_what_is_extracted_already_is_not_taken_for_a_video(extracted: RunPaths, tmp_path: Path) -> None:
+    paths, _ = only_sequence(extracted)
+    with pytest.raises(LumenError, match=rf"is a sequence already: .*data_prep/bootstrap.py {paths.root}$"):
+        extract(paths.root, tmp_path / "out")
+    with pytest.raises(LumenError, match=rf"holds sequences already: .*data_prep/bootstrap.py {paths.root}$"):
+        extract(extracted.root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -40,6 +40,22 @@ def test_existing_output_needs_overwrite_and_foreign_folders_are_never_replaced(
     assert (foreign / "chapter.tex").exists()
 
 
+def test_the_place_of_another_video_of_the_same_name_is_not_offered_for_replacement(
+    video: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = write_video(tmp_path / "other" / video.name, endoscopic_frames(20, seed=4))
+    extract(video, tmp_path / "out")
+    before = digests(tmp_path / "out")
+    with pytest.raises(LumenError, match=f"another video .{video}.: choose another place with --output"):
+        extract(other, tmp_path / "out")
+    assert digests(tmp_path / "out") == before
+    with pytest.raises(LumenError, match="exists already: pass --overwrite"):
+        extract(video, tmp_path / "out", stride=2)
+    extract(other, tmp_path / "out", overwrite=True)
+    assert len(only_sequence(RunPaths(tmp_path / "out"))[1].frames) == 20
+
+
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
     frames = [cv2.resize(frame, (640, 480)) for frame in endoscopic_frames(50)]
     video = write_video(tmp_path / "case.mp4", frames)

@@ -22,6 +22,7 @@ from pipeline.outputs import work_folder
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
 from pipeline.report import StageReport
 from pipeline.sequence import Sequence
+from pipeline.sequence_images import read_own_mask
 from pipeline.training_data import Bytes, TrainingData
 from pipeline.training_files import read_mask, read_training_data, write_training_data
 from sfm.colmap_model import frame_number, model_from_training_data, read_model, training_data_from_model
@@ -31,6 +32,7 @@ _CHECKED_FRAMES = 12
 # An eighth of the size, which costs JPEG next to nothing and still shows that it can be read.
 _QUICK_DECODING = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 _QUICK_SHRINK = 8
+_GIVE_FPS = "give the frames a second of the video, such as --fps 30"
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,8 @@ class ConvertConfig:
     input: tyro.conf.Positional[Path]
     """Folder with a COLMAP model (or with sparse/0), or a sequence's folder with training data in either layout."""
     to: Literal["colmap", "training", "nerfstudio", "tum"]
-    """What to write: sparse/0 and images; a sequence with colmap/0; transforms.json; trajectory.tum."""
+    """What to write: sparse/0, images and masks; a sequence with colmap/0; transforms.json with images, masks and
+    sparse_pc.ply; trajectory.tum."""
     output: Path
     """Folder to make."""
     pose_direction: Literal["auto", "cam_from_world", "world_from_cam"] = "auto"
@@ -146,12 +149,16 @@ def _image_folder(config: ConvertConfig, name: str) -> Path:
     return found or folders[0]
 
 
-def _mask(config: ConvertConfig, model: pycolmap.Reconstruction) -> Bytes:
+def _mask_file(config: ConvertConfig) -> Path | None:
+    """The content area of a COLMAP model's images: given, or where images are looked for; None if there is none."""
     if config.mask is not None:
-        return read_mask(config.mask)
-    found = next(
-        (path for path in (SequencePaths(folder).mask for folder in _around(config.input)) if path.exists()), None
-    )
+        return config.mask
+    candidates = (SequencePaths(folder).mask for folder in _around(config.input))
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _mask(config: ConvertConfig, model: pycolmap.Reconstruction) -> Bytes:
+    found = _mask_file(config)
     if found is not None:
         return read_mask(found)
     if config.to == "training":
@@ -169,10 +176,10 @@ def _timestamps(config: ConvertConfig, data: TrainingData) -> npt.NDArray[np.flo
     candidates = (SequencePaths(folder).sequence for folder in _around(config.input))
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        raise LumenError(f"{config.input}: there is no sequence.yaml to tell when a frame was shown: give --fps")
+        raise LumenError(f"{config.input}: there is no sequence.yaml to tell when a frame was shown: {_GIVE_FPS}")
     times_s = {frame.index: frame.timestamp_s for frame in Sequence.load(path).frames}
     unknown = [int(index) for index in data.frame_index if int(index) not in times_s]
-    require(not unknown, f"{path} does not know frame {unknown[0] if unknown else ''}: give --fps")
+    require(not unknown, f"{path} does not know frame {unknown[0] if unknown else ''}: {_GIVE_FPS}")
     return np.array([times_s[int(index)] for index in data.frame_index])
 
 
@@ -182,6 +189,7 @@ def _write(
     if timestamps_s is not None:
         write_tum(data, timestamps_s, paths.trajectory)
         return
+    masks = [] if config.to == "training" else _write_masks(config, data, paths)
     data = replace(data, image_paths=[_link(data, view, paths) for view in range(len(data.image_paths))])
     if config.to == "colmap":
         with explain_os_errors("write", paths.model):
@@ -190,7 +198,19 @@ def _write(
     elif config.to == "training":
         write_training_data(data, paths.root)
     else:
-        write_nerfstudio(data, paths.transforms)
+        write_nerfstudio(data, paths.transforms, paths.point_cloud, masks)
+
+
+def _write_masks(config: ConvertConfig, data: TrainingData, paths: ConversionPaths) -> list[Path]:
+    """Write the content area and a mask for each view, its own where it has one; none where the area is not known."""
+    if TrainingPaths.find(config.input) is None and _mask_file(config) is None:
+        return []
+    output = SequencePaths(paths.root)
+    write_image(output.mask, data.mask)
+    masks = [output.frame_mask(int(index)) for index in data.frame_index]
+    for image, mask in zip(data.image_paths, masks, strict=True):
+        write_image(mask, read_own_mask(SequencePaths.own_mask(image), data.mask))
+    return masks
 
 
 def _colmap_model(config: ConvertConfig, data: TrainingData) -> pycolmap.Reconstruction:

@@ -44,6 +44,12 @@ class SequencePaths:
         """A frame's own mask, content area without highlights, named as COLMAP expects: uint8 PNG, 255 = use."""
         return self.frame_masks / f"{index:08d}.jpg.png"
 
+    @classmethod
+    def own_mask(cls, image: Path) -> Path | None:
+        """Where the mask of an image lies, named as COLMAP expects; None if it lies in no sequence's `images/`."""
+        paths = cls(image.parent.parent)
+        return paths.frame_masks / f"{image.name}.png" if image.parent == paths.images else None
+
     @property
     def calibration(self) -> Path:
         """The camera of the frames as recorded, where it was estimated from the video itself."""
@@ -237,7 +243,7 @@ class RunPaths:
 
 @dataclass(frozen=True)
 class ConversionPaths:
-    """The files of a conversion's output; images and training data are those of a sequence."""
+    """The files of a conversion's output; images, masks and training data are those of a sequence."""
 
     root: Path
 
@@ -249,6 +255,11 @@ class ConversionPaths:
     @property
     def transforms(self) -> Path:
         return self.root / "transforms.json"
+
+    @property
+    def point_cloud(self) -> Path:
+        """The sparse cloud for nerfstudio, by the name that its own tools give it."""
+        return self.root / "sparse_pc.ply"
 
     @property
     def trajectory(self) -> Path:

@@ -27,11 +27,16 @@ def read_frame(paths: SequencePaths, index: int, size: tuple[int, int]) -> Image
     Raises:
         LumenError: if it is of another size.
     """
-    data = _read_whole(paths.image(index))
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    image = read_image(paths.image(index))
     if image is not None:
         _check_size(image, size, paths.image(index))
     return image
+
+
+def read_image(path: Path) -> Image | None:
+    """Read a picture as it is stored: (H, W, 3) uint8 BGR; None if the file is missing or damaged."""
+    data = _read_whole(path)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -54,8 +59,12 @@ def read_frame_mask(paths: SequencePaths, index: int, content_mask: Image) -> Im
     Raises:
         LumenError: if it is damaged, or of another size than the content area.
     """
-    path = paths.frame_mask(index)
-    if not path.exists():
+    return read_own_mask(paths.frame_mask(index), content_mask)
+
+
+def read_own_mask(path: Path | None, content_mask: Image) -> Image:
+    """The same for an image whose mask, if it has one, is at a path."""
+    if path is None or not path.exists():
         return content_mask
     mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if mask is None:

@@ -38,15 +38,7 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
         raise LumenError(f"{root} holds no training data: no {TrainingPaths(root).motion.relative_to(root)}")
     mask = read_mask(paths.mask)
     _check_image_size(paths, mask)
-    frame_index = _read_indices(paths.visible)
-    if len(np.unique(frame_index)) < len(frame_index):
-        raise LumenError(f"{paths.visible} names a frame twice")
-    poses = _read_motion(paths.motion)
-    if len(poses) != len(frame_index):
-        raise LumenError(f"{paths.motion} has {len(poses)} poses, {paths.visible} {len(frame_index)} frames")
-    order = np.argsort(frame_index)
-    frame_index, poses = frame_index[order], poses[order]
-    pinhole = _read_intrinsics(paths.intrinsics, len(frame_index))[order]
+    frame_index, poses, pinhole = _read_views(paths)
     points, colors = _read_structure(paths.structure)
     observation = _read_observations(paths.views_per_point, len(points), frame_index)
     shares = explained_shares(poses, points, pinhole, observation, mask)
@@ -96,7 +88,7 @@ def write_training_data(data: TrainingData, root: Path, number: int = 0, models:
     _write_numbers(paths.selected, data.selected_index)
     _write_numbers(paths.visible, data.frame_index)
     _write_numbers(paths.views_per_point, views)
-    _write_structure(paths.structure, data.points, data.colors)
+    write_point_cloud(paths.structure, data.points, data.colors)
     write_bytes(paths.motion, _format_motion(data.cam_from_world).encode())
     files = (paths.intrinsics, paths.selected, paths.visible, paths.views_per_point, paths.structure, paths.mask)
     return [*files, paths.motion]
@@ -116,6 +108,24 @@ def read_mask(path: Path) -> Bytes:
     return np.where(mask > 127, 255, 0).astype(np.uint8)
 
 
+def write_point_cloud(path: Path, points: Floats, colors: Bytes | None) -> None:
+    """Write (P, 3) points, with (P, 3) red, green, blue where there are colours, as PLY.
+
+    Raises:
+        LumenError: if it cannot be written.
+    """
+    fields = [(axis, "f8") for axis in "xyz"]
+    if colors is not None:
+        fields += [(name, "u1") for name in ("red", "green", "blue")]
+    vertices = np.zeros(len(points), fields)
+    for column, axis in enumerate("xyz"):
+        vertices[axis] = points[:, column]
+    for column, name in enumerate(("red", "green", "blue") if colors is not None else ()):
+        vertices[name] = colors[:, column]  # type: ignore[index]
+    with atomic_write(path) as partial:
+        PlyData([PlyElement.describe(vertices, "vertex")]).write(str(partial))
+
+
 def _check_image_size(paths: TrainingPaths, mask: Bytes) -> None:
     """Compare the mask with a frame, if there is one that can be read."""
     first = next(iter(sorted(paths.image(0).parent.glob("*.jpg"))), None)
@@ -124,6 +134,19 @@ def _check_image_size(paths: TrainingPaths, mask: Bytes) -> None:
         raise LumenError(
             f"{paths.mask} is of {mask.shape[1]}x{mask.shape[0]} pixels, {first} of {image.shape[1]}x{image.shape[0]}"
         )
+
+
+def _read_views(paths: TrainingPaths) -> tuple[Integers, Floats, Floats]:
+    """Frame, pose as it stands in the file, and intrinsics of each view, in the order of the video."""
+    frame_index = _read_indices(paths.visible)
+    if len(np.unique(frame_index)) < len(frame_index):
+        raise LumenError(f"{paths.visible} names a frame twice")
+    poses = _read_motion(paths.motion)
+    if len(poses) != len(frame_index):
+        raise LumenError(f"{paths.motion} has {len(poses)} poses, {paths.visible} {len(frame_index)} frames")
+    pinhole = _read_intrinsics(paths.intrinsics, len(frame_index))
+    order = np.argsort(frame_index)
+    return frame_index[order], poses[order], pinhole[order]
 
 
 def _read_numbers(path: Path, kind: type) -> Any:
@@ -225,19 +248,6 @@ def _read_observations(path: Path, point_count: int, frame_index: Integers) -> t
 
 def _write_numbers(path: Path, numbers: Any) -> None:
     write_bytes(path, "".join(f"{value!r}\n" for value in numbers.tolist()).encode())
-
-
-def _write_structure(path: Path, points: Floats, colors: Bytes | None) -> None:
-    fields = [(axis, "f8") for axis in "xyz"]
-    if colors is not None:
-        fields += [(name, "u1") for name in ("red", "green", "blue")]
-    vertices = np.zeros(len(points), fields)
-    for column, axis in enumerate("xyz"):
-        vertices[axis] = points[:, column]
-    for column, name in enumerate(("red", "green", "blue") if colors is not None else ()):
-        vertices[name] = colors[:, column]  # type: ignore[index]
-    with atomic_write(path) as partial:
-        PlyData([PlyElement.describe(vertices, "vertex")]).write(str(partial))
 
 
 def _format_motion(cam_from_world: Floats) -> str:

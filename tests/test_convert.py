@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from plyfile import PlyData
 
 from data_prep.convert import ConvertConfig, run
 from data_prep.projection_check import draw_projections
@@ -46,11 +47,12 @@ def convert(source: Path, to: Any, output: Path, **settings: Any) -> ConversionP
 def test_training_data_to_colmap_and_back(sequence: Path, tmp_path: Path) -> None:
     paths = convert(sequence, "colmap", tmp_path / "colmap")
     assert read_model(paths.model).num_reg_images() == 7
-    convert(tmp_path / "colmap", "training", tmp_path / "back", mask=TrainingPaths(sequence).mask)
+    convert(tmp_path / "colmap", "training", tmp_path / "back")
     data, back = read_training_data(sequence), read_training_data(tmp_path / "back")
     np.testing.assert_allclose(back.cam_from_world, data.cam_from_world, atol=1e-9)
     np.testing.assert_array_equal(back.observation_view, data.observation_view)
     np.testing.assert_array_equal(back.colors, data.colors)
+    np.testing.assert_array_equal(back.mask, data.mask)
     for path, original in zip(back.image_paths, data.image_paths, strict=True):
         assert path.read_bytes() == original.read_bytes()
 
@@ -68,6 +70,73 @@ def test_nerfstudio_s_cameras_see_the_points_where_ours_do(sequence: Path, tmp_p
         assert (paths.transforms.parent / frame["file_path"]).exists()
 
 
+def test_nerfstudio_s_cloud_is_in_the_world_of_its_cameras(sequence: Path, tmp_path: Path) -> None:
+    paths = convert(sequence, "nerfstudio", tmp_path / "nerf")
+    assert json.loads(paths.transforms.read_text())["ply_file_path"] == "sparse_pc.ply"
+    vertices = PlyData.read(str(paths.point_cloud))["vertex"].data
+    data = scene()
+    np.testing.assert_array_equal(np.column_stack([vertices[axis] for axis in "xyz"]), data.points)
+    np.testing.assert_array_equal(np.column_stack([vertices[name] for name in ("red", "green", "blue")]), data.colors)
+
+
+def test_nerfstudio_s_cloud_has_a_colour_even_where_the_points_have_none(sequence: Path, tmp_path: Path) -> None:
+    write_training_data(replace(scene(), colors=None), sequence)
+    paths = convert(sequence, "nerfstudio", tmp_path / "nerf")
+    assert set(PlyData.read(str(paths.point_cloud))["vertex"].data["red"]) == {128}
+
+
+@pytest.fixture
+def masked(sequence: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    """The sequence with a content area, and a mask of its own for its third view: folder, content area, own mask."""
+    content = np.zeros(SIZE[::-1], np.uint8)
+    content[2:-2, 1:-1] = 255
+    write_training_data(replace(scene(), mask=content), sequence)
+    own = content.copy()
+    own[40:60, 30:50] = 0
+    paths = SequencePaths(sequence)
+    paths.frame_masks.mkdir()
+    cv2.imwrite(str(paths.frame_mask(int(scene().frame_index[2]))), own)
+    return sequence, content, own
+
+
+def test_masks_go_with_the_images_and_come_back(masked: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    sequence, content, own = masked
+    expected = [own if view == 2 else content for view in range(7)]
+    colmap = convert(sequence, "colmap", tmp_path / "colmap")
+    nerf = convert(sequence, "nerfstudio", tmp_path / "nerf")
+    again = convert(colmap.root, "nerfstudio", tmp_path / "again")
+    for paths in (nerf, again):
+        frames = json.loads(paths.transforms.read_text())["frames"]
+        found = [cv2.imread(str(paths.root / frame["mask_path"]), cv2.IMREAD_UNCHANGED) for frame in frames]
+        np.testing.assert_array_equal(found, expected)
+    images = sorted(SequencePaths(colmap.root).images.iterdir())
+    masks = [SequencePaths(colmap.root).frame_masks / f"{path.name}.png" for path in images]
+    np.testing.assert_array_equal([cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in masks], expected)
+    for place in (colmap.root, colmap.model):
+        back = convert(place, "training", tmp_path / "back", overwrite=True)
+        np.testing.assert_array_equal(read_training_data(back.root).mask, content)
+
+
+def test_a_model_without_a_content_area_gets_none_made_up(sequence: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    model_from_training_data(scene()).write_binary(model)
+    images = SequencePaths(sequence).images
+    nerf = convert(model, "nerfstudio", tmp_path / "nerf", images=images)
+    assert all("mask_path" not in frame for frame in json.loads(nerf.transforms.read_text())["frames"])
+    colmap = convert(model, "colmap", tmp_path / "colmap", images=images)
+    for paths in (nerf, colmap):
+        assert not SequencePaths(paths.root).frame_masks.exists() and not SequencePaths(paths.root).mask.exists()
+
+
+def test_a_mask_of_another_size_than_the_content_area_is_named(sequence: Path, tmp_path: Path) -> None:
+    path = SequencePaths(sequence).frame_mask(int(scene().frame_index[4]))
+    path.parent.mkdir()
+    cv2.imwrite(str(path), np.full((20, 30), 255, np.uint8))
+    with pytest.raises(LumenError, match=f"{path.name} is of 30x20 pixels"):
+        convert(sequence, "colmap", tmp_path / "out")
+
+
 def test_a_trajectory_is_camera_to_world_at_true_times(sequence: Path, tmp_path: Path) -> None:
     data = scene()
     timestamps_s = 86.75 + 0.04 * np.arange(7) ** 1.5
@@ -82,7 +151,9 @@ def test_a_trajectory_is_camera_to_world_at_true_times(sequence: Path, tmp_path:
 
 
 def test_times_without_a_sequence_need_fps(sequence: Path, tmp_path: Path) -> None:
-    with pytest.raises(LumenError, match="--fps"):
+    with pytest.raises(
+        LumenError, match="no sequence.yaml .*: give the frames a second of the video, such as --fps 30$"
+    ):
         convert(sequence, "tum", tmp_path / "tum")
     rows = np.loadtxt(convert(sequence, "tum", tmp_path / "tum", fps=25.0).trajectory)
     np.testing.assert_allclose(rows[:, 0], scene().frame_index / 25, atol=1e-6)

@@ -10,14 +10,14 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pycolmap
 import tyro
 
 from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
-from data_prep.bootstrap_models import ModelFigures, figures_of, into_pinhole, sample_colors, write_model
+from data_prep.bootstrap_models import figures_of, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
+from data_prep.bootstrap_summary import describe_models, summary_line
 from data_prep.point_tracking import choose_keyframes, follow_points
-from data_prep.sequence_undistortion import undistort_sequence
+from data_prep.unknown_camera import find_camera, likely_camera, undistort_with_models
 from data_prep.working_frames import WORKING_SIZE_PX, WorkingFrames
 from pipeline import __version__
 from pipeline.color_consistency import mean_colors
@@ -30,22 +30,18 @@ from pipeline.outputs import WorkFolder, work_folder
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
 from pipeline.tracks import Integers, Tracks
-from pipeline.training_files import read_mask
 from sfm.cleaning import clean
-from sfm.self_calibration import CameraEstimate, CameraModel, estimate_camera, starting_camera
 from sfm.sift import match_sift
 from sfm.track_model import MIN_FRAME_POINTS, TrackModel
 from sfm.triangulation import Limits
-from sfm.video_mapping import VideoModels, map_video
+from sfm.video_mapping import VideoModels, map_video, without_points
 
 Floats = npt.NDArray[np.float64]
 
 FORMAT_VERSION = 1
 _ERROR_PX = 1.5
-_FOCAL_SPREAD_WARNED = 1.1
 _EXPLAINED_WARNED = 0.6
-# Only for the epipolar check of SIFT matches, which is loose then.
-_SIFT_ANGLE_DEG = 80.0
+_UNREADABLE = "its image cannot be read"
 
 logger = logging.getLogger(__name__)
 
@@ -107,21 +103,15 @@ def run(config: BootstrapConfig) -> list[Path]:
         paths = BootstrapPaths(work.path)
         _resume_or_clear(config, video, work)
         try:
-            correspondences = _correspond(config, video, paths, report)
-            tracks = correspondences.tracks
-            found = _map(config, video, correspondences, paths, report)
-            with report.timed("clean"):
-                colors = sample_colors(video.source, tracks, video.size)
-                found = _clean(config, found, tracks, colors, report)
+            found = _reconstruct(config, video, paths, report)
         except NoReconstruction as error:
             kept = _keep_for_inspection(error, work, report)
             raise NoReconstruction(f"{video.paths.root}: {error}; what was found is kept in {kept}") from error
         with report.timed("write"):
-            missing = _missing(found, correspondences)
             if video.camera is None:
                 # The frames will be those of another camera.
                 work.remove_output()
-            _write(video, missing, found.models, tracks, colors, paths, report)
+            _write(video, found, paths, report)
         for folder in (paths.correspondences, paths.mapping):
             shutil.rmtree(folder, ignore_errors=True)
         report.save(paths.report)
@@ -179,6 +169,35 @@ def _limits(config: BootstrapConfig, video: InputVideo) -> Limits:
 
 
 @dataclass(frozen=True)
+class _Reconstruction:
+    """What is written: models, the best first, of the tracks with their colours.
+
+    Attributes:
+        missing: index of each frame that the best model lacks → why.
+    """
+
+    models: list[TrackModel]
+    missing: dict[int, str]
+    tracks: Tracks
+    colors: Floats
+
+
+def _reconstruct(
+    config: BootstrapConfig, video: InputVideo, paths: BootstrapPaths, report: StageReport
+) -> _Reconstruction:
+    correspondences = _correspond(config, video, paths, report)
+    tracks = correspondences.tracks
+    # Listed as soon as it is known, because what comes next may find no reconstruction.
+    _list_unregistered(_missing(correspondences), paths)
+    found = _map(config, video, correspondences, paths, report)
+    _list_unregistered(_missing(correspondences, found), paths)
+    with report.timed("clean"):
+        colors = sample_colors(video.source, tracks, video.size)
+        found = _clean(config, found, tracks, colors, report)
+    return _Reconstruction(found.models, _missing(correspondences, found), tracks, colors)
+
+
+@dataclass(frozen=True)
 class _Correspondences:
     """What mapping starts from; rows are those of `tracks.frame_index`."""
 
@@ -193,25 +212,11 @@ def _correspond(
     frames = WorkingFrames(video.source, video.frame_index, video.mask)
     with report.timed("keyframes"):
         keyframes, unreadable = _keyframes(frames, paths)
-    if len(video.frame_index) - len(unreadable) < MIN_FRAMES:
-        raise NoReconstruction(
-            f"no reconstruction: {len(unreadable)} of {len(video.frame_index)} frames cannot be read; extract again"
-        )
-    if not len(keyframes):
-        raise NoReconstruction("no reconstruction: no frame shows any texture inside its mask")
-    if unreadable:
-        index = video.frame_index[unreadable[0]]
-        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
-        logger.warning(report.warnings[-1])
+    _check_frames(video, keyframes, unreadable, paths, report)
     with report.timed("correspondences"):
-        if paths.found_tracks.exists():
-            tracks = Tracks.load(paths.found_tracks)
-        else:
-            if config.method == "tracks":
-                tracks = follow_points(frames, video.frame_index, keyframes, config.points, paths.correspondences)
-            else:
-                tracks = _match_sift(config, video, unreadable, paths)
-            tracks.save(paths.found_tracks)
+        if not paths.found_tracks.exists():
+            _find_tracks(config, video, frames, keyframes, unreadable, paths).save(paths.found_tracks)
+        tracks = Tracks.load(paths.found_tracks)
     length = len(tracks.frame) / max(1, tracks.track_count)
     report.counts |= {
         "frames": len(video.frame_index),
@@ -232,8 +237,38 @@ def _keyframes(frames: WorkingFrames, paths: BootstrapPaths) -> tuple[Integers, 
     return np.array(known["keyframes"], np.int64), known["unreadable"]
 
 
+def _check_frames(
+    video: InputVideo, keyframes: Integers, unreadable: list[int], paths: BootstrapPaths, report: StageReport
+) -> None:
+    _list_unregistered({video.frame_index[row]: _UNREADABLE for row in unreadable}, paths)
+    if len(video.frame_index) - len(unreadable) < MIN_FRAMES:
+        raise NoReconstruction(
+            f"no reconstruction: {len(unreadable)} of {len(video.frame_index)} frames cannot be read; extract again"
+        )
+    if not len(keyframes):
+        raise NoReconstruction("no reconstruction: no frame shows any texture inside its mask")
+    if unreadable:
+        index = video.frame_index[unreadable[0]]
+        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
+        logger.warning(report.warnings[-1])
+
+
+def _find_tracks(
+    config: BootstrapConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    keyframes: Integers,
+    unreadable: list[int],
+    paths: BootstrapPaths,
+) -> Tracks:
+    if config.method == "tracks":
+        return follow_points(frames, video.frame_index, keyframes, config.points, paths.correspondences)
+    return _match_sift(config, video, unreadable, paths)
+
+
 def _match_sift(config: BootstrapConfig, video: InputVideo, unreadable: list[int], paths: BootstrapPaths) -> Tracks:
-    camera = video.camera or starting_camera("SIMPLE_RADIAL", _SIFT_ANGLE_DEG, video.size, video.content_box)
+    # The epipolar check is loose where the camera is not calibrated.
+    camera = video.camera or likely_camera(video)
     rows = np.setdiff1d(np.arange(len(video.frame_index)), unreadable)
     everyone = np.array(video.frame_index, np.int64)
     readable = everyone[rows].tolist()
@@ -253,9 +288,8 @@ def _map(
     camera = video.camera
     with report.timed("camera"):
         if camera is None:
-            estimate = _estimate_camera(config, video, tracks, keyframes, limits, paths)
-            _warn_of_spread(estimate, report)
-            camera = estimate.camera
+            choice, seed = config.camera_model, config.seed
+            camera = find_camera(video, tracks, keyframes, choice, limits, paths, seed, report)
     with report.timed("mapping"):
         return map_video(
             tracks,
@@ -267,32 +301,6 @@ def _map(
             config.seed,
             refine_camera=video.camera is None,
         )
-
-
-def _estimate_camera(
-    config: BootstrapConfig,
-    video: InputVideo,
-    tracks: Tracks,
-    keyframes: Integers,
-    limits: Limits,
-    paths: BootstrapPaths,
-) -> CameraEstimate:
-    every: tuple[CameraModel, ...] = ("SIMPLE_RADIAL", "OPENCV_FISHEYE")
-    models = every if config.camera_model == "auto" else (config.camera_model,)
-    folder = paths.mapping / "camera"
-    return estimate_camera(
-        tracks, keyframes, video.size, video.content_box, models, limits, folder, paths.log, config.seed
-    )
-
-
-def _warn_of_spread(estimate: CameraEstimate, report: StageReport) -> None:
-    low, high = estimate.focal_range_px
-    if high > _FOCAL_SPREAD_WARNED * low:
-        report.warnings.append(
-            f"the video hardly determines the focal length: from {low:.0f} to {high:.0f} px it explains some keyframes "
-            "equally well; calibrate the camera if you can (data_prep/calibrate.py)"
-        )
-        logger.warning(report.warnings[-1])
 
 
 def _clean(
@@ -323,75 +331,34 @@ def _clean(
     return replace(found, models=[each.model for each in enough])
 
 
-def _missing(found: VideoModels, correspondences: _Correspondences) -> dict[int, str]:
-    """Index of each frame that the best model lacks → why."""
+def _missing(correspondences: _Correspondences, found: VideoModels | None = None) -> dict[int, str]:
+    """Index of each frame that the best model lacks, or before there is one will lack as far as is known → why."""
     tracks = correspondences.tracks
-    reasons = found.missing(tracks) | dict.fromkeys(correspondences.unreadable, "its image cannot be read")
+    reasons = without_points(tracks) if found is None else found.missing(tracks)
+    reasons |= dict.fromkeys(correspondences.unreadable, _UNREADABLE)
     return {int(tracks.frame_index[row]): reason for row, reason in sorted(reasons.items())}
 
 
-def _write(
-    video: InputVideo,
-    missing: dict[int, str],
-    models: list[TrackModel],
-    tracks: Tracks,
-    colors: Floats,
-    paths: BootstrapPaths,
-    report: StageReport,
-) -> None:
-    mask, camera = video.mask, models[0].camera
+def _list_unregistered(missing: dict[int, str], paths: BootstrapPaths, *, even_none: bool = False) -> None:
+    """Write the list; an empty one says that every frame has a pose, which is to be asked for."""
+    if missing or even_none:
+        lines = [f"{index} {reason}\n" for index, reason in missing.items()]
+        write_bytes(paths.unregistered, "".join(lines).encode())
+
+
+def _write(video: InputVideo, found: _Reconstruction, paths: BootstrapPaths, report: StageReport) -> None:
+    mask, camera, tracks, models, colors = video.mask, found.models[0].camera, found.tracks, found.models, found.colors
     if video.camera is None:
-        undistortion = undistort_sequence(video.paths, camera)
-        mask = read_mask(video.paths.mask)
-        tracks, models, kept = into_pinhole(tracks, models, undistortion.camera, mask)
-        colors = colors[kept]
+        tracks, models, colors, mask = undistort_with_models(video, tracks, models, colors)
     tracks.save(paths.tracks)
     for number, model in enumerate(models):
         write_model(model, tracks, colors, mask, video.paths, paths.root.name, number)
     figures = figures_of(models[0], tracks)
-    _describe(video, models, figures, missing, camera, report)
-    lines = [f"{index} {reason}\n" for index, reason in missing.items()]
-    write_bytes(paths.unregistered, "".join(lines).encode())
+    describe_models(video, models, figures, found.missing, camera, report)
+    _list_unregistered(found.missing, paths, even_none=True)
     shades = mean_colors(tracks.track[models[0].used], colors[models[0].used], tracks.track_count)
-    title = f"{video.paths.root.name}: {_summary(report)}"
+    title = f"{video.paths.root.name}: {summary_line(report)}"
     draw_overview(paths.overview, title, models[0], figures, tracks, shades)
-
-
-def _describe(
-    video: InputVideo,
-    models: list[TrackModel],
-    best: ModelFigures,
-    missing: dict[int, str],
-    camera: pycolmap.Camera,
-    report: StageReport,
-) -> None:
-    report.counts |= {
-        "registered": best.frames,
-        "points": best.points,
-        "observations": best.observations,
-        "mean_track_length": round(best.mean_track_length, 2),
-        "mean_reprojection_error_px": round(best.mean_error_px, 3),
-        "models": [int(model.registered.sum()) for model in models],
-        "camera": {"model": camera.model_name, "params": [float(value) for value in camera.params]},
-    }
-    logger.info("%s", _summary(report))
-    if video.camera is None:
-        facts = (camera.model_name, camera.mean_focal_length(), video.paths.calibration, video.paths.recorded.root)
-        logger.info("camera: %s, focal length %.1f px (%s); frames as recorded are in %s", *facts)
-    if missing:
-        index, reason = next(iter(missing.items()))
-        count = f"{len(missing)} of {len(video.frame_index)} frames have no pose"
-        report.warnings.append(f"{count}; the first is frame {index}: {reason}")
-        logger.warning("%s; each is listed in %s", report.warnings[-1], BootstrapPaths.of(video.paths).unregistered)
-
-
-def _summary(report: StageReport) -> str:
-    counts = report.counts
-    length, error_px = counts["mean_track_length"], counts["mean_reprojection_error_px"]
-    return (
-        f"{counts['registered']} of {counts['frames']} frames, {counts['points']} points, each seen in {length:.1f} "
-        f"frames, mean reprojection error {error_px:.2f} px"
-    )
 
 
 if __name__ == "__main__":

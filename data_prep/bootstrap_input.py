@@ -9,7 +9,7 @@ import pycolmap
 
 from data_prep.sequence_undistortion import recorded_sequence
 from pipeline.errors import LumenError, require
-from pipeline.paths import RunPaths, SequencePaths
+from pipeline.paths import RunPaths, SequencePaths, TrainingPaths
 from pipeline.sequence import Sequence
 from pipeline.training_data import Bytes
 from pipeline.training_files import read_mask
@@ -62,31 +62,80 @@ class InputVideo:
         """Read a sequence's facts and content area.
 
         Raises:
-            LumenError: if it is no sequence, its content area is empty or of another size, or it has too few frames.
+            LumenError: if it is no sequence, its content area is missing, empty or of another size, or it has too few
+                frames.
         """
-        require(folder.is_dir(), f"{folder} is not a folder")
         paths = SequencePaths(folder)
-        if not paths.sequence.exists():
-            inside = [found.root for found in RunPaths(folder).sequences()]
-            hint = f"; choose one of its sequences, such as {inside[0]}" if inside else "; make one with extract.py"
-            raise LumenError(f"{folder} is no sequence (no sequence.yaml){hint}")
+        _require_sequence(paths)
         source = recorded_sequence(paths)
         facts = Sequence.load(source.sequence)
-        mask = read_mask(source.mask)
-        if mask.shape != (facts.height, facts.width):
-            raise LumenError(
-                f"{source.mask} is of {mask.shape[1]}x{mask.shape[0]} pixels, the sequence of {facts.width}x"
-                f"{facts.height}: extract the sequence again"
-            )
-        require(bool(mask.any()), f"{source.mask} is black: it leaves nothing to use; extract the sequence again")
-        sides = cv2.boundingRect(mask)[2:]
-        require(min(sides) >= MIN_SIDE_PX, f"{source.mask} shows only {sides[0]}x{sides[1]} pixels: too few to use")
+        mask = _read_content_area(source, facts)
         pinhole = facts.calibration.pinhole
         if facts.calibration.state != "uncalibrated" and not _is_pinhole(pinhole):
             raise LumenError(f"{source.sequence}: pinhole {pinhole} is not fx, fy, cx, cy, with fx, fy above 0")
         count = len(facts.frames)
         require(count >= MIN_FRAMES, f"{folder} has {count} frames: at least {MIN_FRAMES} are needed")
         return cls(paths, source, facts, mask)
+
+
+def _require_sequence(paths: SequencePaths) -> None:
+    """Say what to give instead of a folder that is no sequence.
+
+    Raises:
+        LumenError: unless it is one.
+    """
+    folder = paths.root
+    if folder.is_file():
+        raise LumenError(
+            f"{folder} is a file, not a sequence: make one of it with python data_prep/extract.py {folder}"
+        )
+    require(folder.is_dir(), f"{folder} is not a folder")
+    around = _sequence_around(folder)
+    if around is not None:
+        raise LumenError(f"{folder} is a part of a sequence: give the whole, {around}")
+    if paths.sequence.exists():
+        return
+    inside = [found.root for found in RunPaths(folder).sequences()]
+    training = TrainingPaths.find(folder)
+    if inside:
+        hint = f"; choose one of its sequences, such as {inside[0]}"
+    elif training is not None:
+        hint = (
+            "; it holds training data, which have their poses already: to reconstruct them anew, make a sequence of "
+            f"their images with python data_prep/extract.py {training.image(0).parent}"
+        )
+    else:
+        hint = "; make one with extract.py"
+    raise LumenError(f"{folder} is no sequence (no sequence.yaml){hint}")
+
+
+def _read_content_area(source: SequencePaths, facts: Sequence) -> Bytes:
+    path, size = source.mask, f"{facts.width}x{facts.height}"
+    if not path.exists():
+        raise LumenError(
+            f"{path} is missing: extract the sequence again, or put the content area of its frames there ({size} "
+            "pixels, 255 = tissue)"
+        )
+    mask = read_mask(path)
+    if mask.shape != (facts.height, facts.width):
+        about = f"{mask.shape[1]}x{mask.shape[0]}"
+        raise LumenError(f"{path} is of {about} pixels, the sequence of {size}: extract the sequence again")
+    require(bool(mask.any()), f"{path} is black: it leaves nothing to use; extract the sequence again")
+    sides = cv2.boundingRect(mask)[2:]
+    require(min(sides) >= MIN_SIDE_PX, f"{path} shows only {sides[0]}x{sides[1]} pixels: too few to use")
+    return mask
+
+
+def _sequence_around(folder: Path) -> Path | None:
+    """The sequence that a folder is a part of, such as its `images/`, `recorded/` or `colmap/0/`; None if of none."""
+    place = folder.resolve()
+    for parent in (place.parent, place.parent.parent):
+        paths = SequencePaths(parent)
+        models = TrainingPaths(parent).model.parent
+        parts = (paths.images, paths.frame_masks, paths.recorded.root, models)
+        if paths.sequence.exists() and any(place.is_relative_to(part) for part in parts):
+            return parent
+    return None
 
 
 def _is_pinhole(params: list[float] | None) -> bool:

@@ -85,21 +85,25 @@ def undistort_sequence(
     recorded = _keep_recorded(paths)
     # A half-done mixture must not be said to be undistorted, not even with the camera of an earlier call.
     _copy(recorded.sequence, paths.sequence)
-    mask = undistortion.mask(content)
     if undistortion.is_identity:
         for file in _files(recorded):
             _copy(recorded.root / file, paths.root / file)
     else:
         writer = _FrameWriter(recorded, paths, content, undistortion, jpeg_quality)
         writer.write([frame.index for frame in sequence.frames])
-        write_image(paths.mask, mask)
+        write_image(paths.mask, undistortion.mask(content))
     write_calibration(paths.calibration, opencv_camera, {"origin": "self"})
-    replace(
+    _as_undistorted(sequence, camera, undistortion, content).save(paths.sequence)
+    return undistortion
+
+
+def _as_undistorted(sequence: Sequence, camera: pycolmap.Camera, undistortion: Undistortion, content: Mask) -> Sequence:
+    """The facts of a sequence whose frames, of this content area, are undistorted with a camera estimated from them."""
+    return replace(
         sequence,
         calibration=replace(describe_calibration(None, camera, undistortion), origin="self"),
-        content_area=ContentArea.of_mask(mask, sequence.content_area.margin_px),
-    ).save(paths.sequence)
-    return undistortion
+        content_area=ContentArea.of_mask(undistortion.mask(content), sequence.content_area.margin_px),
+    )
 
 
 @dataclass(frozen=True)

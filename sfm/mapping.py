@@ -119,14 +119,8 @@ def map_images(
     options.snapshot_path = snapshots
     options.snapshot_frames_freq = _SNAPSHOT_FRAMES
     if pair is not None:
-        with pycolmap.Database.open(database) as opened:
-            ids = {image.name: image.image_id for image in opened.read_all_images()}
-        options.init_image_id1, options.init_image_id2 = ids[pair[0]], ids[pair[1]]
-        # COLMAP would judge an unsuitable pair hundreds of times over.
-        options.init_num_trials = 1
+        _begin_with(pair, database, options)
     snapshot = _latest_snapshot(snapshots)
-    if snapshot is not None:
-        logger.info("going on with the mapping from its snapshot of %s", snapshot.name)
     given = snapshot or begun
     registered = pycolmap.Reconstruction(given).num_reg_images() if given else 0
     with colmap_log(log), ProgressBar("mapping", total=len(names), done=registered) as bar:
@@ -141,11 +135,18 @@ def map_images(
         )
     if not models:
         return None
-    best = max(models, key=lambda number: models[number].num_reg_images())
     model = folder / "model"
     model.mkdir(exist_ok=True)
-    models[best].write_binary(model)
+    max(models.values(), key=lambda found: found.num_reg_images()).write_binary(model)
     return model
+
+
+def _begin_with(pair: tuple[str, str], database: Path, options: pycolmap.IncrementalPipelineOptions) -> None:
+    with pycolmap.Database.open(database) as opened:
+        ids = {image.name: image.image_id for image in opened.read_all_images()}
+    options.init_image_id1, options.init_image_id2 = ids[pair[0]], ids[pair[1]]
+    # COLMAP would judge an unsuitable pair hundreds of times over.
+    options.init_num_trials = 1
 
 
 def mapper_options(seed: int) -> pycolmap.IncrementalPipelineOptions:
@@ -203,5 +204,6 @@ def _latest_snapshot(folder: Path) -> Path | None:
     for candidate in sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True):
         with suppress(RuntimeError, ValueError, OSError, LookupError):
             if is_whole(candidate) and pycolmap.Reconstruction(candidate).num_reg_images() >= 2:
+                logger.info("going on with the mapping from its snapshot of %s", candidate.name)
                 return candidate
     return None

@@ -83,12 +83,7 @@ def estimate_camera(
     some = keyframes[first : first + WINDOW_KEYFRAMES]
     if len(keyframes) < MIN_KEYFRAMES:
         raise NoReconstruction(f"no reconstruction: {too_few_keyframes(keyframes)}")
-    by_turning = turning_share(tracks, some, _turning_cameras(size, content_box), limits.error_px)
-    if by_turning > _MOST_BY_TURNING:
-        raise NoReconstruction(
-            f"no reconstruction: a camera that only turns explains {by_turning:.0%} of what its frames share; depth "
-            "needs one that moves, too"
-        )
+    _require_motion(tracks, some, size, content_box, limits)
     attempts: list[Start] = []
     for model in models:
         for angle_deg in _STARTS_DEG[model]:
@@ -110,6 +105,17 @@ def estimate_camera(
             "(data_prep/calibrate.py, then extract.py --calibration)"
         )
     return _choose(attempts)
+
+
+def _require_motion(
+    tracks: Tracks, keyframes: Integers, size: tuple[int, int], content_box: tuple[int, int, int, int], limits: Limits
+) -> None:
+    by_turning = turning_share(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
+    if by_turning > _MOST_BY_TURNING:
+        raise NoReconstruction(
+            f"no reconstruction: a camera that only turns explains {by_turning:.0%} of what its frames share; depth "
+            "needs one that moves, too"
+        )
 
 
 def _choose(attempts: list[Start]) -> CameraEstimate:

@@ -231,15 +231,21 @@ def _rank(model: TrackModel) -> tuple[int, int]:
     return int(model.registered.sum()), model.point_count
 
 
-def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
+def without_points(tracks: Tracks) -> dict[int, str]:
+    """Row of each frame in which no track was observed → that this is why it cannot be registered."""
     seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
+    return dict.fromkeys(np.flatnonzero(seen == 0).tolist(), "no point of another frame was found in it")
+
+
+def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
+    unseen = without_points(tracks)
     result = {}
     for row in np.flatnonzero(~models[0].registered).tolist():
         other = next((number for number, model in enumerate(models) if model.registered[row]), None)
         if other is not None:
             result[row] = f"is in model {other}, which could not be joined with model 0"
-        elif not seen[row]:
-            result[row] = "no point of another frame was found in it"
+        elif row in unseen:
+            result[row] = unseen[row]
         else:
             result[row] = reasons.get(row, f"sees fewer than {MIN_FRAME_POINTS} points that agree after the adjustment")
     return result

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -228,6 +228,12 @@ def test_frames_of_which_none_can_be_used_give_no_reconstruction(
             cv2.imwrite(str(sequence.image(frame.index)), np.full((256, 320, 3), value, np.uint8))
     with pytest.raises(NoReconstruction, match=message):
         reconstruct(sequence)
+    unregistered = BootstrapPaths.of(sequence).unregistered
+    if value is None:
+        indices = [frame.index for frame in Sequence.load(sequence.sequence).frames]
+        assert unregistered.read_text().splitlines() == [f"{index} its image cannot be read" for index in indices]
+    else:
+        assert not unregistered.exists()
 
 
 @pytest.mark.parametrize(
@@ -258,11 +264,14 @@ def test_a_failed_attempt_leaves_the_earlier_reconstruction(
     copy = SequencePaths(tmp_path / "sequence")
     shutil.copytree(reconstructed.root, copy.root)
     before = TrainingPaths(copy.root).motion.read_bytes()
+    missing = Sequence.load(copy.sequence).frames[7].index
+    copy.image(missing).unlink()
     with pytest.raises(NoReconstruction, match="kept in .*colmap_failed"):
         reconstruct(copy, overwrite=True, max_depth_uncertainty=1e-5)
     assert TrainingPaths(copy.root).motion.read_bytes() == before
     failed = BootstrapPaths(BootstrapPaths.of(copy).failed)
     assert failed.report.exists() and failed.found_tracks.exists()
+    assert f"{missing} its image cannot be read" in failed.unregistered.read_text().splitlines()
 
 
 def test_frames_of_another_camera_never_lie_beside_an_earlier_model(
@@ -361,6 +370,33 @@ def test_what_is_no_sequence_is_told_apart(
         reconstruct(SequencePaths(extracted(True).root.parent))
     sequence.sequence.write_text("format_version: 1\n")
     with pytest.raises(LumenError, match="sequence.yaml"):
+        reconstruct(sequence)
+
+
+@pytest.mark.parametrize("part", ["images", "masks", "recorded", "colmap", "colmap/0"])
+def test_a_part_of_a_sequence_names_the_whole(sequence: SequencePaths, part: str) -> None:
+    folder = sequence.root / part
+    folder.mkdir(parents=True, exist_ok=True)
+    if part == "recorded":
+        shutil.copy(sequence.sequence, folder)
+    with pytest.raises(LumenError, match=f"is a part of a sequence: give the whole, {sequence.root}$"):
+        reconstruct(SequencePaths(folder))
+
+
+@pytest.mark.parametrize(("layout", "images"), [(1, "training"), (2, "training/images")])
+def test_training_data_are_told_from_a_sequence(tmp_path: Path, layout: Literal[1, 2], images: str) -> None:
+    motion = TrainingPaths(tmp_path / "training", layout).motion
+    motion.parent.mkdir(parents=True)
+    motion.touch()
+    with pytest.raises(LumenError, match=f"have their poses already: .*data_prep/extract.py {tmp_path / images}$"):
+        reconstruct(SequencePaths(tmp_path / "training"))
+
+
+def test_a_video_and_a_sequence_without_its_mask_say_what_to_do(sequence: SequencePaths, video: PhantomPaths) -> None:
+    with pytest.raises(LumenError, match=f"make one of it with python data_prep/extract.py {video.video}$"):
+        reconstruct(SequencePaths(video.video))
+    sequence.mask.unlink()
+    with pytest.raises(LumenError, match=r"undistorted_mask.bmp is missing: extract .* again, .*320x256 pixels, 255"):
         reconstruct(sequence)
 
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep import bootstrap
+from data_prep import bootstrap, unknown_camera
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_models import figures_of, into_pinhole, sample_colors
 from pipeline.paths import BootstrapPaths, SequencePaths
@@ -135,7 +135,7 @@ def test_mapping_keeps_to_the_limits_that_were_asked_for(
         asked.append(arguments[5])
         return SimpleNamespace(camera=make_camera("SIMPLE_RADIAL"), focal_range_px=(400.0, 401.0))
 
-    monkeypatch.setattr(bootstrap, "estimate_camera", estimate)
+    monkeypatch.setattr(unknown_camera, "estimate_camera", estimate)
     monkeypatch.setattr(bootstrap, "map_video", lambda *arguments, **_: asked.append(arguments[3]))
     camera = make_camera() if calibrated else None
     video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), content_box=(100, 60, 1720, 1140))

@@ -1,0 +1,99 @@
+"""The camera of a sequence without a calibration: estimated from its tracks; its frames made those of a pinhole."""
+
+import logging
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from data_prep.bootstrap_input import InputVideo
+from data_prep.bootstrap_models import into_pinhole
+from data_prep.sequence_undistortion import undistort_sequence
+from pipeline.paths import BootstrapPaths
+from pipeline.report import StageReport
+from pipeline.tracks import Integers, Tracks
+from pipeline.training_data import Bytes
+from pipeline.training_files import read_mask
+from sfm.self_calibration import CameraEstimate, CameraModel, estimate_camera, starting_camera
+from sfm.track_model import TrackModel
+from sfm.triangulation import Limits
+
+_FOCAL_SPREAD_WARNED = 1.1
+_LIKELY_ANGLE_DEG = 80.0
+
+logger = logging.getLogger(__name__)
+
+
+def likely_camera(video: InputVideo) -> pycolmap.Camera:
+    """A camera as rigid scopes have it, for what only has to be about right."""
+    return starting_camera("SIMPLE_RADIAL", _LIKELY_ANGLE_DEG, video.size, video.content_box)
+
+
+def find_camera(
+    video: InputVideo,
+    tracks: Tracks,
+    keyframes: Integers,
+    choice: Literal["auto"] | CameraModel,
+    limits: Limits,
+    paths: BootstrapPaths,
+    seed: int,
+    report: StageReport,
+) -> pycolmap.Camera:
+    """Estimate the camera of the frames as recorded, and warn if they hardly determine it.
+
+    Args:
+        video: the sequence.
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        choice: the camera's model; "auto" takes what explains more.
+        limits: of points.
+        paths: where databases and pycolmap's log go.
+        seed: of the random choices.
+        report: for the warning.
+
+    Raises:
+        NoReconstruction: if no camera explains the tracks, or the camera only turns.
+    """
+    every: tuple[CameraModel, ...] = ("SIMPLE_RADIAL", "OPENCV_FISHEYE")
+    models = every if choice == "auto" else (choice,)
+    folder = paths.mapping / "camera"
+    estimate = estimate_camera(
+        tracks, keyframes, video.size, video.content_box, models, limits, folder, paths.log, seed
+    )
+    _warn_of_spread(estimate, report)
+    return estimate.camera
+
+
+def _warn_of_spread(estimate: CameraEstimate, report: StageReport) -> None:
+    low, high = estimate.focal_range_px
+    if high > _FOCAL_SPREAD_WARNED * low:
+        report.warnings.append(
+            f"the video hardly determines the focal length: from {low:.0f} to {high:.0f} px it explains some keyframes "
+            "equally well; calibrate the camera if you can (data_prep/calibrate.py)"
+        )
+        logger.warning(report.warnings[-1])
+
+
+def undistort_with_models(
+    video: InputVideo, tracks: Tracks, models: Sequence[TrackModel], colors: npt.NDArray[np.float64]
+) -> tuple[Tracks, list[TrackModel], npt.NDArray[np.float64], Bytes]:
+    """Undistort the sequence in place, and take tracks and models over into its new pixels.
+
+    Args:
+        video: the sequence.
+        tracks: in pixels of the frames as recorded.
+        models: of these tracks; all with one camera.
+        colors: (O, 3) of each observation.
+
+    Returns:
+        Tracks, models, colours, and the (H, W) content area of the undistorted frames.
+
+    Raises:
+        LumenError: see `undistort_sequence`.
+    """
+    undistortion = undistort_sequence(video.paths, models[0].camera)
+    mask = read_mask(video.paths.mask)
+    moved, inside, kept = into_pinhole(tracks, models, undistortion.camera, mask)
+    return moved, inside, colors[kept], mask

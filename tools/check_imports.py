@@ -13,7 +13,7 @@ from pathlib import Path
 
 from system_packages import SetUpError, install
 
-MODULES = ("av", "cv2", "numpy", "open3d", "pycolmap")
+MODULES = ("av", "cv2", "numpy", "open3d", "pycolmap", "torch")
 
 PACKAGE_OF_LIBRARY = {
     "libEGL.so.1": "libegl1",

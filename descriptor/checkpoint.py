@@ -1,0 +1,117 @@
+"""Checkpoints: ours, which carry all that a run needs to go on, and those published with DDL.
+
+A published file is a dict {model, optimizer, epoch, step, validation}; the keys of `model` begin with "module.". Ours
+is the same dict with more in it, so that what reads theirs reads ours.
+"""
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import LumenError, explain_os_errors
+from pipeline.files import atomic_write
+
+FORMAT_VERSION = 1
+_PREFIX = "module."
+_RETRAIN = "if it was cut off while copying, copy it again"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network in training.
+
+    Attributes:
+        model: the network's parameters and buffers by name, without the published prefix.
+        epoch, step: how far it has been trained, both counted from the start.
+        validation: what was best last; as published, a loss. NaN if unknown.
+        method: the backend that it belongs to; None if the file does not say.
+        config: the settings it was trained with, builtin types; None for published files.
+        optimizer: the optimizer's state, if it is there.
+        training: whatever else going on needs (`descriptor.trainer`).
+    """
+
+    model: dict[str, Tensor]
+    epoch: int = 0
+    step: int = 0
+    validation: float = float("nan")
+    method: str | None = None
+    config: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write it atomically, in the published layout with our additions.
+
+        Raises:
+            LumenError: if it cannot be written.
+        """
+        content = {
+            "model": {_PREFIX + name: value for name, value in self.model.items()},
+            "optimizer": self.optimizer or {},
+            "epoch": self.epoch,
+            "step": self.step,
+            "validation": self.validation,
+            "lumensfm": {
+                "format_version": FORMAT_VERSION,
+                "method": self.method,
+                "config": self.config,
+                "training": self.training,
+            },
+        }
+        with atomic_write(path) as partial, partial.open("wb") as stream:
+            torch.save(content, stream)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint of ours or of DDL's, on the CPU, without running any code that is in it.
+
+        Raises:
+            LumenError: if it is missing, cut off, holds code, or is no checkpoint of this kind.
+        """
+        content = read_checkpoint_file(path)
+        model = content.get("model")
+        if not isinstance(model, dict) or not all(isinstance(each, Tensor) for each in model.values()):
+            raise LumenError(
+                f"{path} is no checkpoint of a dense descriptor: it holds {', '.join(map(str, content)) or 'nothing'}"
+            )
+        ours = content.get("lumensfm") or {}
+        version = ours.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: update LumenSfM")
+        return cls(
+            model={name.removeprefix(_PREFIX): value for name, value in model.items()},
+            epoch=int(content.get("epoch", 0)),
+            step=int(content.get("step", 0)),
+            validation=float(content.get("validation", float("nan"))),
+            method=ours.get("method"),
+            config=ours.get("config"),
+            optimizer=content.get("optimizer") or None,
+            training=ours.get("training") or {},
+        )
+
+
+def read_checkpoint_file(path: Path) -> dict[str, Any]:
+    """The dict in a file of torch's, tensors on the CPU; only plain types and tensors are built.
+
+    Raises:
+        LumenError: if it is missing, cut off, holds code, or holds something else than a dict.
+    """
+    with explain_os_errors("read", path), path.open("rb") as stream:
+        try:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise LumenError(
+                f"{path} holds more than numbers, which could run code, and was not opened: get the weights from where "
+                "they come from as a plain state dict"
+                if "Unsupported" in str(error) or "GLOBAL" in str(error)
+                else f"{path} is damaged or no checkpoint: {_RETRAIN}"
+            ) from error
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise LumenError(f"{path} is damaged or no checkpoint: {_RETRAIN}") from error
+    if not isinstance(content, dict):
+        raise LumenError(f"{path} is no checkpoint: it holds a {type(content).__name__}")
+    return content

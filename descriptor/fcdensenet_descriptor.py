@@ -1,0 +1,107 @@
+"""DDL's network as a backend: frames in, dense descriptors out, in the geometry it was trained in."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from descriptor.base import Bytes, Descriptor, DescriptorMap
+from descriptor.checkpoint import Checkpoint
+from descriptor.fcdensenet import FCDenseNet, NetworkShape, network_input, shape_of
+from descriptor.network_frame import NetworkFrame, common_size
+from pipeline.errors import LumenError, require
+
+METHOD = "fcdensenet"
+# What the published network was trained with, whose files do not say.
+_PUBLISHED = {"image_downsampling": 4.0, "network_downsampling": 64}
+
+
+class FCDenseNetDescriptor(Descriptor):
+    """A trained network with its geometry.
+
+    Args:
+        network: on its device, in evaluation mode.
+        image_downsampling: frames are made smaller by this.
+        network_downsampling: the network frame's sides are multiples of this.
+        config: the settings it was trained with; None for published ones.
+    """
+
+    name = METHOD
+
+    def __init__(
+        self,
+        network: FCDenseNet,
+        image_downsampling: float,
+        network_downsampling: int,
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        self.network = network
+        self.length = network.compact_length
+        self.image_downsampling, self.network_downsampling = image_downsampling, network_downsampling
+        self.config = config
+
+    @staticmethod
+    def recognises(content: dict[str, Any]) -> bool:
+        """Whether a checkpoint file's content is of this method."""
+        model = content.get("model")
+        return isinstance(model, dict) and any(str(name).endswith("finalConv.weight") for name in model)
+
+    @classmethod
+    def from_file(cls, path: Path, device: torch.device) -> Self:
+        """Read a checkpoint of ours or DDL's; the network's shape is that of its weights.
+
+        Raises:
+            LumenError: if it is damaged, or of another network.
+        """
+        checkpoint = Checkpoint.load(path)
+        network = load_network(checkpoint, path).to(device).eval()
+        config = checkpoint.config or {}
+        geometry = {name: config.get(name, published) for name, published in _PUBLISHED.items()}
+        downsampling, multiple = float(geometry["image_downsampling"]), int(geometry["network_downsampling"])
+        return cls(network, downsampling, multiple, config or None)
+
+    @torch.inference_mode()
+    def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
+        """See `Descriptor.describe`. Values are in the coordinates of `FCDenseNet.compact`."""
+        height, width = image.shape[:2]
+        require(
+            mask.shape == (height, width),
+            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {width}x{height}",
+        )
+        size = common_size([mask], self.image_downsampling, self.network_downsampling)
+        frame = NetworkFrame.of_mask(mask, self.image_downsampling, size)
+        return DescriptorMap(self.describe_small(frame.cut(image)), torch.from_numpy(frame.cut_mask(mask)), frame)
+
+    @torch.inference_mode()
+    def describe_small(self, image: Bytes) -> Tensor:
+        """Descriptors (D, H, W) of a frame (H, W, 3) uint8 RGB that has the network's size already."""
+        device = next(self.network.parameters()).device
+        compact = self.network.compact(network_input(torch.from_numpy(image.copy())[None].to(device)))
+        return compact[0].permute(2, 0, 1)
+
+
+def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
+    """The network whose weights a checkpoint holds.
+
+    Raises:
+        LumenError: if they are not those of this network, naming the first that does not fit.
+    """
+    shape: NetworkShape | None = shape_of(checkpoint.model)
+    if shape is None:
+        raise LumenError(f"{path} holds the weights of another network than the dense descriptor's (fcdensenet)")
+    network = FCDenseNet(shape)
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() | checkpoint.model.keys()):
+        have, want = checkpoint.model.get(name), wanted.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            raise LumenError(
+                f"{path} does not fit the dense descriptor's network at {name}: "
+                f"{_shape(have)} in the file, {_shape(want)} in the network"
+            )
+    network.load_state_dict(checkpoint.model)
+    return network
+
+
+def _shape(value: Tensor | None) -> str:
+    return "nothing" if value is None else "x".join(map(str, value.shape)) or "a number"

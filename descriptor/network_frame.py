@@ -1,0 +1,121 @@
+"""From a recorded frame to what a network sees: made smaller, and cut to the content area (DDL's geometry)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import LumenError, require
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NetworkFrame:
+    """Where the network's frame lies in a recorded one. Pixels in COLMAP's convention on both sides.
+
+    Attributes:
+        image_size: width and height of the recorded frame, px.
+        small_size: width and height of the whole frame after making it smaller, px.
+        origin: column and row in it where the network's frame begins; negative where it reaches over the edge.
+        size: height and width of the network's frame, px.
+    """
+
+    image_size: tuple[int, int]
+    small_size: tuple[int, int]
+    origin: tuple[int, int]
+    size: tuple[int, int]
+
+    @classmethod
+    def of_mask(cls, mask: Bytes, downsampling: float, size: tuple[int, int]) -> "NetworkFrame":
+        """A frame of `size` (height, width) about the content area of a mask (H, W) uint8.
+
+        It stays inside the image where it can, else the image is in its middle.
+        """
+        height, width = mask.shape
+        small_size = _smaller(mask, downsampling)
+        left, top, right, bottom = _content_box(mask, small_size)
+        origin = (
+            _start(left, right, size[1], small_size[0]),
+            _start(top, bottom, size[0], small_size[1]),
+        )
+        return cls((width, height), small_size, origin, size)
+
+    def network_from_image(self, pixels: Floats) -> Floats:
+        """Pixels (..., 2) of the recorded frame → of the network's."""
+        return np.asarray(pixels) * np.divide(self.small_size, self.image_size) - self.origin
+
+    def image_from_network(self, pixels: Floats) -> Floats:
+        """Pixels (..., 2) of the network's frame → of the recorded one."""
+        return (np.asarray(pixels) + self.origin) * np.divide(self.image_size, self.small_size)
+
+    def cut(self, image: Bytes) -> Bytes:
+        """A recorded image (H, W, 3), made smaller by averaging and cut: (h, w, 3); black beyond the edge.
+
+        Raises:
+            LumenError: if it is not of `image_size`.
+        """
+        self._check(image)
+        return self._crop(cv2.resize(image, self.small_size, interpolation=cv2.INTER_AREA))
+
+    def cut_mask(self, mask: Bytes) -> npt.NDArray[np.bool_]:
+        """A recorded mask (H, W) uint8 → (h, w) bool: pixels that show nothing but tissue."""
+        self._check(mask)
+        return self._crop(cv2.resize(mask, self.small_size, interpolation=cv2.INTER_AREA)) == 255
+
+    def _check(self, image: Bytes) -> None:
+        height, width = image.shape[:2]
+        require(
+            (width, height) == self.image_size,
+            f"a frame of {width}x{height} pixels among frames of {self.image_size[0]}x{self.image_size[1]}",
+        )
+
+    def _crop(self, small: npt.NDArray[np.generic]) -> Bytes:
+        (left, top), (height, width) = self.origin, self.size
+        result = np.zeros((height, width, *small.shape[2:]), np.uint8)
+        rows = slice(max(0, top), min(small.shape[0], top + height))
+        columns = slice(max(0, left), min(small.shape[1], left + width))
+        result[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = small[rows, columns]
+        return result
+
+
+def common_size(masks: Sequence[Bytes], downsampling: float, multiple: int) -> tuple[int, int]:
+    """Height and width of the smallest network frame that holds every content area (DDL's rule).
+
+    Args:
+        masks: of each sequence, (H, W) uint8, 255 = tissue.
+        downsampling: of the frames before the network.
+        multiple: what height and width have to be multiples of.
+
+    Raises:
+        LumenError: if a mask is empty.
+    """
+    sizes = []
+    for mask in masks:
+        left, top, right, bottom = _content_box(mask, _smaller(mask, downsampling))
+        sizes.append((bottom - top, right - left))
+    height, width = np.max(sizes, axis=0)
+    return -(-int(height) // multiple) * multiple, -(-int(width) // multiple) * multiple
+
+
+def _smaller(mask: Bytes, downsampling: float) -> tuple[int, int]:
+    height, width = mask.shape
+    return max(1, round(width / downsampling)), max(1, round(height / downsampling))
+
+
+def _content_box(mask: Bytes, small_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom (exclusive) of the content area in the smaller frame."""
+    small = cv2.resize(mask, small_size, interpolation=cv2.INTER_AREA) == 255
+    if not small.any():
+        raise LumenError("the mask shows no tissue: look at undistorted_mask.bmp")
+    columns, rows = np.flatnonzero(small.any(axis=0)), np.flatnonzero(small.any(axis=1))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _start(first: int, end: int, size: int, available: int) -> int:
+    if size >= available:
+        return (available - size) // 2
+    return min(max((first + end - size) // 2, 0), available - size)

@@ -1,0 +1,104 @@
+"""The relative response loss as what it is, a cross-entropy over pixels, for thousands of points a pair.
+
+DDL trains descriptors so that the response of a point's descriptor has its peak, over the whole target image, where the
+point is (Liu et al., CVPR 2020, eq. 3 and 4). With responses s(p) = 0.5 <d, d_p> + 0.5 and the heatmap
+h(p) = softmax_p(scale * (s(p) - threshold)), the threshold and the constant cancel, and -log h(p*) is
+
+    logsumexp_p(z_p) - z_p*,    z_p = 0.5 * scale * <d, d_p>.
+
+Softmax and its gradient are computed tile by tile in one pass, so that no heatmap is ever held.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Logits of a tile: 32 MiB in single precision, about what stays in a processor's cache while it is gone over.
+_TILE_LOGITS = 1 << 23
+# exp(-scale) has to stay a normal number in single precision.
+MAX_MATCHING_SCALE = 160.0
+
+
+def response_loss(
+    source: Tensor, at_truth: Tensor, target: Tensor, matching_scale: float, pixels_per_target: float = 1.0
+) -> Tensor:
+    """-log h(p*), the mean over points.
+
+    Args:
+        source: (K, C) descriptors of the points, of length 1.
+        at_truth: (K, C) descriptors of the target where the points are, interpolated, of length 1.
+        target: (P, C) descriptors of the target's pixels, or of some that stand for all, of length 1.
+        matching_scale: 20 in the paper, at most MAX_MATCHING_SCALE.
+        pixels_per_target: how many pixels each row of `target` stands for. If more than one, the true place is counted
+            besides, because a peak that none of them sees must not grow for nothing.
+
+    Returns:
+        A scalar; 0 without points.
+
+    Raises:
+        ValueError: if the scale is too large for single precision.
+    """
+    if not 0 < matching_scale <= MAX_MATCHING_SCALE:
+        raise ValueError(f"matching_scale {matching_scale}: choose up to {MAX_MATCHING_SCALE}")
+    if not len(source):
+        return (source.sum() + at_truth.sum() + target.sum()) * 0
+    loss: Tensor = _ResponseLoss.apply(source, at_truth, target, 0.5 * matching_scale, float(pixels_per_target))
+    return loss
+
+
+class _ResponseLoss(torch.autograd.Function):
+    """The loss, and in the same pass its gradients: a heatmap is made once and dropped."""
+
+    @staticmethod
+    def forward(ctx: Any, source: Tensor, truth: Tensor, target: Tensor, scale: float, weight: float) -> Tensor:
+        count = len(source)
+        rows = max(1, _TILE_LOGITS // max(1, len(target)))
+        to_source, to_target = torch.empty_like(source), torch.zeros_like(target)
+        positive = scale * (source * truth).sum(dim=1, keepdim=True)
+        # Products of unit vectors bound the logits, so that exp needs no maximum to be found first.
+        own = (positive - scale).exp() if weight > 1 else torch.zeros_like(positive)
+        total = -positive.sum()
+        for first in range(0, count, rows):
+            part = slice(first, first + rows)
+            share = torch.addmm(source.new_full((), -scale), source[part], target.T, alpha=scale).exp_()
+            mass = share.sum(dim=1, keepdim=True) * weight + own[part]
+            total += mass.log().sum()
+            torch.mm(share, target, out=to_source[part])
+            to_source[part] *= weight / mass
+            to_target.addmm_(share.T, source[part] * (weight / mass))
+            own[part] /= mass
+        to_source += (own - 1) * truth
+        factor = scale / count
+        ctx.save_for_backward(to_source.mul_(factor), (own - 1) * source * factor, to_target.mul_(factor))
+        return total / count + scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        to_source, to_truth, to_target = ctx.saved_tensors
+        return grad * to_source, grad * to_truth, grad * to_target, None, None
+
+
+def interpolate(values: Tensor, pixels: Tensor) -> Tensor:
+    """Bilinear interpolation between the centres of pixels, the nearest beyond the edge.
+
+    Args:
+        values: (H, W, C).
+        pixels: (K, 2) px, COLMAP's convention.
+
+    Returns:
+        (K, C) of length 1.
+    """
+    height, width = values.shape[:2]
+    limits = pixels.new_tensor([width - 1, height - 1])
+    place = torch.minimum((pixels - 0.5).clamp(min=0), limits)
+    low = torch.minimum(place.floor(), (limits - 1).clamp(min=0))
+    part = place - low
+    column, row = low.long().T
+    right, below = (column + 1).clamp(max=width - 1), (row + 1).clamp(max=height - 1)
+    flat = values.reshape(height * width, -1)
+    across, down = part[:, :1], part[:, 1:]
+    above = flat[row * width + column] * (1 - across) + flat[row * width + right] * across
+    under = flat[below * width + column] * (1 - across) + flat[below * width + right] * across
+    return functional.normalize(above * (1 - down) + under * down, dim=1)

@@ -1,0 +1,71 @@
+"""A sequence as training and evaluation see it: small frames, and where the same tissue is in two of them."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.network_frame import NetworkFrame
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PointPairs:
+    """The same K points in two frames.
+
+    Attributes:
+        source, target: (K, 2) float64 px of the network's frame, COLMAP's convention.
+    """
+
+    source: Floats
+    target: Floats
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, count: int, random: np.random.Generator) -> "PointPairs":
+        """At most `count` of them, by chance."""
+        if len(self) <= count:
+            return self
+        chosen = random.choice(len(self), count, replace=False)
+        return PointPairs(self.source[chosen], self.target[chosen])
+
+    def swapped(self) -> "PointPairs":
+        return PointPairs(self.target, self.source)
+
+
+class Correspondence(Protocol):
+    """Knows where the tissue of one frame is in another: from an SfM model, or from depth."""
+
+    def between(self, source: int, target: int) -> PointPairs:
+        """What is visible in both of two rows, all of it that is known, inside the content area of both."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sequence at the network's size.
+
+    Attributes:
+        name: patient/sequence.
+        frame_index: (V,) int64, the frame in the video that each row is, ascending.
+        images: (V, H, W, 3) uint8 RGB, mostly on disk.
+        mask: (H, W) bool, pixels that show tissue.
+        frame: where the network's frame lies in the recorded one.
+        correspondence: of its rows.
+    """
+
+    name: str
+    frame_index: Integers
+    images: npt.NDArray[np.uint8]
+    mask: npt.NDArray[np.bool_]
+    frame: NetworkFrame
+    correspondence: Correspondence
+
+    def rows_within(self, row: int, distances: tuple[int, int], rows: Integers | None = None) -> Integers:
+        """Rows, of those given or of all, whose frames are `distances` (lowest, highest) before or after a row's."""
+        rows = np.arange(len(self.frame_index)) if rows is None else rows
+        distance = np.abs(self.frame_index[rows] - self.frame_index[row])
+        return rows[(distance >= distances[0]) & (distance <= distances[1])]

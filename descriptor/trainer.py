@@ -1,0 +1,306 @@
+"""The training loop: steps that depend on the seed and their number alone, checkpoints that go on from any of them."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from descriptor.batch_statistics import estimate_statistics
+from descriptor.checkpoint import Checkpoint
+from descriptor.clip import Clip
+from descriptor.distributed import Processes
+from descriptor.fcdensenet import FCDenseNet
+from descriptor.fcdensenet_descriptor import METHOD
+from descriptor.group_loss import group_loss
+from descriptor.groups import Group, GroupSampler
+from descriptor.learning_rate import learning_rate
+from descriptor.training_config import TrainConfig
+from descriptor.training_log import TrainingLog
+from descriptor.training_paths import RunFolder
+from descriptor.validation import Validation, validate
+from pipeline.config import to_mapping
+from pipeline.errors import LumenError
+from pipeline.progress import ProgressBar
+
+_VALIDATION_GROUPS = 8
+_SECONDS_BETWEEN_CHECKPOINTS = 300.0
+_MAX_GRADIENT = 10.0
+_PREPARED_STEPS = 2
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Clips, and the rows of each that may be used."""
+
+    clips: Sequence[Clip]
+    rows: Sequence[np.ndarray]
+
+
+@dataclass
+class TrainingState:
+    """How far a run is; what a checkpoint keeps besides the weights and the optimizer.
+
+    Attributes:
+        step: steps done.
+        elapsed_s: time spent in them, over all interruptions.
+        best: the highest share of points within the first threshold so far.
+        history: of each validation.
+    """
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    best: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains a network on groups of frames.
+
+    Args:
+        config: all settings.
+        network: on its device.
+        training: the frames to train on.
+        validation: the frames to validate on.
+        device: where the network is.
+        processes: that train together.
+        folder: where files go.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        network: FCDenseNet,
+        training: Frames,
+        validation: Frames,
+        device: torch.device,
+        processes: Processes,
+        folder: RunFolder,
+    ) -> None:
+        self._config, self._network, self._training = config, network, training
+        self._device, self._processes, self._folder = device, processes, folder
+        self.state = TrainingState()
+        self._groups = 2 * config.batch_size // config.group_frames
+        self._sampler = _sampler(config, training, config.seed)
+        self._validation = _validation_groups(config, validation)
+        self._optimizer = _make_optimizer(config, network)
+        self._stop_requested = False
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from where a checkpoint of this run was made."""
+        self._network.load_state_dict(checkpoint.model)
+        if checkpoint.optimizer:
+            self._optimizer.load_state_dict(checkpoint.optimizer)
+        self.state = TrainingState(**checkpoint.training["state"])
+
+    def run(self) -> None:
+        """Train to the end, or until a signal asks to stop.
+
+        Raises:
+            LumenError: if the loss or its gradient is no number any more; the batch is kept.
+        """
+        config, state = self._config, self.state
+        total = config.num_epoch * config.num_iter
+        unlimited = config.max_minutes is None
+        saved = time.monotonic()
+        with (
+            self._stopping_on_signals(),
+            TrainingLog(self._folder, config, state.step, self._processes.is_first) as log,
+            ProgressBar("training", total=total if unlimited else None, unit="step", done=state.step) as bar,
+        ):
+            for groups in self._prepared(total):
+                started = time.monotonic()
+                rate = learning_rate(
+                    config.optimizer, *config.lr_range, self._share_done(), min(1.0, config.num_iter / total)
+                )
+                loss = self._step(groups, rate)
+                state.step += 1
+                state.elapsed_s += time.monotonic() - started
+                bar.update()
+                log.step(state.step, loss, rate, state.elapsed_s)
+                if state.step % (config.num_iter * config.validation_interval) == 0:
+                    self._validate(log)
+                    saved = time.monotonic()
+                elif time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                    self.save()
+                    saved = time.monotonic()
+                if self._must_stop():
+                    break
+            if not state.history or state.history[-1]["step"] != state.step:
+                self._validate(log)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether a signal ended `run` before the training was done."""
+        return self._stop_requested and self._share_done() < 1
+
+    def save(self) -> None:
+        """Write the last checkpoint, with the statistics of the weights as they are."""
+        self._write(self._folder.last)
+
+    def _share_done(self) -> float:
+        config = self._config
+        if config.max_minutes is not None:
+            return min(1.0, self.state.elapsed_s / 60 / config.max_minutes)
+        return min(1.0, self.state.step / (config.num_epoch * config.num_iter))
+
+    def _prepared(self, total: int) -> Iterator[list[Group]]:
+        """This process's groups of each step to come, drawn ahead of time."""
+        steps = range(self.state.step, total)
+        if self._share_done() >= 1:
+            return
+        with ThreadPoolExecutor(max(1, self._config.num_workers)) as pool:
+            waiting: list[Future[list[Group]]] = []
+            try:
+                for step in steps:
+                    waiting.append(pool.submit(self._draw, step))
+                    if len(waiting) > _PREPARED_STEPS:
+                        yield waiting.pop(0).result()
+                for future in waiting:
+                    yield future.result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _draw(self, step: int) -> list[Group]:
+        mine = range(self._processes.rank, self._groups, self._processes.count)
+        return [group for number in mine if (group := self._sampler.draw(step, number)) is not None]
+
+    def _step(self, groups: list[Group], rate: float) -> float:
+        """One step of the optimizer; the loss, the mean over all groups of all processes."""
+        config = self._config
+        self._optimizer.zero_grad()
+        total = torch.zeros((), device=self._device)
+        offset = self.state.step % config.target_stride
+        for group in groups:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                loss = group_loss(
+                    self._network, group, config.matching_scale, config.target_stride, offset, self._device
+                )
+            (config.rr_weight * loss / self._groups).backward()
+            total += loss.detach() / self._groups
+        gradients = [_gradient(parameter) for parameter in self._network.parameters()]
+        self._processes.sum([*gradients, total])
+        for parameter, gradient in zip(self._network.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), _MAX_GRADIENT)
+        if not torch.isfinite(norm + total):
+            raise self._not_a_number(groups, float(total))
+        for settings in self._optimizer.param_groups:
+            settings["lr"] = rate
+        self._optimizer.step()
+        return float(total)
+
+    def _not_a_number(self, groups: list[Group], loss: float) -> LumenError:
+        """Keep the batch and the weights before it, and say so."""
+        path = self._folder.bad_batch(self._processes.rank)
+        arrays = {f"images_{number}": group.images for number, group in enumerate(groups)}
+        for number, group in enumerate(groups):
+            for (source, target), points in group.pairs.items():
+                arrays[f"points_{number}_{source}_{target}"] = np.stack([points.source, points.target])
+        self._folder.save_arrays(path, arrays)
+        if self._processes.is_first:
+            self.save()
+        return LumenError(
+            f"the loss is {loss} or its gradient is not finite at step {self.state.step}: a lower --lr_range, or "
+            f"--precision float32, may help; the batch is in {path}, the weights before it in {self._folder.last}"
+        )
+
+    def _validate(self, log: TrainingLog) -> None:
+        self._estimate_statistics()
+        found = validate(self._network, self._validation, self._config.cross_check_distance, self._device)
+        state = self.state
+        state.history.append({"step": state.step, "elapsed_s": state.elapsed_s, **asdict(found)})
+        log.validation(state.history, found, self._network, self._validation[0], self._device)
+        if self._processes.is_first:
+            minutes = state.elapsed_s / 60
+            logger.info("step %d, %.1f minutes: %s", state.step, minutes, found)
+            is_best = found.pck[0] > state.best
+            state.best = max(state.best, found.pck[0])
+            self._write(self._folder.last, found, estimate=False)
+            if is_best:
+                self._write(self._folder.best, found, estimate=False)
+        self._processes.wait()
+
+    def _estimate_statistics(self) -> None:
+        frames = self._training
+        estimate_statistics(self._network, frames.clips, frames.rows, self._device, self._config.seed)
+
+    def _write(self, path: Any, found: Validation | None = None, *, estimate: bool = True) -> None:
+        if not self._processes.is_first:
+            return
+        if estimate:
+            self._estimate_statistics()
+        state = self.state
+        Checkpoint(
+            model=self._network.state_dict(),
+            epoch=state.step // self._config.num_iter,
+            step=state.step,
+            validation=found.median_px if found else float("nan"),
+            method=METHOD,
+            config=to_mapping(self._config),
+            optimizer=self._optimizer.state_dict(),
+            training={"state": asdict(state)},
+        ).save(path)
+
+    def _must_stop(self) -> bool:
+        """Whether to stop here: what one process knows, all do."""
+        wanted = torch.tensor([float(self._stop_requested), self._share_done()], device=self._device)
+        self._processes.sum([wanted])
+        self._stop_requested = bool(wanted[0] > 0)
+        return self._stop_requested or float(wanted[1]) >= self._processes.count
+
+    @contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        def note(number: int, frame: FrameType | None) -> None:
+            if self._stop_requested:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+            logger.info("stopping after this step; once more stops at once")
+
+        before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def _sampler(config: TrainConfig, frames: Frames, seed: int) -> GroupSampler:
+    return GroupSampler(
+        frames.clips, frames.rows, config.adjacent_range, config.group_frames, config.sampling_size, seed
+    )
+
+
+def _validation_groups(config: TrainConfig, frames: Frames) -> list[Group]:
+    # Another seed than that of training, or its first groups would be validated on.
+    sampler = _sampler(config, frames, config.seed + 1)
+    groups = [sampler.draw(0, number) for number in range(_VALIDATION_GROUPS)]
+    found = [group for group in groups if group is not None]
+    if not found:
+        low, high = config.adjacent_range
+        raise LumenError(
+            f"no two frames {low} to {high} apart see a point in common inside the mask: widen --adjacent_range, "
+            "or bootstrap again with more points"
+        )
+    return found
+
+
+def _make_optimizer(config: TrainConfig, network: FCDenseNet) -> torch.optim.Optimizer:
+    rate = config.lr_range[0]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
+    return torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
+
+
+def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

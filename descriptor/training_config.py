@@ -1,0 +1,146 @@
+"""What `train.py` takes: DDL's flags by their names, and ours."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from descriptor.data_root import DataSettings
+from descriptor.fcdensenet import DOWNSAMPLING
+from descriptor.frame_cache import default_cache_root
+from descriptor.response_loss import MAX_MATCHING_SCALE
+from pipeline.errors import require
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a dense descriptor on SfM training data, from nothing but the videos themselves.
+
+    The flags of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020) mean what they mean there.
+    """
+
+    training_data_root: Path
+    """Folder of <patient>/<sequence>/ with training data, as data_prep/bootstrap.py writes it."""
+    log_root: Path
+    """Folder to write into: checkpoints, TensorBoard's events, settings."""
+
+    adjacent_range: tuple[int, int] = (1, 50)
+    """Lowest and highest distance of a pair's frames in the video."""
+    image_downsampling: float = 4.0
+    """Frames are made smaller by this before the network."""
+    network_downsampling: int = 64
+    """Height and width of the network's frame are multiples of this."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of the network's frame; by default the smallest that holds every content area."""
+    id_range: list[str] | None = None
+    """Patients to read; by default all."""
+    training_patient_id: list[str] | None = None
+    """Patients to train on; by default those of --id_range."""
+    validation_patient_id: list[str] | None = None
+    """Patients to validate on; by default those trained on."""
+    testing_patient_id: list[str] | None = None
+    """Patients for test.py; here only seen to be there."""
+    batch_size: int = 4
+    """Pairs of new frames a step: twice as many frames are described."""
+    group_frames: int = 8
+    """Frames of one stretch of video that are trained on together, every pair of them in both directions."""
+    sampling_size: int = 256
+    """Most points a pair."""
+    target_stride: int = 1
+    """Every how many-th pixel of a target the response is compared with, a different one in each step."""
+    num_workers: int = 4
+    """Threads that prepare frames."""
+    num_pre_workers: int = 4
+    """Threads that decode frames for the cache."""
+    num_epoch: int = 100
+    """Epochs."""
+    num_iter: int = 3000
+    """Steps of an epoch."""
+    max_minutes: float | None = None
+    """Train this long instead of --num_epoch: the learning rate then goes by the time."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw warms up to the highest learning rate and comes down once; sgd goes up and down in each epoch (DDL's)."""
+    lr_range: tuple[float, float] = (1.0e-4, 2.0e-3)
+    """Lowest and highest learning rate."""
+    rr_weight: float = 1.0
+    """Weight of the relative response loss."""
+    matching_scale: float = 20.0
+    """Sharpness of the heatmaps' softmax."""
+    matching_threshold: float = 0.9
+    """Subtracted from responses by DDL; it cancels in the softmax."""
+    inlier_percentage: float = 0.99
+    """Share of the points that is kept, 0..1: those whose colour changes least."""
+    visibility_overlap: int = 20
+    """How many frames before and after an observation a point also counts as visible."""
+    frame_share: tuple[float, float] = (0.0, 1.0)
+    """Which part of each sequence to train on; the rest is validated on, if there is one."""
+    feature_length: int = 256
+    """Channels of a descriptor."""
+    filter_growth_rate: int = 10
+    """Channels that each layer of the network adds."""
+    validation_interval: int = 1
+    """Epochs between validations."""
+    display_interval: int = 20
+    """Steps between entries in TensorBoard."""
+    heatmap_sigma: float = 5.0
+    """Width of the true heatmaps that TensorBoard shows, px."""
+    cross_check_distance: float = 5.0
+    """How near to its start a match has to come back to count as consistent, px."""
+    display_architecture: bool = False
+    """Print the network's layers."""
+    load_intermediate_data: bool = True
+    """Take frames that an earlier run decoded with the same settings."""
+    cache_root: Path = field(default_factory=default_cache_root)
+    """Where decoded frames are kept."""
+    load_trained_model: bool = False
+    """Start from --trained_model_path; a checkpoint of the same run goes on where it was."""
+    trained_model_path: Path | None = None
+    """Checkpoint, ours or DDL's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the network's arithmetic; bfloat16 is faster on GPUs."""
+    seed: int = 0
+    """Of all random choices."""
+
+    def __post_init__(self) -> None:
+        low, high = self.adjacent_range
+        require(1 <= low <= high, f"--adjacent_range {low} {high}: give the lowest, at least 1, and the highest")
+        require(
+            self.batch_size > 0 and self.group_frames > 1, "--batch_size and --group_frames: choose 1 and 2 or more"
+        )
+        require(
+            2 * self.batch_size % self.group_frames == 0,
+            f"--batch_size {self.batch_size} means {2 * self.batch_size} frames, which --group_frames "
+            f"{self.group_frames} does not divide",
+        )
+        require(0 < self.inlier_percentage <= 1, f"--inlier_percentage {self.inlier_percentage}: choose 0..1")
+        require(
+            0 < self.matching_scale <= MAX_MATCHING_SCALE,
+            f"--matching_scale {self.matching_scale}: choose up to {MAX_MATCHING_SCALE}",
+        )
+        require(
+            self.network_downsampling > 0 and self.network_downsampling % DOWNSAMPLING == 0,
+            f"--network_downsampling {self.network_downsampling}: choose a multiple of {DOWNSAMPLING}",
+        )
+        require(self.image_downsampling >= 1, f"--image_downsampling {self.image_downsampling}: choose 1 or more")
+        for name in ("sampling_size", "target_stride", "num_epoch", "num_iter", "feature_length", "filter_growth_rate"):
+            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
+        first, end = self.frame_share
+        require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the frames, such as 0 0.8")
+        require(
+            not self.load_trained_model or self.trained_model_path is not None,
+            "--load_trained_model needs --trained_model_path FILE",
+        )
+
+    @property
+    def data(self) -> DataSettings:
+        return DataSettings(
+            image_downsampling=self.image_downsampling,
+            network_downsampling=self.network_downsampling,
+            input_size=self.input_size,
+            inlier_percentage=self.inlier_percentage,
+            visibility_overlap=self.visibility_overlap,
+            workers=self.num_pre_workers,
+            reuse_cache=self.load_intermediate_data,
+            cache_root=self.cache_root,
+        )

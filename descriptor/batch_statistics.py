@@ -12,23 +12,20 @@ import torch
 from torch import nn
 
 from descriptor.clip import Clip
-from descriptor.fcdensenet import FCDenseNet, network_input
+from descriptor.fcdensenet import FCDenseNet
 
 _FRAMES = 64
 _FRAMES_AT_ONCE = 8
 
 
 @torch.no_grad()
-def estimate_statistics(
-    network: FCDenseNet, clips: Sequence[Clip], rows: Sequence[np.ndarray], device: torch.device, seed: int
-) -> None:
+def estimate_statistics(network: FCDenseNet, clips: Sequence[Clip], rows: Sequence[np.ndarray], seed: int) -> None:
     """Set the running statistics of a network to those of frames spread over the clips; it stays in training mode.
 
     Args:
         network: with batch normalisation.
         clips: the frames that it is trained on.
         rows: of each clip, those to use.
-        device: where the network is.
         seed: of the choice of frames.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -43,4 +40,5 @@ def estimate_statistics(
     parts = np.array_split(chosen, -(-len(chosen) // _FRAMES_AT_ONCE))
     for part in parts:
         images = np.stack([clips[every[each][0]].images[every[each][1]] for each in part])
-        network.features(network_input(torch.from_numpy(images).to(device)))
+        masks = np.stack([clips[every[each][0]].mask for each in part])
+        network.features(network.input(images, masks))

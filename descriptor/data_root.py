@@ -13,6 +13,7 @@ from descriptor.frame_cache import default_cache_root, small_frames
 from descriptor.network_frame import NetworkFrame, common_size
 from descriptor.sparse_correspondence import SparseCorrespondence
 from pipeline.errors import LumenError, require
+from pipeline.files import is_leftover
 from pipeline.paths import TrainingPaths
 from pipeline.training_data import PoseDirection, TrainingData
 from pipeline.training_files import read_training_data
@@ -61,8 +62,8 @@ def find_sequences(root: Path, patients: Sequence[int | str] | None = None) -> l
         return [root]
     require(root.is_dir(), f"{root} does not exist, or is no folder")
     found: dict[str, list[Path]] = {}
-    for patient in sorted(child for child in root.iterdir() if child.is_dir()):
-        sequences = [child for child in sorted(patient.iterdir()) if child.is_dir() and TrainingPaths.find(child)]
+    for patient in sorted(child for child in root.iterdir() if child.is_dir() and not is_leftover(Path(child.name))):
+        sequences = [child for child in sorted(patient.iterdir()) if _holds_training_data(child)]
         if sequences:
             found[patient.name] = sequences
     if not found:
@@ -119,6 +120,10 @@ def _load(sequence: Path, model: TrainingData, size: tuple[int, int], settings: 
     )
     name = f"{sequence.resolve().parent.name}/{sequence.resolve().name}"
     return Clip(name, np.asarray(model.frame_index), images, mask, frame, correspondence)
+
+
+def _holds_training_data(folder: Path) -> bool:
+    return folder.is_dir() and not is_leftover(Path(folder.name)) and TrainingPaths.find(folder) is not None
 
 
 def _patient_folder(patient: int | str, found: dict[str, list[Path]], root: Path) -> str:

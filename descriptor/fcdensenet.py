@@ -11,9 +11,16 @@ It computes what the published network computes and stores it under the publishe
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from descriptor.contrast import normalize_locally
+
+Frames = npt.NDArray[np.uint8]
+Masks = npt.NDArray[np.bool_]
 
 DOWN_BLOCKS = 5
 LAYERS_PER_BLOCK = 3
@@ -106,11 +113,12 @@ class FCDenseNet(nn.Module):
 
     Args:
         shape: of the network.
+        contrast_radius: frames are given equal local contrast within this many pixels first; 0 for none, as DDL has it.
     """
 
-    def __init__(self, shape: NetworkShape) -> None:
+    def __init__(self, shape: NetworkShape, contrast_radius: float = 0.0) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape, self.contrast_radius = shape, contrast_radius
         growth, added = shape.growth, LAYERS_PER_BLOCK * shape.growth
         self.firstconv = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1)
         channels, skips = FIRST_CHANNELS, []
@@ -138,6 +146,23 @@ class FCDenseNet(nn.Module):
         """D, the coordinates of what `compact` gives."""
         return min(self.shape.feature_length, self.finalConv.in_channels + 1)
 
+    def input(self, frames: Frames, masks: Masks) -> Tensor:
+        """Frames (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, channels last, where the network is."""
+        images = normalize_locally(frames, masks, self.contrast_radius)
+        return network_input(torch.from_numpy(images).to(self.finalConv.weight.device))
+
+    def describe(self, frames: Frames, masks: Masks) -> Tensor:
+        """Compact descriptors of frames.
+
+        Args:
+            frames: (N, H, W, 3) uint8 RGB.
+            masks: (N, H, W) bool, pixels that show tissue.
+
+        Returns:
+            (N, H, W, D), of length 1 over the last dimension.
+        """
+        return self.compact(self.input(frames, masks))
+
     def features(self, images: Tensor) -> Tensor:
         """What the last, linear layer reads.
 
@@ -152,7 +177,7 @@ class FCDenseNet(nn.Module):
         """
         if images.shape[2] % DOWNSAMPLING or images.shape[3] % DOWNSAMPLING:
             raise ValueError(f"height and width have to be multiples of {DOWNSAMPLING}, not {tuple(images.shape[2:])}")
-        found = self.firstconv(images.to(memory_format=torch.channels_last))
+        found = self.firstconv(images)
         skips = []
         for dense, down in zip(self.denseBlocksDown, self.transDownBlocks, strict=True):
             found = dense(found)

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from descriptor.base import Bytes, Descriptor, DescriptorMap
 from descriptor.checkpoint import Checkpoint
-from descriptor.fcdensenet import FCDenseNet, NetworkShape, network_input, shape_of
+from descriptor.fcdensenet import FCDenseNet, NetworkShape, shape_of
 from descriptor.network_frame import NetworkFrame, common_size
 from pipeline.errors import LumenError, require
 
@@ -71,14 +73,13 @@ class FCDenseNetDescriptor(Descriptor):
         )
         size = common_size([mask], self.image_downsampling, self.network_downsampling)
         frame = NetworkFrame.of_mask(mask, self.image_downsampling, size)
-        return DescriptorMap(self.describe_small(frame.cut(image)), torch.from_numpy(frame.cut_mask(mask)), frame)
+        tissue = frame.cut_mask(mask)
+        return DescriptorMap(self.describe_small(frame.cut(image), tissue), torch.from_numpy(tissue), frame)
 
     @torch.inference_mode()
-    def describe_small(self, image: Bytes) -> Tensor:
-        """Descriptors (D, H, W) of a frame (H, W, 3) uint8 RGB that has the network's size already."""
-        device = next(self.network.parameters()).device
-        compact = self.network.compact(network_input(torch.from_numpy(image.copy())[None].to(device)))
-        return compact[0].permute(2, 0, 1)
+    def describe_small(self, image: Bytes, tissue: npt.NDArray[np.bool_]) -> Tensor:
+        """Descriptors (D, H, W) of a frame (H, W, 3) uint8 RGB that has the network's size already, and its mask."""
+        return self.network.describe(image[None], tissue[None])[0].permute(2, 0, 1)
 
 
 def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
@@ -90,7 +91,7 @@ def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
     shape: NetworkShape | None = shape_of(checkpoint.model)
     if shape is None:
         raise LumenError(f"{path} holds the weights of another network than the dense descriptor's (fcdensenet)")
-    network = FCDenseNet(shape)
+    network = FCDenseNet(shape, float((checkpoint.config or {}).get("contrast_radius", 0.0)))
     wanted = network.state_dict()
     for name in sorted(wanted.keys() | checkpoint.model.keys()):
         have, want = checkpoint.model.get(name), wanted.get(name)

@@ -6,14 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from descriptor.fcdensenet import FCDenseNet, network_input
+from descriptor.fcdensenet import FCDenseNet
 from descriptor.groups import Group
 from descriptor.response_loss import interpolate, response_loss
 
 
-def group_loss(
-    network: FCDenseNet, group: Group, matching_scale: float, target_stride: int, offset: int, device: torch.device
-) -> Tensor:
+def group_loss(network: FCDenseNet, group: Group, matching_scale: float, target_stride: int, offset: int) -> Tensor:
     """The relative response loss, the mean over all points of all pairs in both directions.
 
     Args:
@@ -22,12 +20,9 @@ def group_loss(
         matching_scale: of the softmax.
         target_stride: every how many-th pixel of a target stands for its neighbours.
         offset: which of them, 0..target_stride - 1.
-        device: where the network is.
     """
-    images = torch.from_numpy(group.images).to(device)
     # Taken apart once: the gradient of each `described[frame]` would be as large as all frames.
-    frames = network.compact(network_input(images)).unbind()
-    tissue = torch.from_numpy(group.mask).to(device).flatten().nonzero()[offset::target_stride, 0]
+    frames = network.describe(group.images, group.masks).unbind()
     tasks = _tasks(group)
     places = [[task.place for task in tasks if task.frame == frame] for frame in range(len(frames))]
     at_points: dict[tuple[int, int], Tensor] = {}
@@ -44,7 +39,8 @@ def group_loss(
             continue
         truth = torch.cat([at_points[key] for key in keys])
         sources = torch.cat([at_points[other, own] for own, other in keys])
-        pixels = described.flatten(0, 1)[tissue]
+        tissue = torch.from_numpy(group.masks[frame]).flatten().nonzero()[offset::target_stride, 0]
+        pixels = described.flatten(0, 1)[tissue.to(described.device)]
         total = total + len(truth) * response_loss(sources, truth, pixels, matching_scale, target_stride)
         count += len(truth)
     return total / count

@@ -18,12 +18,12 @@ class Group:
 
     Attributes:
         images: (N, H, W, 3) uint8 RGB.
-        mask: (H, W) bool, pixels that show tissue.
+        masks: (N, H, W) bool, pixels that show tissue.
         pairs: (source, target) among the N → points of both; each pair once.
     """
 
     images: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.bool_]
+    masks: npt.NDArray[np.bool_]
     pairs: dict[tuple[int, int], PointPairs]
 
 
@@ -62,7 +62,8 @@ class GroupSampler:
             pairs = self._pairs(self._clips[which], rows, random)
             if pairs:
                 clip = self._clips[which]
-                return Group(np.asarray(clip.images[rows]), clip.mask, pairs)
+                masks = np.repeat(clip.mask[None], len(rows), axis=0)
+                return Group(np.asarray(clip.images[rows]), masks, pairs)
         return None
 
     def _stretch(self, which: int, random: np.random.Generator) -> npt.NDArray[np.int64]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from descriptor.augmentation import augment
 from descriptor.batch_statistics import estimate_statistics
 from descriptor.checkpoint import Checkpoint
 from descriptor.clip import Clip
@@ -173,7 +174,13 @@ class Trainer:
 
     def _draw(self, step: int) -> list[Group]:
         mine = range(self._processes.rank, self._groups, self._processes.count)
-        return [group for number in mine if (group := self._sampler.draw(step, number)) is not None]
+        drawn = {number: self._sampler.draw(step, number) for number in mine}
+        strength, seed = self._config.augmentation, self._config.seed
+        return [
+            augment(group, strength, np.random.default_rng([seed, step, number, 1]))
+            for number, group in drawn.items()
+            if group is not None
+        ]
 
     def _step(self, groups: list[Group], rate: float) -> float:
         """One step of the optimizer; the loss, the mean over all groups of all processes."""
@@ -183,9 +190,7 @@ class Trainer:
         offset = self.state.step % config.target_stride
         for group in groups:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                loss = group_loss(
-                    self._network, group, config.matching_scale, config.target_stride, offset, self._device
-                )
+                loss = group_loss(self._network, group, config.matching_scale, config.target_stride, offset)
             (config.rr_weight * loss / self._groups).backward()
             total += loss.detach() / self._groups
         gradients = [_gradient(parameter) for parameter in self._network.parameters()]
@@ -217,10 +222,10 @@ class Trainer:
 
     def _validate(self, log: TrainingLog) -> None:
         self._estimate_statistics()
-        found = validate(self._network, self._validation, self._config.cross_check_distance, self._device)
+        found = validate(self._network, self._validation, self._config.cross_check_distance)
         state = self.state
         state.history.append({"step": state.step, "elapsed_s": state.elapsed_s, **asdict(found)})
-        log.validation(state.history, found, self._network, self._validation[0], self._device)
+        log.validation(state.history, found, self._network, self._validation[0])
         if self._processes.is_first:
             minutes = state.elapsed_s / 60
             logger.info("step %d, %.1f minutes: %s", state.step, minutes, found)
@@ -233,7 +238,7 @@ class Trainer:
 
     def _estimate_statistics(self) -> None:
         frames = self._training
-        estimate_statistics(self._network, frames.clips, frames.rows, self._device, self._config.seed)
+        estimate_statistics(self._network, frames.clips, frames.rows, self._config.seed)
 
     def _write(self, path: Any, found: Validation | None = None, *, estimate: bool = True) -> None:
         if not self._processes.is_first:

@@ -9,7 +9,7 @@ import torch
 from descriptor.checkpoint import Checkpoint
 from descriptor.clip import Clip
 from descriptor.data_root import find_sequences, load_clips
-from descriptor.device import choose_device
+from descriptor.device import choose_device, keep_freed_memory
 from descriptor.distributed import Processes, choose_local_device, join_processes
 from descriptor.fcdensenet import FCDenseNet, NetworkShape
 from descriptor.fcdensenet_descriptor import load_network
@@ -39,6 +39,7 @@ def train(config: TrainConfig) -> list[Path]:
         LumenError: if data, settings or checkpoint do not fit, or the loss is no number.
     """
     report = StageReport("train")
+    keep_freed_memory()
     device = choose_local_device(choose_device(config.device))
     folder = RunFolder(config.log_root)
     with join_processes(device) as processes:
@@ -119,11 +120,16 @@ def _network(config: TrainConfig, folder: RunFolder, device: torch.device) -> tu
         return load_network(checkpoint, folder.last).to(device), checkpoint
     if path is None:
         shape = NetworkShape(config.feature_length, config.filter_growth_rate)
-        return FCDenseNet(shape).to(device), None
+        return FCDenseNet(shape, config.contrast_radius).to(device), None
     network = load_network(Checkpoint.load(path), path).to(device)
     wanted = NetworkShape(config.feature_length, config.filter_growth_rate)
     if network.shape != wanted:
         raise LumenError(f"{path} is of {network.shape}, the settings ask for {wanted}: give the file's numbers")
+    require(
+        network.contrast_radius == config.contrast_radius,
+        f"{path} was trained with --contrast_radius {network.contrast_radius:g}, the settings ask for "
+        f"{config.contrast_radius:g}: give the file's",
+    )
     logger.info("starting from the weights in %s", path)
     return network, None
 

@@ -73,6 +73,10 @@ class TrainConfig:
     """How many frames before and after an observation a point also counts as visible."""
     frame_share: tuple[float, float] = (0.0, 1.0)
     """Which part of each sequence to train on; the rest is validated on, if there is one."""
+    contrast_radius: float = 16.0
+    """Local contrast is made equal within about this many pixels of the network's frame; 0 for none, as DDL has it."""
+    augmentation: float = 0.0
+    """How much frames are changed while training (light, colour, glints, blur, turns, compression), 0..1."""
     feature_length: int = 256
     """Channels of a descriptor."""
     filter_growth_rate: int = 10
@@ -123,6 +127,8 @@ class TrainConfig:
             f"--network_downsampling {self.network_downsampling}: choose a multiple of {DOWNSAMPLING}",
         )
         require(self.image_downsampling >= 1, f"--image_downsampling {self.image_downsampling}: choose 1 or more")
+        require(self.contrast_radius >= 0, f"--contrast_radius {self.contrast_radius}: choose 0 or more")
+        require(0 <= self.augmentation <= 1, f"--augmentation {self.augmentation}: choose 0..1")
         for name in ("sampling_size", "target_stride", "num_epoch", "num_iter", "feature_length", "filter_growth_rate"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
         first, end = self.frame_share

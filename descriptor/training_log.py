@@ -10,7 +10,7 @@ from matplotlib import pyplot
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from descriptor.fcdensenet import FCDenseNet, network_input
+from descriptor.fcdensenet import FCDenseNet
 from descriptor.groups import Group
 from descriptor.response_loss import interpolate
 from descriptor.training_config import TrainConfig
@@ -61,7 +61,6 @@ class TrainingLog:
         found: Validation,
         network: FCDenseNet,
         group: Group,
-        device: torch.device,
     ) -> None:
         """Note a validation, with pictures of one group."""
         if self._writer is None:
@@ -73,7 +72,7 @@ class TrainingLog:
             self._writer.add_scalar(f"validation/pck_{threshold}px", share, step)
         self._writer.add_scalar("validation/median_error_px", found.median_px, step)
         self._writer.add_scalar("validation/consistent", found.consistent, step)
-        described = _describe(network, group, device)
+        described = _describe(network, group)
         self._writer.add_image("descriptors", descriptor_colors(described, group), step, dataformats="HWC")
         self._writer.add_image("heatmaps", self._heatmaps(described, group), step, dataformats="HWC")
         self._writer.flush()
@@ -86,7 +85,7 @@ class TrainingLog:
         chosen = np.linspace(0, len(points) - 1, min(_HEATMAPS, len(points))).astype(int)
         wanted = interpolate(described[source], torch.from_numpy(points.source[chosen]).to(described))
         logits = 0.5 * self._config.matching_scale * (described[target].flatten(0, 1) @ wanted.T)
-        height, width = group.mask.shape
+        height, width = group.masks.shape[1:]
         rows, columns = np.mgrid[:height, :width] + 0.5
         panels = []
         for number, place in enumerate(points.target[chosen]):
@@ -108,16 +107,15 @@ def descriptor_colors(described: Tensor, group: Group) -> npt.NDArray[np.uint8]:
     Returns:
         (2 H, N W, 3) uint8.
     """
-    mask = torch.from_numpy(group.mask)
-    inside = described.cpu()[:, mask]
-    flat = inside.flatten(0, 1)
+    mask = torch.from_numpy(group.masks)
+    flat = described.cpu()[mask]
     centred = flat - flat.mean(dim=0)
     # Of a part of the pixels, which has the same components as all of them.
     main = torch.linalg.svd(centred[:: max(1, len(centred) // 5000)], full_matrices=False).Vh[:3]
     shade = centred @ main.T
     spread = 2 * shade.std(dim=0) + 1e-9
     colors = torch.zeros((*described.shape[:3], 3))
-    colors[:, mask] = (shade / spread * 0.5 + 0.5).clamp(0, 1).reshape(*inside.shape[:2], 3)
+    colors[mask] = (shade / spread * 0.5 + 0.5).clamp(0, 1)
     painted = (colors.numpy() * 255).astype(np.uint8)
     return np.concatenate([np.concatenate(list(rows), axis=1) for rows in (group.images, painted)], axis=0)
 
@@ -140,9 +138,9 @@ def plot_history(folder: RunFolder, history: list[dict[str, Any]]) -> None:
 
 
 @torch.no_grad()
-def _describe(network: FCDenseNet, group: Group, device: torch.device) -> Tensor:
+def _describe(network: FCDenseNet, group: Group) -> Tensor:
     network.eval()
-    described = network.compact(network_input(torch.from_numpy(group.images).to(device)))
+    described = network.describe(group.images, group.masks)
     network.train()
     return described
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from descriptor.clip import PointPairs
-from descriptor.fcdensenet import FCDenseNet, network_input
+from descriptor.fcdensenet import FCDenseNet
 from descriptor.groups import Group
 from descriptor.response_loss import interpolate
 
@@ -36,24 +36,23 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(network: FCDenseNet, groups: Sequence[Group], cross_check_px: float, device: torch.device) -> Validation:
+def validate(network: FCDenseNet, groups: Sequence[Group], cross_check_px: float) -> Validation:
     """Match every point of the groups' pairs, with the network in evaluation mode; it is left in training mode.
 
     Args:
         network: describes frames.
         groups: frames and points.
         cross_check_px: how near a match has to come back to count as consistent.
-        device: where the network is.
     """
     network.eval()
     errors, returns = [], []
     for group in groups:
-        described = network.compact(network_input(torch.from_numpy(group.images).to(device)))
-        tissue = torch.from_numpy(group.mask).to(device).flatten().nonzero()[:, 0]
+        described = network.describe(group.images, group.masks)
+        tissues = [torch.from_numpy(mask).to(described.device).flatten().nonzero()[:, 0] for mask in group.masks]
         for (source, target), points in group.pairs.items():
-            found = _match(described[source], described[target], tissue, points)
+            found = _match(described[source], described[target], tissues[target], points)
             errors.append(np.linalg.norm(found - points.target, axis=1))
-            back = _match(described[target], described[source], tissue, PointPairs(found, points.source))
+            back = _match(described[target], described[source], tissues[source], PointPairs(found, points.source))
             returns.append(np.linalg.norm(back - points.source, axis=1))
     network.train()
     error, back_error = np.concatenate(errors), np.concatenate(returns)

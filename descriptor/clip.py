@@ -1,6 +1,8 @@
 """A sequence as training and evaluation see it: small frames, and where the same tissue is in two of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +57,8 @@ class Clip:
         mask: (H, W) bool, pixels that show tissue.
         frame: where the network's frame lies in the recorded one.
         correspondence: of its rows.
+        image_paths: the recorded frame of each row.
+        content: (H, W) uint8, content area of the recorded frames, 255 = tissue.
     """
 
     name: str
@@ -63,6 +67,8 @@ class Clip:
     mask: npt.NDArray[np.bool_]
     frame: NetworkFrame
     correspondence: Correspondence
+    image_paths: Sequence[Path]
+    content: npt.NDArray[np.uint8]
 
     def rows_within(self, row: int, distances: tuple[int, int], rows: Integers | None = None) -> Integers:
         """Rows, of those given or of all, whose frames are `distances` (lowest, highest) before or after a row's."""

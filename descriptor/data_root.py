@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from descriptor.clip import Clip
 from descriptor.frame_cache import default_cache_root, small_frames
 from descriptor.network_frame import NetworkFrame, common_size
@@ -119,7 +117,7 @@ def _load(sequence: Path, model: TrainingData, size: tuple[int, int], settings: 
         model, images, frame, mask, settings.visibility_overlap, settings.inlier_percentage
     )
     name = f"{sequence.resolve().parent.name}/{sequence.resolve().name}"
-    return Clip(name, np.asarray(model.frame_index), images, mask, frame, correspondence)
+    return Clip(name, model.frame_index, images, mask, frame, correspondence, model.image_paths, model.mask)
 
 
 def _holds_training_data(folder: Path) -> bool:

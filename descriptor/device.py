@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, require
 
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -16,7 +16,7 @@ _LARGE_BYTES = 2**30
 logger = logging.getLogger(__name__)
 
 
-def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
+def choose_device(wanted: Literal["auto", "cpu", "cuda"], gpu: int = 0) -> torch.device:
     """The device of that name; "auto" takes a GPU if there is one that works, and says what it took.
 
     Raises:
@@ -25,8 +25,9 @@ def choose_device(wanted: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if wanted == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        logger.info("on the GPU: %s", torch.cuda.get_device_name())
-        return torch.device("cuda")
+        require(gpu < torch.cuda.device_count(), f"there are {torch.cuda.device_count()} GPUs, number {gpu} is not one")
+        logger.info("on the GPU: %s", torch.cuda.get_device_name(gpu))
+        return torch.device("cuda", gpu)
     built_with = f"this PyTorch ({torch.__version__})"
     why = f"{built_with} is built without CUDA" if torch.version.cuda is None else "its driver shows no GPU"
     if wanted == "cuda":

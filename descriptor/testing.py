@@ -1,0 +1,177 @@
+"""Evaluating a dense descriptor beside baselines: what `test.py` runs."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from descriptor.base import Descriptor
+from descriptor.data_root import DataSettings, find_sequences, load_clips
+from descriptor.device import choose_device
+from descriptor.evaluation import Sampling, evaluate, sample_pairs
+from descriptor.evaluation_report import as_mapping, plot_errors, plot_pck, table
+from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
+from descriptor.frame_cache import default_cache_root
+from descriptor.pair_matching import DescriptorMatcher, FlowMatcher, PairMatcher, RandomMatcher
+from descriptor.registry import load_descriptor
+from pipeline.config import save_config
+from pipeline.errors import require
+from pipeline.files import write_bytes, write_json
+from pipeline.report import StageReport
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TestConfig:
+    """Measure how often a dense descriptor finds points again, by the distance of frames, beside baselines.
+
+    The flags of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020) mean what they mean there.
+    """
+
+    # Its name begins with Test, but it is none for pytest.
+    __test__ = False
+
+    testing_data_root: Path
+    """Folder of <patient>/<sequence>/ with training data."""
+    log_root: Path
+    """Folder to write into."""
+    trained_model_path: Path | None = None
+    """Checkpoint, ours or DDL's; without one, baselines alone are measured."""
+    baselines: tuple[Literal["dis", "random"], ...] = ("dis", "random")
+    """Methods to measure besides."""
+    testing_patient_id: list[str] | None = None
+    """Patients to test on; by default all."""
+    adjacent_range: tuple[int, int] = (1, 60)
+    """Lowest and highest distance of a pair's frames in the video."""
+    frame_share: tuple[float, float] = (0.0, 1.0)
+    """Which part of each sequence to test on."""
+    visibility_overlap: int = 20
+    """How many frames before and after an observation a point also counts as visible; 0 for listed ones alone."""
+    inlier_percentage: float = 0.99
+    """Share of the points that is kept, 0..1: those whose colour changes least."""
+    pairs_per_distance: int = 20
+    """Pairs of frames at each distance."""
+    points_per_pair: int = 500
+    """Most points of a pair."""
+    pixel_downsampling: float = 4.0
+    """Errors are in pixels of a frame this many times smaller than recorded, whatever the network's size."""
+    image_downsampling: float | None = None
+    """By default the checkpoint's; another one is an error."""
+    network_downsampling: int | None = None
+    """By default the checkpoint's; another one is an error."""
+    feature_length: int | None = None
+    """By default the checkpoint's; another one is an error."""
+    filter_growth_rate: int | None = None
+    """By default the checkpoint's; another one is an error."""
+    input_size: tuple[int, int] | None = None
+    """Height and width of the frames that points are taken from; by default the smallest that holds every content
+    area."""
+    keypoints_per_iter: int = 3000
+    """Accepted for DDL's command lines: products are tiled by memory here."""
+    num_workers: int = 4
+    """Accepted for DDL's command lines."""
+    num_pre_workers: int = 4
+    """Threads that decode frames for the cache."""
+    load_intermediate_data: bool = True
+    """Take frames that an earlier run decoded with the same settings."""
+    cache_root: Path = field(default_factory=default_cache_root)
+    """Where decoded frames are kept."""
+    display_architecture: bool = False
+    """Print the network's layers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute."""
+    gpu_id: int = 0
+    """Which GPU, where there are several."""
+    seed: int = 0
+    """Of the choice of pairs and points."""
+
+    def __post_init__(self) -> None:
+        low, high = self.adjacent_range
+        require(1 <= low <= high, f"--adjacent_range {low} {high}: give the lowest, at least 1, and the highest")
+        first, end = self.frame_share
+        require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the frames, such as 0.8 1")
+        for name in ("pairs_per_distance", "points_per_pair"):
+            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
+        require(self.pixel_downsampling > 0, f"--pixel_downsampling {self.pixel_downsampling}: choose more than 0")
+        require(
+            self.trained_model_path is not None or bool(self.baselines),
+            "there is nothing to measure: give --trained_model_path or --baselines",
+        )
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.pairs_per_distance, self.points_per_pair, self.frame_share, self.adjacent_range, self.seed)
+
+
+def measure(config: TestConfig) -> list[Path]:
+    """Evaluate, print the table, and write it with its numbers and plots.
+
+    Returns:
+        What was written: table, numbers, plots.
+
+    Raises:
+        LumenError: if data or checkpoint do not fit.
+    """
+    report = StageReport("test")
+    descriptor = _load(config)
+    with report.timed("data"):
+        clips = load_clips(find_sequences(config.testing_data_root, config.testing_patient_id), _data(config))
+        pairs = sample_pairs(clips, config.sampling)
+    with report.timed("match"):
+        results = evaluate(_matchers(config, descriptor), pairs, config.pixel_downsampling)
+    text = table(results)
+    print(text)
+    root = config.log_root
+    outputs = [root / name for name in ("pck.txt", "pck.json", "pck.png", "errors.png")]
+    write_bytes(outputs[0], (text + "\n").encode())
+    write_json(outputs[1], as_mapping(results))
+    plot_pck(results, outputs[2])
+    plot_errors(results, outputs[3])
+    save_config(config, root / "test.yaml")
+    report.save(root / "reports" / "test.json")
+    return outputs
+
+
+def _load(config: TestConfig) -> Descriptor | None:
+    if config.trained_model_path is None:
+        return None
+    descriptor = load_descriptor(config.trained_model_path, choose_device(config.device, config.gpu_id))
+    if isinstance(descriptor, FCDenseNetDescriptor):
+        shape = descriptor.network.shape
+        held = {
+            "image_downsampling": descriptor.image_downsampling,
+            "network_downsampling": descriptor.network_downsampling,
+            "feature_length": shape.feature_length,
+            "filter_growth_rate": shape.growth,
+        }
+        for name, value in held.items():
+            wanted = getattr(config, name)
+            require(
+                wanted is None or wanted == value,
+                f"--{name} {wanted}: {config.trained_model_path} was trained with {value}; leave the flag out",
+            )
+        if config.display_architecture:
+            logger.info("%s", descriptor.network)
+    return descriptor
+
+
+def _data(config: TestConfig) -> DataSettings:
+    """Points are taken from frames of the size that errors are told in, whatever the network's."""
+    return DataSettings(
+        image_downsampling=config.image_downsampling or config.pixel_downsampling,
+        network_downsampling=config.network_downsampling or 32,
+        input_size=config.input_size,
+        inlier_percentage=config.inlier_percentage,
+        visibility_overlap=config.visibility_overlap,
+        workers=config.num_pre_workers,
+        reuse_cache=config.load_intermediate_data,
+        cache_root=config.cache_root,
+    )
+
+
+def _matchers(config: TestConfig, descriptor: Descriptor | None) -> list[PairMatcher]:
+    matchers: list[PairMatcher] = [] if descriptor is None else [DescriptorMatcher(descriptor)]
+    for name in config.baselines:
+        matchers.append(FlowMatcher() if name == "dis" else RandomMatcher(config.seed))
+    return matchers

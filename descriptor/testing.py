@@ -1,12 +1,14 @@
 """Evaluating a dense descriptor beside baselines: what `test.py` runs."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from descriptor.base import Descriptor
 from descriptor.data_root import DataSettings, find_sequences, load_clips
+from descriptor.dense_sift import DenseSift
 from descriptor.device import choose_device
 from descriptor.evaluation import Sampling, evaluate, sample_pairs
 from descriptor.evaluation_report import as_mapping, plot_errors, plot_pck, table
@@ -38,7 +40,7 @@ class TestConfig:
     """Folder to write into."""
     trained_model_path: Path | None = None
     """Checkpoint, ours or DDL's; without one, baselines alone are measured."""
-    baselines: tuple[Literal["dis", "random"], ...] = ("dis", "random")
+    baselines: tuple[Literal["dis", "dense_sift", "random"], ...] = ("dis", "dense_sift", "random")
     """Methods to measure besides."""
     testing_patient_id: list[str] | None = None
     """Patients to test on; by default all."""
@@ -172,6 +174,9 @@ def _data(config: TestConfig) -> DataSettings:
 
 def _matchers(config: TestConfig, descriptor: Descriptor | None) -> list[PairMatcher]:
     matchers: list[PairMatcher] = [] if descriptor is None else [DescriptorMatcher(descriptor)]
-    for name in config.baselines:
-        matchers.append(FlowMatcher() if name == "dis" else RandomMatcher(config.seed))
-    return matchers
+    known: dict[str, Callable[[], PairMatcher]] = {
+        "dis": FlowMatcher,
+        "dense_sift": lambda: DescriptorMatcher(DenseSift()),
+        "random": lambda: RandomMatcher(config.seed),
+    }
+    return [*matchers, *(known[name]() for name in config.baselines)]

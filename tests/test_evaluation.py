@@ -12,6 +12,7 @@ import torch
 from descriptor.base import Descriptor, DescriptorMap
 from descriptor.clip import Clip
 from descriptor.data_root import DataSettings, find_sequences, load_clips
+from descriptor.dense_sift import DenseSift
 from descriptor.evaluation import Errors, Sampling, evaluate, sample_pairs
 from descriptor.evaluation_report import table
 from descriptor.network_frame import NetworkFrame
@@ -79,6 +80,11 @@ def test_flow_finds_near_frames_and_chance_finds_next_to_nothing(clip: Clip) -> 
     assert results["dis"].median_px((1, 3)) < 1.0
     area = np.pi * 10**2 / (clip.content > 0).sum()
     assert results["random"].pck((1, 3), 10.0) == pytest.approx(area, abs=0.02)
+
+
+def test_dense_sift_finds_near_frames_of_a_strong_texture(clip: Clip) -> None:
+    pairs = sample_pairs([clip], Sampling(pairs=4, adjacent_range=(1, 2)))
+    assert evaluate([DescriptorMatcher(DenseSift())], pairs, 4.0)["dense_sift"].pck((1, 2), 3.0) > 0.8
 
 
 def test_only_tissue_is_searched_and_the_summit_lies_between_cells() -> None:
@@ -161,7 +167,7 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
     outputs = measure(config)
     assert all(output.is_file() for output in outputs)
     numbers = json.loads((config.log_root / "pck.json").read_text())
-    assert list(numbers) == ["fcdensenet", "dis", "random"]
+    assert list(numbers) == ["fcdensenet", "dis", "dense_sift", "random"]
     assert list(numbers["dis"]) == ["1-5", "6-8"]
     assert capsys.readouterr().out.strip() == (config.log_root / "pck.txt").read_text().strip()
     with pytest.raises(LumenError, match="--feature_length 256: .* was trained with 16"):

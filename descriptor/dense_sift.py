@@ -1,0 +1,49 @@
+"""SIFT (Lowe, IJCV 2004) at every cell of a grid, upright and of one size: what an untrained descriptor can do."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from descriptor.base import Bytes, Descriptor, DescriptorMap
+from descriptor.network_frame import NetworkFrame, common_size
+from pipeline.conventions import colmap_from_index, opencv_from_colmap
+from pipeline.errors import require
+
+_SIZE_PX = 16.0
+_SPACING_PX = 8.0
+_MULTIPLE = 32
+
+
+class DenseSift(Descriptor):
+    """Described on the recorded frame, for each pixel of an eighth of it; matches are refined between them."""
+
+    name = "dense_sift"
+    length = 128
+
+    def __init__(self) -> None:
+        self._sift = cv2.SIFT.create()
+
+    def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
+        """See `Descriptor.describe`."""
+        require(
+            mask.shape == image.shape[:2],
+            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {image.shape[1]}x{image.shape[0]}",
+        )
+        frame = NetworkFrame.of_mask(mask, _SPACING_PX, common_size([mask], _SPACING_PX, _MULTIPLE))
+        tissue = frame.cut_mask(mask)
+        row, column = np.nonzero(tissue)
+        middles = colmap_from_index(np.stack([column, row], axis=1))
+        places = opencv_from_colmap(frame.image_from_network(middles))
+        described = np.zeros((*tissue.shape, self.length), np.float32)
+        described[row, column] = self._at(image, places)
+        values = torch.from_numpy(described).permute(2, 0, 1)
+        return DescriptorMap(torch.nn.functional.normalize(values, dim=0), torch.from_numpy(tissue), frame)
+
+    def _at(self, image: Bytes, places: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        # The angle is given, or OpenCV would call these keypoints without direction and choose none.
+        keypoints = [cv2.KeyPoint(float(x), float(y), _SIZE_PX, 0.0) for x, y in places]
+        kept, values = self._sift.compute(grey, keypoints)
+        require(len(kept) == len(places), "SIFT left out keypoints of a grid")
+        return np.asarray(values, np.float32)

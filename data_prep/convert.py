@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pycolmap
 import tyro
 
+from data_prep.phantom_training_data import is_phantom, write_phantom_training_data
 from data_prep.projection_check import draw_projections
 from pipeline.command import run_command
 from pipeline.errors import LumenError, explain_os_errors, require
@@ -42,7 +43,8 @@ class ConvertConfig:
     """Convert an SfM result: a COLMAP model or training data into either, into nerfstudio's or into TUM's format."""
 
     input: tyro.conf.Positional[Path]
-    """Folder with a COLMAP model (or with sparse/0), or a sequence's folder with training data in either layout."""
+    """Folder with a COLMAP model (or with sparse/0), a sequence's folder with training data in either layout, or a
+    phantom's, for --to training."""
     to: Literal["colmap", "training", "nerfstudio", "tum"]
     """What to write: sparse/0, images and masks; a sequence with colmap/0; transforms.json with images, masks and
     sparse_pc.ply; trajectory.tum."""
@@ -77,8 +79,7 @@ def run(config: ConvertConfig) -> list[Path]:
     """
     report = StageReport("convert")
     _protect_input(config)
-    data = _read(config)
-    timestamps_s = _timestamps(config, data) if config.to == "tum" else None
+    write = _conversion(config)
     with work_folder(
         config.output, is_ours=lambda folder: ConversionPaths(folder).report.exists(), overwrite=config.overwrite
     ) as work:
@@ -86,7 +87,7 @@ def run(config: ConvertConfig) -> list[Path]:
         paths = ConversionPaths(work.path)
         try:
             with report.timed("write"):
-                _write(config, data, timestamps_s, paths)
+                data = write(paths)
             if config.check:
                 with report.timed("check"):
                     _write_check(data, paths)
@@ -111,6 +112,30 @@ def _protect_input(config: ConvertConfig) -> None:
     for path in (config.input, config.images, config.mask):
         if path is not None and path.resolve().is_relative_to(output):
             raise LumenError(f"--output {config.output} would replace {path}, which is read: choose another output")
+
+
+def _conversion(config: ConvertConfig) -> Callable[[ConversionPaths], TrainingData]:
+    """Read the input; what is returned writes the output and tells what is in it."""
+    if is_phantom(config.input):
+        _check_phantom_options(config)
+        return lambda paths: write_phantom_training_data(config.input, paths.root)
+    data = _read(config)
+    timestamps_s = _timestamps(config, data) if config.to == "tum" else None
+    return lambda paths: _write(config, data, timestamps_s, paths)
+
+
+def _check_phantom_options(config: ConvertConfig) -> None:
+    require(
+        config.to == "training",
+        f"{config.input} is a phantom, which becomes training data: convert it with --to training first, and what "
+        f"comes of it with --to {config.to}",
+    )
+    for name, is_given in (
+        ("pose_direction", config.pose_direction != "auto"),
+        ("images", config.images is not None),
+        ("mask", config.mask is not None),
+    ):
+        require(not is_given, f"--{name} is not for phantoms: {config.input} knows its own")
 
 
 def _read(config: ConvertConfig) -> TrainingData:
@@ -185,10 +210,10 @@ def _timestamps(config: ConvertConfig, data: TrainingData) -> npt.NDArray[np.flo
 
 def _write(
     config: ConvertConfig, data: TrainingData, timestamps_s: npt.NDArray[np.float64] | None, paths: ConversionPaths
-) -> None:
+) -> TrainingData:
     if timestamps_s is not None:
         write_tum(data, timestamps_s, paths.trajectory)
-        return
+        return data
     masks = [] if config.to == "training" else _write_masks(config, data, paths)
     data = replace(data, image_paths=[_link(data, view, paths) for view in range(len(data.image_paths))])
     if config.to == "colmap":
@@ -196,9 +221,21 @@ def _write(
             paths.model.mkdir(parents=True)
             _colmap_model(config, data).write_binary(paths.model)
     elif config.to == "training":
+        _link_depths(config.input, data, TrainingPaths(paths.root))
         write_training_data(data, paths.root)
     else:
         write_nerfstudio(data, paths.transforms, paths.point_cloud, masks)
+    return data
+
+
+def _link_depths(source: Path, data: TrainingData, output: TrainingPaths) -> None:
+    """Let depth maps go with the model in whose world they are."""
+    paths = TrainingPaths.with_depth(source)
+    if paths is None:
+        return
+    link_or_copy(paths.depth_scale, output.depth_scale)
+    for index in data.frame_index:
+        link_or_copy(paths.depth(int(index)), output.depth(int(index)))
 
 
 def _write_masks(config: ConvertConfig, data: TrainingData, paths: ConversionPaths) -> list[Path]:

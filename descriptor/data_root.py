@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from descriptor.clip import Clip
+from descriptor.depth_correspondence import DepthCorrespondence
 from descriptor.frame_cache import default_cache_root, small_frames
 from descriptor.network_frame import NetworkFrame, common_size
 from descriptor.sparse_correspondence import SparseCorrespondence
@@ -113,9 +114,13 @@ def _load(sequence: Path, model: TrainingData, size: tuple[int, int], settings: 
     frame = NetworkFrame.of_mask(model.mask, settings.image_downsampling, size)
     mask = frame.cut_mask(model.mask)
     images = small_frames(model.image_paths, frame, settings.cache_root, settings.workers, reuse=settings.reuse_cache)
-    correspondence = SparseCorrespondence.pruned(
-        model, images, frame, mask, settings.visibility_overlap, settings.inlier_percentage
-    )
+    correspondence: SparseCorrespondence | DepthCorrespondence
+    if DepthCorrespondence.is_known_for(sequence):
+        correspondence = DepthCorrespondence(model, sequence, frame, mask)
+    else:
+        correspondence = SparseCorrespondence.pruned(
+            model, images, frame, mask, settings.visibility_overlap, settings.inlier_percentage
+        )
     name = f"{sequence.resolve().parent.name}/{sequence.resolve().name}"
     return Clip(name, model.frame_index, images, mask, frame, correspondence, model.image_paths, model.mask)
 

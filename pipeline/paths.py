@@ -89,6 +89,12 @@ class TrainingPaths:
             candidates.insert(0, cls(parent.parent, 2, int(root.resolve().name)))
         return next((paths for paths in candidates if paths.motion.exists()), None)
 
+    @classmethod
+    def with_depth(cls, root: Path) -> "TrainingPaths | None":
+        """The same, if there are depth maps in its world, which is that of the best model; otherwise None."""
+        paths = cls.find(root)
+        return paths if paths is not None and paths.number == 0 and paths.depths.is_dir() else None
+
     @property
     def model(self) -> Path:
         return self.root / self.models / str(self.number) if self.layout == 2 else self.root
@@ -126,6 +132,20 @@ class TrainingPaths:
     @property
     def mask(self) -> Path:
         return self.model / SequencePaths(self.root).mask.name
+
+    @property
+    def depths(self) -> Path:
+        """Depth of each registered frame, where a simulation, CT or a sensor knows it; in the world of model 0."""
+        return self.root / "depth"
+
+    def depth(self, index: int) -> Path:
+        """Depth along the optical axis at the pixels of a frame in `images/`: uint16 PNG; 0 = unknown."""
+        return self.depths / f"{index:08d}.png"
+
+    @property
+    def depth_scale(self) -> Path:
+        """Lengths of the poses' world per step of a depth map."""
+        return self.depths / "scale.yaml"
 
     def image(self, index: int) -> Path:
         name = SequencePaths(self.root).image(index)

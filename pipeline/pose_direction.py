@@ -1,4 +1,4 @@
-"""Whether the poses of training data are cam_from_world or world_from_cam, which nothing in the files says."""
+"""Whether the poses of training data are cam_from_world or world_from_cam, which few files say."""
 
 from collections.abc import Mapping
 
@@ -29,8 +29,15 @@ def explained_shares(
     }
 
 
-def choose_direction(shares: Mapping[PoseDirection, float], source: str) -> PoseDirection:
+def choose_direction(
+    shares: Mapping[PoseDirection, float], source: str, stated: PoseDirection | None = None
+) -> PoseDirection:
     """The reading that explains the observations.
+
+    Args:
+        shares: from `explained_shares`.
+        source: the file, for errors.
+        stated: what the file says, if it does. It counts only where both explain the same: files are edited.
 
     Raises:
         LumenError: if neither explains at least 90 % of them, or both do equally well.
@@ -42,6 +49,8 @@ def choose_direction(shares: Mapping[PoseDirection, float], source: str) -> Pose
             f"{source}: neither reading of the poses puts 90 % of the observations inside the mask and in front of the "
             f"camera ({told}): intrinsics, mask or poses are of something else; --pose_direction overrides this"
         )
+    if len(set(shares.values())) == 1 and stated is not None:
+        return stated
     if len(set(shares.values())) == 1:
         raise LumenError(f"{source}: both readings of the poses fit equally well ({told}): give --pose_direction")
     return best

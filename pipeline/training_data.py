@@ -1,8 +1,9 @@
 """SfM training data: a sequence's poses, sparse cloud, visibility and content area, in the formats of Dense Descriptor
 Learning (DDL; Liu et al., CVPR 2020), which others read and write too.
 
-Two layouts are read: 1 (flat, older) and 2 (`images/` and `colmap/<model>/`, newer); 2 is written. Nothing in the files
-says whether a pose is cam_from_world or world_from_cam, so the reader finds out (`pipeline.pose_direction`).
+Two layouts are read: 1 (flat, older) and 2 (`images/` and `colmap/<model>/`, newer); 2 is written. Nothing in DDL's
+files says whether a pose is cam_from_world or world_from_cam, so the reader finds out (`pipeline.pose_direction`); ours
+say it in `frame_id` of `motion.yaml`'s header, which decides where both fit.
 """
 
 from collections.abc import Sequence

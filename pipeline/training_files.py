@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -38,12 +38,12 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
         raise LumenError(f"{root} holds no training data: no {TrainingPaths(root).motion.relative_to(root)}")
     mask = read_mask(paths.mask)
     _check_image_size(paths, mask)
-    frame_index, poses, pinhole = _read_views(paths)
+    frame_index, poses, pinhole, stated = _read_views(paths)
     points, colors = _read_structure(paths.structure)
     observation = _read_observations(paths.views_per_point, len(points), frame_index)
     shares = explained_shares(poses, points, pinhole, observation, mask)
     if pose_direction == "auto":
-        pose_direction = choose_direction(shares, str(paths.motion))
+        pose_direction = choose_direction(shares, str(paths.motion), stated)
     elif shares[pose_direction] < max(shares.values()):
         logger.warning("%s: read as %s, although the other direction explains more", paths.motion, pose_direction)
     logger.info(
@@ -136,17 +136,17 @@ def _check_image_size(paths: TrainingPaths, mask: Bytes) -> None:
         )
 
 
-def _read_views(paths: TrainingPaths) -> tuple[Integers, Floats, Floats]:
-    """Frame, pose as it stands in the file, and intrinsics of each view, in the order of the video."""
+def _read_views(paths: TrainingPaths) -> tuple[Integers, Floats, Floats, PoseDirection | None]:
+    """Frame, pose as it stands and intrinsics of each view, in the order of the video; direction, if stated."""
     frame_index = _read_indices(paths.visible)
     if len(np.unique(frame_index)) < len(frame_index):
         raise LumenError(f"{paths.visible} names a frame twice")
-    poses = _read_motion(paths.motion)
+    poses, stated = _read_motion(paths.motion)
     if len(poses) != len(frame_index):
         raise LumenError(f"{paths.motion} has {len(poses)} poses, {paths.visible} {len(frame_index)} frames")
     pinhole = _read_intrinsics(paths.intrinsics, len(frame_index))
     order = np.argsort(frame_index)
-    return frame_index[order], poses[order], pinhole[order]
+    return frame_index[order], poses[order], pinhole[order], stated
 
 
 def _read_numbers(path: Path, kind: type) -> Any:
@@ -188,7 +188,8 @@ def _read_intrinsics(path: Path, view_count: int) -> Floats:
     )
 
 
-def _read_motion(path: Path) -> Floats:
+def _read_motion(path: Path) -> tuple[Floats, PoseDirection | None]:
+    """Poses as they stand in the file, and their direction if it says that."""
     content = read_yaml(path)
     poses = content.get("poses[]") if isinstance(content, dict) else None
     if not isinstance(poses, dict) or not poses:
@@ -207,7 +208,14 @@ def _read_motion(path: Path) -> Floats:
         raise LumenError(
             f"{path}: pose {int(np.flatnonzero(bad)[0])} is not finite, or its quaternion has not length 1"
         )
-    return np.concatenate([rotations_from_quaternions(quaternion_wxyz / norm), position[..., None]], axis=2)
+    poses = np.concatenate([rotations_from_quaternions(quaternion_wxyz / norm), position[..., None]], axis=2)
+    return poses, _stated_direction(content)
+
+
+def _stated_direction(motion: dict[str, Any]) -> PoseDirection | None:
+    header = motion.get("header")
+    stated = header.get("frame_id") if isinstance(header, dict) else None
+    return next((direction for direction in get_args(PoseDirection) if direction == stated), None)
 
 
 def _read_structure(path: Path) -> tuple[Floats, Bytes | None]:
@@ -252,7 +260,7 @@ def _write_numbers(path: Path, numbers: Any) -> None:
 
 def _format_motion(cam_from_world: Floats) -> str:
     """As PCL's and ROS's tools write it; numbers with all their digits."""
-    lines = ["header:", "  seq: 0", "  stamp: 0.000000000", "  frame_id:", "poses[]:"]
+    lines = ["header:", "  seq: 0", "  stamp: 0.000000000", "  frame_id: cam_from_world", "poses[]:"]
     quaternions = quaternions_from_rotations(cam_from_world[:, :, :3])
     for i, (pose, (w, x, y, z)) in enumerate(zip(cam_from_world, quaternions.tolist(), strict=True)):
         px, py, pz = pose[:, 3].tolist()

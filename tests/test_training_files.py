@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -69,6 +70,20 @@ def test_the_direction_can_be_overridden(tmp_path: Path) -> None:
     write_training_data(data, tmp_path)
     read = read_training_data(tmp_path, "world_from_cam")
     np.testing.assert_allclose(read.cam_from_world, invert_poses(data.cam_from_world), atol=1e-12)
+
+
+@pytest.mark.parametrize("stated", ["cam_from_world", "world_from_cam", "map", "", None])
+def test_what_the_file_states_decides_where_both_directions_fit(tmp_path: Path, stated: str | None) -> None:
+    data = scene()
+    write_training_data(replace(data, cam_from_world=np.tile(np.eye(3, 4), (len(data.frame_index), 1, 1))), tmp_path)
+    motion = TrainingPaths(tmp_path).motion
+    header, rest = motion.read_text().split("  frame_id: cam_from_world\n")
+    motion.write_text(rest if stated is None else f"{header}  frame_id: {stated}\n{rest}")
+    if stated in ("cam_from_world", "world_from_cam"):
+        assert read_training_data(tmp_path).direction == stated
+    else:
+        with pytest.raises(LumenError, match="fit equally well"):
+            read_training_data(tmp_path)
 
 
 def test_intrinsics_of_the_first_view_alone_are_for_all(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.working_frames import WorkingFrame, WorkingFrames
 from pipeline.files import atomic_write
+from pipeline.point_search import MIN_FOUND_SHARE, PointSearch
 from pipeline.progress import progress
 from pipeline.tracks import Floats, Integers, Tracks
 
@@ -27,10 +27,8 @@ _FAR_KEYFRAMES = 20
 _KEYFRAME_MOTION = 0.05
 _KEYFRAME_SHARED = 0.5
 _KEYFRAME_FRAMES = 30
-_MAX_RETURN_ERROR_PX = 0.5
-# A direction in time is given up when so few of the points are found in more than a few frames, one after the other: a
+# A direction in time is given up when so few of the points are found in more frames than these, one after the other: a
 # flash or a drop of water does not end it.
-_MIN_FOUND_SHARE = 0.05
 _MAX_MISSES = 3
 _CORNER_QUALITY = 0.001
 _CORNER_BLOCK_PX = 5
@@ -58,7 +56,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
             unreadable.append(row)
             continue
         if search is not None and row - keyframes[-1] < _KEYFRAME_FRAMES:
-            found, positions = search.advance(frame)
+            found, positions = search.advance(frame.image, frame.mask)
             moved_px = np.linalg.norm(positions[found] - search.points[found], axis=1)
             near = len(moved_px) > 0 and np.median(moved_px) < _KEYFRAME_MOTION * np.hypot(*frames.size)
             if near and found.mean() > _KEYFRAME_SHARED:
@@ -67,7 +65,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
         # A black frame or a flash begins nothing.
         if len(probes):
             keyframes.append(row)
-            search = _Search(frame, probes)
+            search = PointSearch(frame.image, probes)
     return np.array(keyframes, np.int64), unreadable
 
 
@@ -96,41 +94,6 @@ def follow_points(
     return _tracks([_Found.load(path) for path in paths], frames, frame_index)
 
 
-class _Search:
-    """Finding the points of one frame in others, one after the other."""
-
-    def __init__(self, frame: WorkingFrame, points: Floats, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
-        self.points = points
-        self._frame = frame
-        self._flow = cv2.DISOpticalFlow.create(preset)
-        # OpenCV writes into the flow that it is given to start from.
-        self._there = np.zeros((*frame.image.shape, 2), np.float32)
-        self._back = self._there.copy()
-
-    def advance(self, frame: WorkingFrame) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Find the points in a frame that is not far from the one before.
-
-        Returns:
-            (N,) bool, which were found, and (N, 2) float32 px, where.
-        """
-        # Each starts from the flow to the last frame in which something was found.
-        flow_there = np.asarray(self._flow.calc(self._frame.image, frame.image, self._there.copy()), np.float32)
-        flow_back = np.asarray(self._flow.calc(frame.image, self._frame.image, self._back.copy()), np.float32)
-        there = (self.points + _sample(flow_there, self.points)).astype(np.float32)
-        returned = there + _sample(flow_back, there)
-        index = np.round(there).astype(int)
-        inside = ((index >= 0) & (index < (frame.mask.shape[1], frame.mask.shape[0]))).all(axis=1)
-        index[~inside] = 0
-        gap = returned - self.points
-        close = np.linalg.norm(gap, axis=1) < _MAX_RETURN_ERROR_PX
-        # The flow back is a second measurement of the same: take the middle.
-        middle = (there - 0.5 * gap).astype(np.float32)
-        found = inside & close & (frame.mask[index[:, 1], index[:, 0]] > 0)
-        if found.mean() >= _MIN_FOUND_SHARE:
-            self._there, self._back = flow_there, flow_back
-        return found, middle
-
-
 def _seed(frame: WorkingFrame, points: int) -> Floats:
     """Corners (N, 2) float32, spread over the mask."""
     area_px = cv2.countNonZero(frame.mask)
@@ -152,14 +115,14 @@ def _follow_from(
     if frame is None or not len(seeds):
         return
     for targets in _targets(len(frames), keyframes, place):
-        search = _Search(frame, seeds)
+        search = PointSearch(frame.image, seeds)
         misses = 0
         for target in targets:
             other = frames[target]
             if other is None:
                 continue
-            found, positions = search.advance(other)
-            misses = misses + 1 if found.mean() < _MIN_FOUND_SHARE else 0
+            found, positions = search.advance(other.image, other.mask)
+            misses = misses + 1 if found.mean() < MIN_FOUND_SHARE else 0
             if misses > _MAX_MISSES:
                 break
             if not misses:
@@ -174,12 +137,6 @@ def _targets(frame_count: int, keyframes: Integers, place: int) -> tuple[list[in
     first = int(before[_NEAR_KEYFRAMES - 1]) if len(before) >= _NEAR_KEYFRAMES else 0
     far = slice(_NEAR_KEYFRAMES, _NEAR_KEYFRAMES + _FAR_KEYFRAMES)
     return [*range(row + 1, end + 1), *after[far].tolist()], [*range(row - 1, first - 1, -1), *before[far].tolist()]
-
-
-def _sample(flow: npt.NDArray[np.float32], points: Floats) -> Floats:
-    """Read a flow (h, w, 2) at positions (N, 2), bilinearly: (N, 2)."""
-    x, y = points[:, :1], points[:, 1:]
-    return np.asarray(cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)[:, 0], np.float32)
 
 
 def _part(folder: Path, row: int) -> Path:

@@ -10,16 +10,13 @@ import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
 from pipeline.conventions import colmap_from_opencv
+from pipeline.even_light import even_out
 from pipeline.paths import SequencePaths
 from pipeline.sequence_images import read_frame, read_frame_mask
 
 # Longest side of the content area: endoscopic video has little detail at its full size, and this averages noise and
 # compression out.
 WORKING_SIZE_PX = 540
-_DENOISE_PX = 0.8
-# The light moves with the camera. What is wider than this is shading, not tissue.
-_SHADING_PX = 16.0
-_CONTRAST = 40.0
 _LEAST_DEVIATION = 1.0
 # Enough to go twice over what one keyframe looks at.
 _FRAMES_HELD = 160
@@ -96,23 +93,7 @@ class WorkingFrames:
         if float(small[self.content > 0].std()) < _LEAST_DEVIATION:
             # Black, or white with light: flow finds everything there, wherever it began to look.
             mask[:] = 0
-        return WorkingFrame(_even_out(small, self.content), mask)
+        return WorkingFrame(even_out(small, self.content), mask)
 
     def _shrink(self, image: Image) -> Image:
         return cv2.resize(image[self._box], self.size, interpolation=cv2.INTER_AREA)
-
-
-def _even_out(image: Image, content: npt.NDArray[np.float32]) -> Image:
-    """Subtract the local mean and divide by the local deviation, both inside the content area alone."""
-    signal = np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), _DENOISE_PX), np.float32)
-    signal = (signal - _local_mean(signal, content, _SHADING_PX)) * content
-    deviation = np.sqrt(_local_mean(signal**2, content, 2 * _SHADING_PX))
-    return np.clip(128 + _CONTRAST * signal / (deviation + _LEAST_DEVIATION), 0, 255).astype(np.uint8)
-
-
-def _local_mean(
-    values: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], sigma_px: float
-) -> npt.NDArray[np.float32]:
-    total = cv2.GaussianBlur(values * weight, (0, 0), sigma_px)
-    mean: npt.NDArray[np.float32] = total / (cv2.GaussianBlur(weight, (0, 0), sigma_px) + 1e-3)
-    return mean

@@ -62,9 +62,15 @@ class Errors:
 
     Attributes:
         by_distance: distance of frames → one array for each pair.
+        found: where the points were found, in pixels of the recorded frames, in the same order.
     """
 
     by_distance: dict[Distances, list[Floats]] = field(default_factory=dict)
+    found: dict[Distances, list[Floats]] = field(default_factory=dict)
+
+    def of_found(self) -> "Errors":
+        """Those of the points that were found anywhere."""
+        return Errors({key: [each[~np.isnan(each)] for each in own] for key, own in self.by_distance.items()})
 
     def at(self, distances: Distances) -> Floats:
         """All errors at a distance."""
@@ -92,7 +98,8 @@ def sample_pairs(clips: Sequence[Clip], sampling: Sampling) -> dict[Distances, l
     for bin_number, distances in enumerate(sampling.distances()):
         random = np.random.default_rng([sampling.seed, bin_number])
         drawn = (_draw(clips, distances, sampling, random) for _ in range(sampling.pairs))
-        found[distances] = [pair for pair in drawn if pair is not None]
+        # Frames one after the other, so that what was computed of them is used again.
+        found[distances] = sorted((pair for pair in drawn if pair is not None), key=_place_in_video)
     if not any(found.values()):
         low, high = sampling.adjacent_range
         raise LumenError(
@@ -115,15 +122,18 @@ def evaluate(
     Returns:
         A matcher's name → its errors.
     """
-    result = {matcher.name: Errors({distances: [] for distances in pairs}) for matcher in matchers}
+    result = {
+        matcher.name: Errors({distances: [] for distances in pairs}, {distances: [] for distances in pairs})
+        for matcher in matchers
+    }
     for matcher in matchers:
         every = [(distances, pair) for distances, own in pairs.items() for pair in own]
-        # Pairs of near frames one after the other, so that what was computed of them is used again.
-        every.sort(key=lambda item: (item[1].clip.name, item[1].source))
+        every.sort(key=lambda item: _place_in_video(item[1]))
         for distances, pair in progress(every, f"matching by {matcher.name}", unit="pair"):
             found = matcher.match(pair.clip, pair.source, pair.target, pair.points)
             errors = np.linalg.norm(found - pair.truth, axis=1) / pixel_downsampling
             result[matcher.name].by_distance[distances].append(errors)
+            result[matcher.name].found[distances].append(found)
     return result
 
 
@@ -148,3 +158,7 @@ def _draw(
             recorded = clip.frame.image_from_network
             return PairSample(clip, source, target, recorded(shared.source), recorded(shared.target))
     return None
+
+
+def _place_in_video(pair: PairSample) -> tuple[str, int]:
+    return pair.clip.name, pair.source

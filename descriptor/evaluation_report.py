@@ -9,10 +9,10 @@ from matplotlib import pyplot
 from descriptor.evaluation import THRESHOLDS_PX, Distances, Errors
 from pipeline.files import atomic_write
 
-_SHOWN_PX = (5, 10, 20)
+_PLOTTED_PX = (5, 10, 20)
 
 
-def table(results: dict[str, Errors], thresholds_px: tuple[int, ...] = _SHOWN_PX) -> str:
+def table(results: dict[str, Errors], thresholds_px: tuple[int, ...] = THRESHOLDS_PX) -> str:
     """Lines of text: for each distance of frames and each method the shares within the thresholds, and the median."""
     heads = [f"{threshold} px" for threshold in thresholds_px]
     width = max(len(name) for name in [*results, "method"])
@@ -49,9 +49,9 @@ def as_mapping(results: dict[str, Errors]) -> dict[str, Any]:
 
 def plot_pck(results: dict[str, Errors], path: Path) -> None:
     """The share of points within each threshold against the distance of frames."""
-    figure, panels = pyplot.subplots(1, len(_SHOWN_PX), figsize=(11, 3.6), sharey=True, layout="constrained")
+    figure, panels = pyplot.subplots(1, len(_PLOTTED_PX), figsize=(11, 3.6), sharey=True, layout="constrained")
     names = [f"{low}-{high}" for low, high in _distances(results)]
-    for panel, threshold in zip(panels, _SHOWN_PX, strict=True):
+    for panel, threshold in zip(panels, _PLOTTED_PX, strict=True):
         for name, errors in results.items():
             shares = [errors.pck(distances, threshold) for distances in _distances(results)]
             panel.plot(names, shares, "o-", ms=4, label=name)

@@ -1,10 +1,7 @@
 """Where each way of matching finds the points of one frame in another, all in pixels of the recorded frames."""
 
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,18 +9,14 @@ from torch import Tensor
 
 from descriptor.base import Descriptor, DescriptorMap
 from descriptor.clip import Clip
-from pipeline.conventions import colmap_from_index, opencv_from_colmap
-from pipeline.errors import LumenError
-from pipeline.sequence_images import read_image
+from descriptor.clip_frames import Remembered, read_recorded
+from pipeline.conventions import colmap_from_index
 
 Floats = npt.NDArray[np.float64]
-Value = TypeVar("Value")
 
 # Products of descriptors that are held at once: 64 MiB.
 _TILE_PRODUCTS = 1 << 24
-_REMEMBERED_FRAMES = 32
-_DIS_SHRINK = 2
-_CLAHE_LIMIT, _CLAHE_TILES = 3.0, (8, 8)
+_DESCRIBED_FRAMES = 32
 
 
 class PairMatcher(Protocol):
@@ -52,34 +45,15 @@ class DescriptorMatcher:
 
     def __init__(self, descriptor: Descriptor, name: str = "") -> None:
         self.name = name or descriptor.name
-        self._describe = _Remembered(lambda clip, row: descriptor.describe(_read(clip, row), clip.content))
+        self._describe = Remembered(
+            lambda clip, row: descriptor.describe(read_recorded(clip, row), clip.content), _DESCRIBED_FRAMES
+        )
 
     def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
         """See `PairMatcher.match`."""
         wanted = self._describe(clip, source).at(points)
         found = self._describe(clip, target)
         return found.frame.image_from_network(best_cells(wanted, found))
-
-
-class FlowMatcher:
-    """DIS optical flow (Kroeger et al., ECCV 2016), medium preset, straight from one frame to the other.
-
-    At half the recorded size, on the equalised green channel, which shows vessels best.
-    """
-
-    name = "dis"
-
-    def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        self._grey = _Remembered(_equalized_green)
-
-    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
-        """See `PairMatcher.match`."""
-        flow = self._flow.calc(self._grey(clip, source), self._grey(clip, target), None)  # type: ignore[call-overload]
-        small = points / _DIS_SHRINK
-        places = opencv_from_colmap(small).astype(np.float32)
-        moved = cv2.remap(flow, places[None, :, 0], places[None, :, 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-        return np.asarray((small + moved[0]) * _DIS_SHRINK, np.float64)
 
 
 class RandomMatcher:
@@ -139,34 +113,3 @@ def _summit(before: Tensor, peak: Tensor, after: Tensor) -> Tensor:
     bend = before + after - 2 * peak
     offset = (before - after) / (2 * bend)
     return torch.where(bend < -1e-9, offset, torch.zeros_like(offset)).clamp(-0.5, 0.5)
-
-
-class _Remembered(Generic[Value]):
-    """What was computed of the latest frames."""
-
-    def __init__(self, compute: Callable[[Clip, int], Value]) -> None:
-        self._compute = compute
-        self._known: OrderedDict[tuple[str, int], Value] = OrderedDict()
-
-    def __call__(self, clip: Clip, row: int) -> Value:
-        key = (clip.name, row)
-        if key not in self._known:
-            self._known[key] = self._compute(clip, row)
-            if len(self._known) > _REMEMBERED_FRAMES:
-                self._known.popitem(last=False)
-        self._known.move_to_end(key)
-        return self._known[key]
-
-
-def _read(clip: Clip, row: int) -> npt.NDArray[np.uint8]:
-    image = read_image(clip.image_paths[row])
-    if image is None:
-        raise LumenError(f"{clip.image_paths[row]} is missing or damaged: extract the sequence again")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def _equalized_green(clip: Clip, row: int) -> npt.NDArray[np.uint8]:
-    green = _read(clip, row)[..., 1]
-    size = (round(green.shape[1] / _DIS_SHRINK), round(green.shape[0] / _DIS_SHRINK))
-    small = cv2.resize(green, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.createCLAHE(_CLAHE_LIMIT, _CLAHE_TILES).apply(small), np.uint8)

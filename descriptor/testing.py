@@ -10,16 +10,22 @@ from descriptor.base import Descriptor
 from descriptor.data_root import DataSettings, find_sequences, load_clips
 from descriptor.dense_sift import DenseSift
 from descriptor.device import choose_device
-from descriptor.evaluation import Sampling, evaluate, sample_pairs
+from descriptor.evaluation import Distances, Errors, PairSample, Sampling, evaluate, sample_pairs
 from descriptor.evaluation_report import as_mapping, plot_errors, plot_pck, table
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
+from descriptor.flow_matching import FlowMatcher, TrackMatcher
 from descriptor.frame_cache import default_cache_root
-from descriptor.pair_matching import DescriptorMatcher, FlowMatcher, PairMatcher, RandomMatcher
+from descriptor.match_pictures import draw_matches
+from descriptor.pair_matching import DescriptorMatcher, PairMatcher, RandomMatcher
 from descriptor.registry import load_descriptor
 from pipeline.config import save_config
 from pipeline.errors import require
 from pipeline.files import write_bytes, write_json
 from pipeline.report import StageReport
+
+_FLOOR_EXPLAINED = (
+    "\ntracked: those points that can be followed through every frame in between; how far the reference can be trusted"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,8 @@ class TestConfig:
     """Checkpoint, ours or DDL's; without one, baselines alone are measured."""
     baselines: tuple[Literal["dis", "dense_sift", "random"], ...] = ("dis", "dense_sift", "random")
     """Methods to measure besides."""
+    reference_floor: bool = True
+    """Also follow the points through every frame in between: where that differs, the reference itself is in doubt."""
     testing_patient_id: list[str] | None = None
     """Patients to test on; by default all."""
     adjacent_range: tuple[int, int] = (1, 60)
@@ -122,17 +130,26 @@ def measure(config: TestConfig) -> list[Path]:
         pairs = sample_pairs(clips, config.sampling)
     with report.timed("match"):
         results = evaluate(_matchers(config, descriptor), pairs, config.pixel_downsampling)
-    text = table(results)
+    with report.timed("reference floor"):
+        floor = _reference_floor(pairs, config) if config.reference_floor else {}
+    text = table(results | floor) + (_FLOOR_EXPLAINED if floor else "")
     print(text)
     root = config.log_root
-    outputs = [root / name for name in ("pck.txt", "pck.json", "pck.png", "errors.png")]
+    outputs = [root / name for name in ("pck.txt", "pck.json", "pck.png", "errors.png", "matches.png")]
     write_bytes(outputs[0], (text + "\n").encode())
-    write_json(outputs[1], as_mapping(results))
-    plot_pck(results, outputs[2])
-    plot_errors(results, outputs[3])
+    write_json(outputs[1], as_mapping(results | floor))
+    plot_pck(results | floor, outputs[2])
+    plot_errors(results | floor, outputs[3])
+    draw_matches(pairs, results, config.pixel_downsampling, outputs[4])
     save_config(config, root / "test.yaml")
     report.save(root / "reports" / "test.json")
     return outputs
+
+
+def _reference_floor(pairs: dict[Distances, list[PairSample]], config: TestConfig) -> dict[str, Errors]:
+    """How far followed points are from the reference, of those that could be followed."""
+    tracker = TrackMatcher()
+    return {tracker.name: evaluate([tracker], pairs, config.pixel_downsampling)[tracker.name].of_found()}
 
 
 def _load(config: TestConfig) -> Descriptor | None:

@@ -1,6 +1,7 @@
 """The one place where a command's outcome becomes an exit status and what the user reads."""
 
 import logging
+import os
 import platform
 import sys
 import tempfile
@@ -23,6 +24,7 @@ Config = TypeVar("Config")
 EXIT_LUMEN_ERROR = 1
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 _OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm")
 
@@ -36,8 +38,9 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
         arguments: the command line without the program's name; `sys.argv` by default.
 
     Returns:
-        The exit status: 0; 1 for a `LumenError`, printed as one line; 130 when interrupted; 70 for a bug, whose
-        traceback is shown together with the path of a log that holds everything needed to report it.
+        The exit status: 0; 1 for a `LumenError`, printed as one line; 130 when interrupted; 141 when nobody reads what
+        it prints; 70 for a bug, whose traceback is shown together with the path of a log that holds everything needed
+        to report it.
     """
     program = sys.argv[0]
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -47,6 +50,10 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
     except LumenError as error:
         _say(f"error: {error}")
         return EXIT_LUMEN_ERROR
+    except BrokenPipeError:
+        # Whoever read what is printed has gone, as `| head` does; Python must not find so once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         _say("interrupted: nothing half-done was put in place; run the same command again")
         return EXIT_INTERRUPTED

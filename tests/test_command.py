@@ -2,6 +2,8 @@
 
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,16 @@ def test_ctrl_c_is_status_130_without_a_traceback(tmp_path: Path) -> None:
     script = START.replace("run_command(Config, run)", "run_command(Config, run, ['--what', 'wait'])")
     status, lines = stop_script_when_ready(script, tmp_path, signal.SIGINT, delay_s=0.1)
     assert (status, lines) == (130, [])
+
+
+def test_a_closed_pipe_is_no_bug(tmp_path: Path) -> None:
+    command = [sys.executable, str(Path(__file__).parent.parent / "train.py"), "--help"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait() == 141
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_terminal_shows_our_information_and_only_the_errors_of_others(tmp_path: Path) -> None:

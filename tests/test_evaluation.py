@@ -15,8 +15,9 @@ from descriptor.data_root import DataSettings, find_sequences, load_clips
 from descriptor.dense_sift import DenseSift
 from descriptor.evaluation import Errors, Sampling, evaluate, sample_pairs
 from descriptor.evaluation_report import table
+from descriptor.flow_matching import FlowMatcher, TrackMatcher
 from descriptor.network_frame import NetworkFrame
-from descriptor.pair_matching import DescriptorMatcher, FlowMatcher, RandomMatcher, best_cells
+from descriptor.pair_matching import DescriptorMatcher, RandomMatcher, best_cells
 from descriptor.testing import TestConfig, measure
 from descriptor.training import train
 from descriptor.training_config import TrainConfig
@@ -82,6 +83,17 @@ def test_flow_finds_near_frames_and_chance_finds_next_to_nothing(clip: Clip) -> 
     assert results["random"].pck((1, 3), 10.0) == pytest.approx(area, abs=0.02)
 
 
+def test_followed_points_are_right_or_not_found(clip: Clip) -> None:
+    pairs = sample_pairs([clip], Sampling(pairs=6, adjacent_range=(4, 11)))
+    errors = evaluate([TrackMatcher()], pairs, 1.0)["tracked"]
+    for distances in pairs:
+        found = errors.of_found()
+        assert len(found.at(distances)) > 0.3 * len(errors.at(distances))
+        assert found.median_px(distances) < 0.7
+        # Two recorded pixels are one of those that the flow is computed on.
+        assert found.pck(distances, 2.0) > 0.9
+
+
 def test_dense_sift_finds_near_frames_of_a_strong_texture(clip: Clip) -> None:
     pairs = sample_pairs([clip], Sampling(pairs=4, adjacent_range=(1, 2)))
     assert evaluate([DescriptorMatcher(DenseSift())], pairs, 4.0)["dense_sift"].pck((1, 2), 3.0) > 0.8
@@ -109,7 +121,9 @@ def test_shares_and_medians_are_counted_as_by_hand() -> None:
     assert errors.pck((1, 5), 6) == 0.75
     assert errors.median_px((1, 5)) == pytest.approx(5.0005)
     assert np.isnan(errors.pck((6, 10), 5)) and np.isnan(errors.median_px((6, 10)))
-    lines = table({"some": errors}).splitlines()
+    assert errors.of_found().pck((1, 5), 5) == pytest.approx(2 / 3)
+    assert len(errors.of_found().at((1, 5))) == 3
+    lines = table({"some": errors}, (5, 10, 20)).splitlines()
     assert lines[1].split() == ["1-5", "some", "0.500", "0.750", "0.750", "5.00", "4"]
     assert lines[2].split() == ["6-10", "some", "-", "-", "-", "-", "0"]
 
@@ -167,7 +181,7 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
     outputs = measure(config)
     assert all(output.is_file() for output in outputs)
     numbers = json.loads((config.log_root / "pck.json").read_text())
-    assert list(numbers) == ["fcdensenet", "dis", "dense_sift", "random"]
+    assert list(numbers) == ["fcdensenet", "dis", "dense_sift", "random", "tracked"]
     assert list(numbers["dis"]) == ["1-5", "6-8"]
     assert capsys.readouterr().out.strip() == (config.log_root / "pck.txt").read_text().strip()
     with pytest.raises(LumenError, match="--feature_length 256: .* was trained with 16"):
@@ -175,7 +189,7 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
 
 
 def test_without_a_checkpoint_the_baselines_are_measured(config: TestConfig) -> None:
-    measure(replace(config, baselines=("random",)))
+    measure(replace(config, baselines=("random",), reference_floor=False))
     assert list(json.loads((config.log_root / "pck.json").read_text())) == ["random"]
     with pytest.raises(LumenError, match="nothing to measure"):
         replace(config, baselines=())

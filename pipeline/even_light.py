@@ -1,0 +1,36 @@
+"""Frames freed of uneven light: the light moves with the camera, and following points wants tissue alone."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from cv2.typing import MatLike as Image
+
+_DENOISE_PX = 0.8
+# What is wider than this is shading, not tissue.
+_SHADING_PX = 16.0
+_CONTRAST = 40.0
+_LEAST_DEVIATION = 1.0
+
+
+def even_out(image: Image, content: npt.NDArray[np.float32]) -> Image:
+    """Subtract the local mean and divide by the local deviation, both inside the content area alone.
+
+    Args:
+        image: (h, w) uint8, one channel.
+        content: (h, w), 1 inside the content area and 0 outside.
+
+    Returns:
+        (h, w) uint8, 128 where the image is as its surroundings, and outside.
+    """
+    signal = np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), _DENOISE_PX), np.float32)
+    signal = (signal - _local_mean(signal, content, _SHADING_PX)) * content
+    deviation = np.sqrt(_local_mean(signal**2, content, 2 * _SHADING_PX))
+    return np.clip(128 + _CONTRAST * signal / (deviation + _LEAST_DEVIATION), 0, 255).astype(np.uint8)
+
+
+def _local_mean(
+    values: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], sigma_px: float
+) -> npt.NDArray[np.float32]:
+    total = cv2.GaussianBlur(values * weight, (0, 0), sigma_px)
+    mean: npt.NDArray[np.float32] = total / (cv2.GaussianBlur(weight, (0, 0), sigma_px) + 1e-3)
+    return mean

@@ -31,7 +31,8 @@ from pipeline.config import to_mapping
 from pipeline.errors import LumenError
 from pipeline.progress import ProgressBar
 
-_VALIDATION_GROUPS = 8
+# Whatever the groups trained on, so that runs can be compared.
+_VALIDATION_GROUPS, _VALIDATION_FRAMES = 8, 8
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 _MAX_GRADIENT = 10.0
 _PREPARED_STEPS = 2
@@ -90,8 +91,9 @@ class Trainer:
         self._config, self._network, self._training = config, network, training
         self._device, self._processes, self._folder = device, processes, folder
         self.state = TrainingState()
-        self._groups = 2 * config.batch_size // config.group_frames
-        self._sampler = _sampler(config, training, config.seed)
+        frames = config.frames_per_group(processes.count)
+        self._groups = 2 * config.batch_size // frames
+        self._sampler = _sampler(config, training, frames, config.seed)
         self._validation = _validation_groups(config, validation)
         self._optimizer = _make_optimizer(config, network)
         self._stop_requested = False
@@ -280,15 +282,13 @@ class Trainer:
                 signal.signal(each, handler)
 
 
-def _sampler(config: TrainConfig, frames: Frames, seed: int) -> GroupSampler:
-    return GroupSampler(
-        frames.clips, frames.rows, config.adjacent_range, config.group_frames, config.sampling_size, seed
-    )
+def _sampler(config: TrainConfig, frames: Frames, group_frames: int, seed: int) -> GroupSampler:
+    return GroupSampler(frames.clips, frames.rows, config.adjacent_range, group_frames, config.sampling_size, seed)
 
 
 def _validation_groups(config: TrainConfig, frames: Frames) -> list[Group]:
     # Another seed than that of training, or its first groups would be validated on.
-    sampler = _sampler(config, frames, config.seed + 1)
+    sampler = _sampler(config, frames, _VALIDATION_FRAMES, config.seed + 1)
     groups = [sampler.draw(0, number) for number in range(_VALIDATION_GROUPS)]
     found = [group for group in groups if group is not None]
     if not found:

@@ -67,11 +67,12 @@ def train(config: TrainConfig) -> list[Path]:
 
 
 def _check_processes(config: TrainConfig, processes: Processes) -> None:
-    groups = 2 * config.batch_size // config.group_frames
+    size = config.frames_per_group(processes.count)
+    groups = 2 * config.batch_size // size
     require(
-        groups % processes.count == 0,
+        groups > 0 and groups % processes.count == 0,
         f"{groups} groups of frames a step cannot be shared evenly by {processes.count} processes: choose --batch_size "
-        f"as a multiple of {processes.count * config.group_frames // 2 or 1}, or smaller --group_frames",
+        f"as a multiple of {processes.count * size // 2 or 1}, or smaller --group_frames",
     )
 
 

@@ -10,6 +10,8 @@ from descriptor.frame_cache import default_cache_root
 from descriptor.response_loss import MAX_MATCHING_SCALE
 from pipeline.errors import require
 
+_MOST_GROUP_FRAMES = 8
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -41,8 +43,9 @@ class TrainConfig:
     """Patients for test.py; here only seen to be there."""
     batch_size: int = 4
     """Pairs of new frames a step: twice as many frames are described."""
-    group_frames: int = 8
-    """Frames of one stretch of video that are trained on together, every pair of them in both directions."""
+    group_frames: int | None = None
+    """Frames of one stretch of video that are trained on together, every pair of them in both directions; by default
+    all that a process describes in a step, in groups of at most 8."""
     sampling_size: int = 256
     """Most points a pair."""
     target_stride: int = 1
@@ -109,13 +112,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         low, high = self.adjacent_range
         require(1 <= low <= high, f"--adjacent_range {low} {high}: give the lowest, at least 1, and the highest")
+        require(self.batch_size > 0, f"--batch_size {self.batch_size}: choose 1 or more")
+        frames = 2 * self.batch_size
         require(
-            self.batch_size > 0 and self.group_frames > 1, "--batch_size and --group_frames: choose 1 and 2 or more"
-        )
-        require(
-            2 * self.batch_size % self.group_frames == 0,
-            f"--batch_size {self.batch_size} means {2 * self.batch_size} frames, which --group_frames "
-            f"{self.group_frames} does not divide",
+            self.group_frames is None or (self.group_frames > 1 and frames % self.group_frames == 0),
+            f"--group_frames {self.group_frames}: choose 2 or more that divide the {frames} frames of "
+            f"--batch_size {self.batch_size}",
         )
         require(0 < self.inlier_percentage <= 1, f"--inlier_percentage {self.inlier_percentage}: choose 0..1")
         require(
@@ -137,6 +139,12 @@ class TrainConfig:
             not self.load_trained_model or self.trained_model_path is not None,
             "--load_trained_model needs --trained_model_path FILE",
         )
+
+    def frames_per_group(self, processes: int) -> int:
+        """N, of `descriptor.groups.Group`, when so many processes train together."""
+        frames = 2 * self.batch_size // processes
+        fitting = (size for size in range(2, _MOST_GROUP_FRAMES + 1) if frames % size == 0)
+        return self.group_frames or max(fitting, default=2)
 
     @property
     def data(self) -> DataSettings:

@@ -204,7 +204,7 @@ def test_data_that_do_not_fit_are_named(config: TrainConfig, change: dict[str, o
     ("change", "message"),
     [
         ({"adjacent_range": (5, 1)}, "--adjacent_range 5 1"),
-        ({"group_frames": 3}, "which --group_frames 3 does not divide"),
+        ({"group_frames": 3}, "--group_frames 3: choose 2 or more that divide the"),
         ({"network_downsampling": 48}, "a multiple of 32"),
         ({"matching_scale": 1000.0}, "--matching_scale"),
         ({"load_trained_model": True}, "needs --trained_model_path"),
@@ -215,6 +215,25 @@ def test_data_that_do_not_fit_are_named(config: TrainConfig, change: dict[str, o
 def test_settings_that_make_no_sense_are_refused(config: TrainConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(LumenError, match=message):
         replace(config, **change)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "group_frames", "processes", "expected"),
+    [
+        (4, None, 1, 8),
+        (4, None, 2, 4),
+        (1, None, 1, 2),
+        (5, None, 1, 5),
+        (8, None, 1, 8),
+        (4, 2, 2, 2),
+        (1, None, 2, 2),
+    ],
+)
+def test_groups_are_as_large_as_a_step_allows(
+    config: TrainConfig, batch_size: int, group_frames: int | None, processes: int, expected: int
+) -> None:
+    changed = replace(config, batch_size=batch_size, group_frames=group_frames)
+    assert changed.frames_per_group(processes) == expected
 
 
 def test_a_root_without_sequences_says_what_was_expected(config: TrainConfig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ is the same dict with more in it, so that what reads theirs reads ours.
 """
 
 import pickle
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def read_checkpoint_file(path: Path) -> dict[str, Any]:
     Raises:
         LumenError: if it is missing, cut off, holds code, or holds something else than a dict.
     """
-    with explain_os_errors("read", path), path.open("rb") as stream:
+    with explain_os_errors("read", path), path.open("rb") as stream, warnings.catch_warnings():
+        # Of an unusual pickle protocol: what it cannot open is refused below.
+        warnings.simplefilter("ignore", UserWarning)
         try:
             content = torch.load(stream, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:

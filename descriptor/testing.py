@@ -23,6 +23,8 @@ from pipeline.errors import require
 from pipeline.files import write_bytes, write_json
 from pipeline.report import StageReport
 
+# Of the frames that points are taken from and pictures are drawn on.
+_FRAME_MULTIPLE = 32
 _FLOOR_EXPLAINED = (
     "\ntracked: those points that can be followed through every frame in between; how far the reference can be trusted"
 )
@@ -67,9 +69,9 @@ class TestConfig:
     pixel_downsampling: float = 4.0
     """Errors are in pixels of a frame this many times smaller than recorded, whatever the network's size."""
     image_downsampling: float | None = None
-    """By default the checkpoint's; another one is an error."""
+    """Frames are made smaller by this before the network; by default as in training."""
     network_downsampling: int | None = None
-    """By default the checkpoint's; another one is an error."""
+    """Height and width of the network's frame are multiples of this; by default as in training."""
     feature_length: int | None = None
     """By default the checkpoint's; another one is an error."""
     filter_growth_rate: int | None = None
@@ -158,12 +160,9 @@ def _load(config: TestConfig) -> Descriptor | None:
     descriptor = load_descriptor(config.trained_model_path, choose_device(config.device, config.gpu_id))
     if isinstance(descriptor, FCDenseNetDescriptor):
         shape = descriptor.network.shape
-        held = {
-            "image_downsampling": descriptor.image_downsampling,
-            "network_downsampling": descriptor.network_downsampling,
-            "feature_length": shape.feature_length,
-            "filter_growth_rate": shape.growth,
-        }
+        held = {"feature_length": shape.feature_length, "filter_growth_rate": shape.growth}
+        descriptor.image_downsampling = config.image_downsampling or descriptor.image_downsampling
+        descriptor.network_downsampling = config.network_downsampling or descriptor.network_downsampling
         for name, value in held.items():
             wanted = getattr(config, name)
             require(
@@ -178,8 +177,8 @@ def _load(config: TestConfig) -> Descriptor | None:
 def _data(config: TestConfig) -> DataSettings:
     """Points are taken from frames of the size that errors are told in, whatever the network's."""
     return DataSettings(
-        image_downsampling=config.image_downsampling or config.pixel_downsampling,
-        network_downsampling=config.network_downsampling or 32,
+        image_downsampling=config.pixel_downsampling,
+        network_downsampling=_FRAME_MULTIPLE,
         input_size=config.input_size,
         inlier_percentage=config.inlier_percentage,
         visibility_overlap=config.visibility_overlap,

@@ -184,6 +184,7 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
     assert list(numbers) == ["fcdensenet", "dis", "dense_sift", "random", "tracked"]
     assert list(numbers["dis"]) == ["1-5", "6-8"]
     assert capsys.readouterr().out.strip() == (config.log_root / "pck.txt").read_text().strip()
+    measure(replace(config, image_downsampling=3.0, baselines=(), reference_floor=False))
     with pytest.raises(LumenError, match="--feature_length 256: .* was trained with 16"):
         measure(replace(config, feature_length=256))
 

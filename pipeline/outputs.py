@@ -1,7 +1,5 @@
 """The folder a command writes: claimed, made beside its place by one process alone, and moved there as a whole."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import partial_path, publish_directory, recover_directory, remove_directory
+from pipeline.locks import held
 
 
 @dataclass(frozen=True)
@@ -79,18 +78,13 @@ def work_folder(output: Path, *, is_ours: Callable[[Path], bool], overwrite: boo
     path = partial_path(output)
     with explain_os_errors("write", output):
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDONLY)
-    try:
+    with held(path, busy=f"another process is making {output}: wait for it"):
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LumenError(f"another process is making {output}: wait for it") from error
-        claim()
-        yield WorkFolder(path, output, claim)
-    finally:
-        with suppress(OSError):
-            path.rmdir()
-        os.close(descriptor)
+            claim()
+            yield WorkFolder(path, output, claim)
+        finally:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def _claim_output(output: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> None:

@@ -9,6 +9,7 @@ strict about types and says where one is wrong, checks the values of a YAML file
 import dataclasses
 import difflib
 import functools
+import inspect
 import reprlib
 import types
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,7 @@ def parse_command_line(config_type: type[Config], arguments: Sequence[str], prog
     preset, flags = _split_off_preset(list(arguments))
     # tyro takes None as "no default", though its type says otherwise.
     default: Config = load_config(config_type, preset, allow_missing=True) if preset else None  # type: ignore[assignment]
-    description = f"{config_type.__doc__}\n\n--config FILE.yaml sets any of these by name; flags override it."
+    description = f"{inspect.getdoc(config_type)}\n\n--config FILE.yaml sets any of these by name; flags override it."
     return tyro.cli(
         config_type, prog=program, args=flags, default=default, description=description, use_underscores=True
     )

@@ -1,0 +1,137 @@
+"""Dense matching of one pair of frames against the published way, in seconds, memory and agreement.
+
+Run with `python benchmarks/matching.py [--checkpoint FILE --frames FIRST SECOND --mask FILE]`. 3,000 keypoints are
+looked for in a map of 256x320 cells, and their matches in the first map again. The published way takes the keypoints'
+descriptors as 1x1 filters of a convolution over the whole map, and then the maximum. Without a checkpoint, descriptors
+are a smooth random field of 256 channels, which a second frame shows moved. Each form runs in a process of its own, so
+that its peak memory is its own. An exhaustive search that is not 1.4 times as fast as the published way, or a coarse
+one that is not 10 times as fast, is a regression.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from descriptor.base import DescriptorMap
+from descriptor.matching.coarse_to_fine import CoarseToFineSearch
+from descriptor.matching.matcher import SearchableFrame, match
+from descriptor.matching.search import SearchEngine
+from descriptor.matching.torch_search import TorchSearch
+from descriptor.network_frame import NetworkFrame
+from descriptor.registry import load_descriptor
+from pipeline.report import peak_memory_mb
+
+HEIGHT, WIDTH, CHANNELS, POINTS = 256, 320, 256, 3000
+REPEATS = 5
+ENGINES: dict[str, SearchEngine] = {"exhaustive": TorchSearch(), "coarse to fine": CoarseToFineSearch()}
+FORMS = ("published", *ENGINES)
+
+
+def random_field(shift: int) -> DescriptorMap:
+    """Smooth descriptors, moved to the right by so many cells."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(1, CHANNELS, HEIGHT // 4 + 16, WIDTH // 4 + 16, generator=generator)
+    fine = functional.interpolate(coarse, scale_factor=4, mode="bicubic")[0, :, 32 : 32 + HEIGHT]
+    values = functional.normalize(fine[:, :, 32 - shift : 32 - shift + WIDTH], dim=0)
+    frame = NetworkFrame((WIDTH, HEIGHT), (WIDTH, HEIGHT), (0, 0), (HEIGHT, WIDTH))
+    return DescriptorMap(values.contiguous(), torch.ones(HEIGHT, WIDTH, dtype=torch.bool), frame)
+
+
+def load_maps(arguments: argparse.Namespace) -> list[DescriptorMap]:
+    """Of the two frames given, or of nothing that was ever seen."""
+    if arguments.checkpoint is None:
+        return [random_field(0), random_field(7)]
+    descriptor = load_descriptor(arguments.checkpoint)
+    mask = cv2.imread(str(arguments.mask), cv2.IMREAD_GRAYSCALE)
+    images = [cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for path in arguments.frames]
+    return [descriptor.describe(np.asarray(image, np.uint8), np.asarray(mask, np.uint8)) for image in images]
+
+
+def keypoints_of(described: DescriptorMap) -> np.ndarray:
+    """Middles of cells that show tissue."""
+    row, column = np.nonzero(described.mask.numpy())
+    chosen = np.random.default_rng(0).choice(len(row), min(POINTS, len(row)), replace=False)
+    return described.frame.image_from_network(np.stack([column[chosen], row[chosen]], axis=1) + 0.5)
+
+
+def published_best(wanted: Tensor, target: DescriptorMap) -> Tensor:
+    """The cell of the highest response of each, by a convolution."""
+    heat = functional.conv2d(target.values[None], wanted[:, :, None, None])[0].flatten(1)
+    return heat.masked_fill_(~target.mask.flatten(), -2).argmax(dim=1)
+
+
+def published_match(source: DescriptorMap, keypoints: np.ndarray, target: DescriptorMap) -> tuple[Tensor, Tensor]:
+    """Cells of the target, and the cells of the source that they lead back to."""
+    there = published_best(source.at(keypoints), target)
+    return there, published_best(target.values.flatten(1).T[there], source)
+
+
+@torch.inference_mode()
+def measure(form: str, maps: list[DescriptorMap]) -> tuple[float, float, np.ndarray]:
+    """Seconds a pair, the median; peak memory in MiB above what was there before; places found, and the way back."""
+    keypoints = keypoints_of(maps[0])
+    before, times = peak_memory_mb(), []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        if form == "published":
+            there, back = published_match(maps[0], keypoints, maps[1])
+            times.append(time.perf_counter() - started)
+            width = maps[0].mask.shape[1]
+            places = np.stack([there % width, there // width], axis=1) + 0.5
+            returned = np.stack([back % width, back // width], axis=1) + 0.5
+            way = np.linalg.norm(returned - maps[0].frame.network_from_image(keypoints), axis=1)
+        else:
+            engine = ENGINES[form]
+            frames = [SearchableFrame.of(each, engine) for each in maps]
+            found = match(engine, frames[0], keypoints, frames[1])
+            times.append(time.perf_counter() - started)
+            places, way = maps[1].frame.network_from_image(found.target), found.return_px
+    return float(np.median(times)), peak_memory_mb() - before, np.column_stack([places, way])
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="of a trained descriptor")
+    parser.add_argument("--frames", type=Path, nargs=2, help="two pictures to describe with it")
+    parser.add_argument("--mask", type=Path, help="their mask, 255 = tissue")
+    parser.add_argument("--form", choices=FORMS, help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.form:
+        seconds, memory, found = measure(arguments.form, load_maps(arguments))
+        np.savez(arguments.result, seconds=seconds, memory=memory, found=found)
+        return
+    load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    height, width = load_maps(arguments)[0].mask.shape
+    print(f"{platform.machine()}, {load}, PyTorch {torch.__version__}, {POINTS} points, {width}x{height}")
+    heads = f"{'seconds':>8} {'faster':>7} {'extra MiB':>10} {'same cell':>10} {'mutual within 1':>16}"
+    print(f"{'a pair, both ways':<18} {heads}")
+    first: dict[str, np.ndarray] = {}
+    for form in FORMS:
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "result.npz"
+            subprocess.run([sys.executable, *sys.argv, "--form", form, "--result", str(result)], check=True)
+            own = dict(np.load(result))
+        first = first or own
+        apart = np.linalg.norm(own["found"][:, :2] - first["found"][:, :2], axis=1)
+        mutual = first["found"][:, 2] <= 1
+        same = np.abs(own["found"][:, :2] - first["found"][:, :2]).max(axis=1) <= 0.5
+        ratio = first["seconds"] / own["seconds"]
+        shares = f"{same.mean():>10.4f} {(apart[mutual] <= 1).mean():>16.4f}"
+        print(f"{form:<18} {own['seconds']:>8.2f} {ratio:>7.1f} {own['memory']:>10.0f} {shares}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

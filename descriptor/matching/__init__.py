@@ -1,0 +1,1 @@
+"""Descriptors → correspondences: where each point of one frame is in another, without ever holding a heatmap."""

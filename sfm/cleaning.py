@@ -60,6 +60,8 @@ def depth_uncertainty(model: TrackModel, tracks: Tracks) -> Floats:
     the residuals of the whole model as the noise. Infinite where there is no point.
     """
     used = model.used
+    if not used.any():
+        return np.full(tracks.track_count, np.inf)
     track = tracks.track[used]
     error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)[used]
     # An error is the length of two independent components.

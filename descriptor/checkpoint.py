@@ -1,7 +1,8 @@
 """Checkpoints: ours, which carry all that a run needs to go on, and those published with DDL.
 
 A published file is a dict {model, optimizer, epoch, step, validation}; the keys of `model` begin with "module.". Ours
-is the same dict with more in it, so that what reads theirs reads ours.
+is the same dict with more in it, so that what reads weights in theirs reads those in ours; `optimizer` holds the state
+of each of our optimizers by its name.
 """
 
 import pickle
@@ -18,7 +19,7 @@ from pipeline.files import atomic_write
 
 FORMAT_VERSION = 1
 _PREFIX = "module."
-_RETRAIN = "if it was cut off while copying, copy it again"
+_AGAIN = "if it was cut off while copying, copy it again"
 
 
 @dataclass(frozen=True)
@@ -80,14 +81,16 @@ class Checkpoint:
                 f"{path} is no checkpoint of a dense descriptor: it holds {', '.join(map(str, content)) or 'nothing'}"
             )
         ours = content.get("lumensfm") or {}
+        if not isinstance(ours, dict):
+            raise LumenError(f"{path} is damaged or no checkpoint: {_AGAIN}")
         version = ours.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: update LumenSfM")
         return cls(
             model={name.removeprefix(_PREFIX): value for name, value in model.items()},
-            epoch=int(content.get("epoch", 0)),
-            step=int(content.get("step", 0)),
-            validation=float(content.get("validation", float("nan"))),
+            epoch=int(content.get("epoch") or 0),
+            step=int(content.get("step") or 0),
+            validation=float("nan") if content.get("validation") is None else float(content["validation"]),
             method=ours.get("method"),
             config=ours.get("config"),
             optimizer=content.get("optimizer") or None,
@@ -111,10 +114,10 @@ def read_checkpoint_file(path: Path) -> dict[str, Any]:
                 f"{path} holds more than numbers, which could run code, and was not opened: get the weights from where "
                 "they come from as a plain state dict"
                 if "Unsupported" in str(error) or "GLOBAL" in str(error)
-                else f"{path} is damaged or no checkpoint: {_RETRAIN}"
+                else f"{path} is damaged or no checkpoint: {_AGAIN}"
             ) from error
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise LumenError(f"{path} is damaged or no checkpoint: {_RETRAIN}") from error
+            raise LumenError(f"{path} is damaged or no checkpoint: {_AGAIN}") from error
     if not isinstance(content, dict):
         raise LumenError(f"{path} is no checkpoint: it holds a {type(content).__name__}")
     return content

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import cv2
@@ -37,10 +38,10 @@ class Remembered(Generic[Value]):
 
     def __init__(self, compute: Callable[[Clip, int], Value], frames: int) -> None:
         self._compute, self._frames = compute, frames
-        self._known: OrderedDict[tuple[str, int], Value] = OrderedDict()
+        self._known: OrderedDict[Path, Value] = OrderedDict()
 
     def __call__(self, clip: Clip, row: int) -> Value:
-        key = (clip.name, row)
+        key = clip.image_paths[row]
         if key not in self._known:
             self._known[key] = self._compute(clip, row)
             if len(self._known) > self._frames:

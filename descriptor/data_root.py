@@ -9,7 +9,7 @@ from typing import Literal
 from descriptor.clip import Clip
 from descriptor.depth_correspondence import DepthCorrespondence
 from descriptor.frame_cache import default_cache_root, small_frames
-from descriptor.network_frame import NetworkFrame, common_size
+from descriptor.network_frame import Bytes, NetworkFrame, common_size, fitting_downsampling
 from descriptor.sparse_correspondence import SparseCorrespondence
 from pipeline.errors import LumenError, require
 from pipeline.files import is_leftover
@@ -28,6 +28,7 @@ class DataSettings:
         image_downsampling: frames are made smaller by this.
         network_downsampling: the network frame's sides are multiples of this.
         input_size: height and width of the network's frame; None takes the smallest that holds every content area.
+        network_pixels: most of a sequence's; chooses its downsampling instead of `image_downsampling` if it is given.
         inlier_percentage: the share of an SfM model's points that is kept, those of the most constant colour.
         visibility_overlap: how many frames before and after an observation a point also counts as visible.
         workers: threads that decode frames.
@@ -39,6 +40,7 @@ class DataSettings:
     image_downsampling: float = 4.0
     network_downsampling: int = 64
     input_size: tuple[int, int] | None = None
+    network_pixels: int | None = None
     inlier_percentage: float = 0.99
     visibility_overlap: int = 20
     workers: int = 4
@@ -58,6 +60,7 @@ def find_sequences(root: Path, patients: Sequence[int | str] | None = None) -> l
         LumenError: if there are none, or a patient is not there.
     """
     if TrainingPaths.find(root) is not None:
+        require(not patients, f"{root} is one sequence, so that no patients can be chosen in it: give the folder above")
         return [root]
     require(root.is_dir(), f"{root} does not exist, or is no folder")
     found: dict[str, list[Path]] = {}
@@ -87,13 +90,24 @@ def load_clips(sequences: Sequence[Path], settings: DataSettings) -> list[Clip]:
             len(model.frame_index) > 1,
             f"{sequence} has {len(model.frame_index)} registered frame: a pair needs two; leave this sequence out",
         )
-    size = _size(models, settings)
-    return [_load(sequence, model, size, settings) for sequence, model in zip(sequences, models, strict=True)]
+    downsamplings = [_downsampling(model.mask, settings) for model in models]
+    size = _size(models, downsamplings, settings)
+    return [
+        _load(sequence, model, NetworkFrame.of_mask(model.mask, downsampling, size), settings)
+        for sequence, model, downsampling in zip(sequences, models, downsamplings, strict=True)
+    ]
 
 
-def _size(models: Sequence[TrainingData], settings: DataSettings) -> tuple[int, int]:
+def _downsampling(mask: Bytes, settings: DataSettings) -> float:
+    if settings.network_pixels is None:
+        return settings.image_downsampling
+    return fitting_downsampling(mask, settings.network_downsampling, settings.network_pixels)
+
+
+def _size(models: Sequence[TrainingData], downsamplings: Sequence[float], settings: DataSettings) -> tuple[int, int]:
     multiple = settings.network_downsampling
-    needed = common_size([model.mask for model in models], settings.image_downsampling, multiple)
+    sizes = [common_size([each.mask], by, multiple) for each, by in zip(models, downsamplings, strict=True)]
+    needed = max(height for height, _ in sizes), max(width for _, width in sizes)
     if settings.input_size is None:
         return needed
     size = settings.input_size
@@ -110,8 +124,7 @@ def _size(models: Sequence[TrainingData], settings: DataSettings) -> tuple[int, 
     return size
 
 
-def _load(sequence: Path, model: TrainingData, size: tuple[int, int], settings: DataSettings) -> Clip:
-    frame = NetworkFrame.of_mask(model.mask, settings.image_downsampling, size)
+def _load(sequence: Path, model: TrainingData, frame: NetworkFrame, settings: DataSettings) -> Clip:
     mask = frame.cut_mask(model.mask)
     images = small_frames(model.image_paths, frame, settings.cache_root, settings.workers, reuse=settings.reuse_cache)
     correspondence: SparseCorrespondence | DepthCorrespondence
@@ -121,7 +134,7 @@ def _load(sequence: Path, model: TrainingData, size: tuple[int, int], settings: 
         correspondence = SparseCorrespondence.pruned(
             model, images, frame, mask, settings.visibility_overlap, settings.inlier_percentage
         )
-    name = f"{sequence.resolve().parent.name}/{sequence.resolve().name}"
+    name = f"{sequence.absolute().parent.name}/{sequence.absolute().name}"
     return Clip(name, model.frame_index, images, mask, frame, correspondence, model.image_paths, model.mask)
 
 
@@ -130,7 +143,7 @@ def _holds_training_data(folder: Path) -> bool:
 
 
 def _patient_folder(patient: int | str, found: dict[str, list[Path]], root: Path) -> str:
-    for name in found:
+    for name in sorted(found, key=lambda name: name != str(patient)):
         if name == str(patient) or (name.isdigit() and str(patient).isdigit() and int(name) == int(patient)):
             return name
     raise LumenError(f"{root} has no patient {patient}; there are {', '.join(found)}")

@@ -4,9 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
+
+from pipeline.errors import require
+
+_PATIENCE = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,10 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    # Long, because the others wait while the first decodes the frames.
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(distributed.get_rank(), count)
     finally:
@@ -57,7 +65,13 @@ def join_processes(device: torch.device) -> Iterator[Processes]:
 
 
 def choose_local_device(device: torch.device) -> torch.device:
-    """The GPU of this process, if there are several processes on this machine."""
+    """The GPU of this process, if there are several processes on this machine.
+
+    Raises:
+        LumenError: if there are more of them than GPUs.
+    """
     if device.type != "cuda":
         return device
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    require(number < available, f"more processes than the {available} GPUs of this machine: lower --nproc_per_node")
+    return torch.device("cuda", number)

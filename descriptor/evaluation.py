@@ -39,9 +39,10 @@ class Sampling:
     seed: int = 0
 
     def distances(self) -> list[Distances]:
-        """The bins of DISTANCES that the range leaves."""
+        """The bins of DISTANCES that the range leaves, and one for what is beyond them."""
         low, high = self.adjacent_range
-        cut = [(max(low, first), min(high, last)) for first, last in DISTANCES]
+        beyond = (DISTANCES[-1][1] + 1, high)
+        cut = [(max(low, first), min(high, last)) for first, last in (*DISTANCES, beyond)]
         return [each for each in cut if each[0] <= each[1]]
 
 

@@ -2,10 +2,12 @@
 
 It computes what the published network computes and stores it under the published names, but is arranged for speed:
 
-- Channels last: the convolutions have few output channels, and their inputs are read once.
+- Channels last where it is faster: on GPUs, and on CPUs for describing. A CPU trains faster with channels first,
+  because the gradients of its weights take half the time so.
 - No descriptor has more than `len(features) + 1` degrees of freedom, because the last layer is linear: descriptors
   d = W f + b with W of 256 x 106 lie in a space of 107 dimensions. `compact` gives coordinates in an orthonormal basis
-  of it, so that all products of descriptors stay the same at less than half the memory traffic and arithmetic.
+  of it, so that all products of descriptors stay the same at less than half the memory traffic and arithmetic. In
+  training they are made of those pixels alone that are looked at.
 """
 
 from collections.abc import Mapping
@@ -119,6 +121,8 @@ class FCDenseNet(nn.Module):
     def __init__(self, shape: NetworkShape, contrast_radius: float = 0.0) -> None:
         super().__init__()
         self.shape, self.contrast_radius = shape, contrast_radius
+        # Of what the convolutions read; None chooses the fastest that was measured.
+        self.layout: torch.memory_format | None = None
         growth, added = shape.growth, LAYERS_PER_BLOCK * shape.growth
         self.firstconv = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1)
         channels, skips = FIRST_CHANNELS, []
@@ -139,15 +143,19 @@ class FCDenseNet(nn.Module):
             self.denseBlocksUp.append(_DenseBlock(channels + skip, growth, LAYERS_PER_BLOCK, keeps_input=last))
             channels = channels + skip + added if last else added
         self.finalConv = nn.Conv2d(channels, shape.feature_length, 1)
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
     def compact_length(self) -> int:
         """D, the coordinates of what `compact` gives."""
         return min(self.shape.feature_length, self.finalConv.in_channels + 1)
 
+    def hidden_kernels(self) -> list[Tensor]:
+        """Kernels of the convolutions between the first and the last."""
+        ends = {self.firstconv, self.finalConv}
+        return [each.weight for each in self.modules() if isinstance(each, nn.Conv2d) and each not in ends]
+
     def input(self, frames: Frames, masks: Masks) -> Tensor:
-        """Frames (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, channels last, where the network is."""
+        """Frames (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, where the network is."""
         images = normalize_locally(frames, masks, self.contrast_radius)
         return network_input(torch.from_numpy(images).to(self.finalConv.weight.device))
 
@@ -177,7 +185,10 @@ class FCDenseNet(nn.Module):
         """
         if images.shape[2] % DOWNSAMPLING or images.shape[3] % DOWNSAMPLING:
             raise ValueError(f"height and width have to be multiples of {DOWNSAMPLING}, not {tuple(images.shape[2:])}")
-        found = self.firstconv(images)
+        channels_last = images.is_cuda or not self.training
+        fastest = torch.channels_last if channels_last else torch.contiguous_format
+        # The convolutions follow the layout of what they read.
+        found = self.firstconv(images.contiguous(memory_format=self.layout or fastest))
         skips = []
         for dense, down in zip(self.denseBlocksDown, self.transDownBlocks, strict=True):
             found = dense(found)
@@ -191,16 +202,26 @@ class FCDenseNet(nn.Module):
     def compact(self, images: Tensor) -> Tensor:
         """Descriptors in fewer coordinates, with the same products: what training and matching need of them.
 
-        The last layer is linear, so descriptors W f + b before normalising lie in a space of `len(f) + 1` dimensions.
-        With the Cholesky factor RᵀR = [W b]ᵀ[W b], the vectors R (f, 1) have the products that W f + b have.
-
         Args:
             images: (N, 3, H, W) RGB, -1..1.
 
         Returns:
             (N, H, W, D), D at most `feature_length`, of length 1 over the last dimension.
         """
-        features = self.features(images)
+        return self.compact_of(self.features(images).permute(0, 2, 3, 1))
+
+    def compact_of(self, features: Tensor) -> Tensor:
+        """The same of what `features` gives, for any choice of pixels.
+
+        The last layer is linear, so descriptors W f + b before normalising lie in a space of `len(f) + 1` dimensions.
+        With the Cholesky factor RᵀR = [W b]ᵀ[W b], the vectors R (f, 1) have the products that W f + b have.
+
+        Args:
+            features: (..., 16 + 9 * growth).
+
+        Returns:
+            (..., D), of length 1 over the last dimension.
+        """
         weight, bias = self.finalConv.weight[:, :, 0, 0], self.finalConv.get_parameter("bias")
         if self.compact_length < self.shape.feature_length:
             basis = torch.cat([weight, bias[:, None]], dim=1).double()
@@ -209,8 +230,7 @@ class FCDenseNet(nn.Module):
             hair = 1e-12 * products.detach().diagonal().mean()
             root = torch.linalg.cholesky(products + hair * torch.eye(len(products)).to(products)).T.to(features.dtype)
             weight, bias = root[:, :-1], root[:, -1]
-        mixed = functional.conv2d(features, weight[:, :, None, None], bias)
-        return functional.normalize(mixed.permute(0, 2, 3, 1), dim=3)
+        return functional.normalize(functional.linear(features, weight, bias), dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Descriptors.
@@ -233,5 +253,5 @@ def shape_of(weights: Mapping[str, Tensor]) -> NetworkShape | None:
 
 
 def network_input(images: Tensor) -> Tensor:
-    """(N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, channels last in memory."""
+    """(N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1."""
     return images.permute(0, 3, 1, 2).to(torch.float32).mul_(2 / 255).sub_(1)

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from descriptor.base import Bytes, Descriptor, DescriptorMap
 from descriptor.checkpoint import Checkpoint
 from descriptor.fcdensenet import FCDenseNet, NetworkShape, shape_of
-from descriptor.network_frame import NetworkFrame, common_size
+from descriptor.network_frame import NetworkFrame, common_size, fitting_downsampling
 from pipeline.errors import LumenError, require
 
 METHOD = "fcdensenet"
@@ -26,7 +25,8 @@ class FCDenseNetDescriptor(Descriptor):
         network: on its device, in evaluation mode.
         image_downsampling: frames are made smaller by this.
         network_downsampling: the network frame's sides are multiples of this.
-        config: the settings it was trained with; None for published ones.
+        network_pixels: most of the network's frame; chooses the downsampling by the content area if it is given, as it
+            did in training, so that videos of any size are seen at the scale that the network knows.
     """
 
     name = METHOD
@@ -36,12 +36,13 @@ class FCDenseNetDescriptor(Descriptor):
         network: FCDenseNet,
         image_downsampling: float,
         network_downsampling: int,
-        config: dict[str, Any] | None = None,
+        network_pixels: int | None = None,
     ) -> None:
         self.network = network
         self.length = network.compact_length
         self.image_downsampling, self.network_downsampling = image_downsampling, network_downsampling
-        self.config = config
+        self.network_pixels = network_pixels
+        self._fitted: tuple[Bytes, float] | None = None
 
     @staticmethod
     def recognises(content: dict[str, Any]) -> bool:
@@ -59,9 +60,8 @@ class FCDenseNetDescriptor(Descriptor):
         checkpoint = Checkpoint.load(path)
         network = load_network(checkpoint, path).to(device).eval()
         config = checkpoint.config or {}
-        geometry = {name: config.get(name, published) for name, published in _PUBLISHED.items()}
-        downsampling, multiple = float(geometry["image_downsampling"]), int(geometry["network_downsampling"])
-        return cls(network, downsampling, multiple, config or None)
+        downsampling, multiple = (config.get(name) or published for name, published in _PUBLISHED.items())
+        return cls(network, float(downsampling), int(multiple), config.get("network_pixels"))
 
     @torch.inference_mode()
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
@@ -71,15 +71,20 @@ class FCDenseNetDescriptor(Descriptor):
             mask.shape == (height, width),
             f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {width}x{height}",
         )
-        size = common_size([mask], self.image_downsampling, self.network_downsampling)
-        frame = NetworkFrame.of_mask(mask, self.image_downsampling, size)
+        downsampling = self._downsampling(mask)
+        frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, self.network_downsampling))
         tissue = frame.cut_mask(mask)
-        return DescriptorMap(self.describe_small(frame.cut(image), tissue), torch.from_numpy(tissue), frame)
+        described = self.network.describe(frame.cut(image)[None], tissue[None])[0]
+        return DescriptorMap(described.permute(2, 0, 1), torch.from_numpy(tissue), frame)
 
-    @torch.inference_mode()
-    def describe_small(self, image: Bytes, tissue: npt.NDArray[np.bool_]) -> Tensor:
-        """Descriptors (D, H, W) of a frame (H, W, 3) uint8 RGB that has the network's size already, and its mask."""
-        return self.network.describe(image[None], tissue[None])[0].permute(2, 0, 1)
+    def _downsampling(self, mask: Bytes) -> float:
+        if self.network_pixels is None:
+            return self.image_downsampling
+        # All frames of a video have one mask.
+        if self._fitted is None or not np.array_equal(self._fitted[0], mask):
+            fitting = fitting_downsampling(mask, self.network_downsampling, self.network_pixels)
+            self._fitted = mask.copy(), fitting
+        return self._fitted[1]
 
 
 def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
@@ -91,7 +96,7 @@ def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
     shape: NetworkShape | None = shape_of(checkpoint.model)
     if shape is None:
         raise LumenError(f"{path} holds the weights of another network than the dense descriptor's (fcdensenet)")
-    network = FCDenseNet(shape, float((checkpoint.config or {}).get("contrast_radius", 0.0)))
+    network = FCDenseNet(shape, float((checkpoint.config or {}).get("contrast_radius") or 0.0))
     wanted = network.state_dict()
     for name in sorted(wanted.keys() | checkpoint.model.keys()):
         have, want = checkpoint.model.get(name), wanted.get(name)

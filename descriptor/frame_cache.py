@@ -15,6 +15,7 @@ import numpy.typing as npt
 from descriptor.network_frame import NetworkFrame
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write
+from pipeline.locks import held
 from pipeline.progress import progress
 from pipeline.sequence_images import read_image
 
@@ -46,10 +47,24 @@ def small_frames(
     """
     path = root / f"{_key(paths, frame)}.npy"
     shape = (len(paths), *frame.size, 3)
-    if reuse:
-        cached = _open(path, shape)
+    cached = _open(path, shape) if reuse else None
+    if cached is not None:
+        return cached
+    with explain_os_errors("write", root):
+        root.mkdir(parents=True, exist_ok=True)
+    # What another process is making is waited for.
+    with held(root):
+        cached = _open(path, shape) if reuse else None
         if cached is not None:
             return cached
+        _decode(paths, frame, path, shape, workers)
+    cached = _open(path, shape)
+    if cached is None:
+        raise LumenError(f"cannot read {path}, which was just written: is the disk in order?")
+    return cached
+
+
+def _decode(paths: Sequence[Path], frame: NetworkFrame, path: Path, shape: tuple[int, ...], workers: int) -> None:
     with atomic_write(path) as partial:
         frames = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
         with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -58,10 +73,6 @@ def small_frames(
                 frames[row] = small
         frames.flush()
         del frames
-    cached = _open(path, shape)
-    if cached is None:
-        raise LumenError(f"cannot read {path}, which was just written: is the disk in order?")
-    return cached
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:

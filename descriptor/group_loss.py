@@ -5,13 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from descriptor.fcdensenet import FCDenseNet
 from descriptor.groups import Group
-from descriptor.response_loss import interpolate, response_loss
+from descriptor.response_loss import blend, corners, response_loss
 
 
-def group_loss(network: FCDenseNet, group: Group, matching_scale: float, target_stride: int, offset: int) -> Tensor:
+def group_loss(
+    network: FCDenseNet,
+    group: Group,
+    matching_scale: float,
+    target_stride: int,
+    offset: int,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:
     """The relative response loss, the mean over all points of all pairs in both directions.
 
     Args:
@@ -20,52 +28,73 @@ def group_loss(network: FCDenseNet, group: Group, matching_scale: float, target_
         matching_scale: of the softmax.
         target_stride: every how many-th pixel of a target stands for its neighbours.
         offset: which of them, 0..target_stride - 1.
+        precision: of the network's arithmetic; the loss is computed in single precision.
     """
-    # Taken apart once: the gradient of each `described[frame]` would be as large as all frames.
-    frames = network.describe(group.images, group.masks).unbind()
-    tasks = _tasks(group)
-    places = [[task.place for task in tasks if task.frame == frame] for frame in range(len(frames))]
-    at_points: dict[tuple[int, int], Tensor] = {}
-    for frame, own in enumerate(places):
-        if own:
-            found = interpolate(frames[frame], torch.from_numpy(np.concatenate(own)).to(frames[frame]))
-            parts = found.split([len(place) for place in own])
-            at_points |= dict(zip([task.key for task in tasks if task.frame == frame], parts, strict=True))
-    total, count = frames[0].new_zeros(()), 0
-    for frame, described in enumerate(frames):
-        # All that is looked for in one frame at once, because each pass over its pixels costs the same.
-        keys = [task.key for task in tasks if task.frame == frame]
-        if not keys:
-            continue
-        truth = torch.cat([at_points[key] for key in keys])
-        sources = torch.cat([at_points[other, own] for own, other in keys])
-        tissue = torch.from_numpy(group.masks[frame]).flatten().nonzero()[offset::target_stride, 0]
-        pixels = described.flatten(0, 1)[tissue.to(described.device)]
-        total = total + len(truth) * response_loss(sources, truth, pixels, matching_scale, target_stride)
-        count += len(truth)
+    shared = [_Shared.of_frame(group, frame) for frame in range(len(group.images))]
+    searched = [np.flatnonzero(mask)[offset::target_stride] for mask in group.masks]
+    images = network.input(group.images, group.masks)
+    with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
+        features = network.features(images)
+    pixels, at_points = _describe(network, features, shared, searched)
+    total, count = pixels[0].new_zeros(()), 0
+    # All that is looked for in one frame at once, because each pass over its pixels costs the same.
+    for frame, own in enumerate(shared):
+        if own.others:
+            truth = torch.cat([at_points[frame, other] for other in own.others])
+            sources = functional.normalize(torch.cat([at_points[other, frame] for other in own.others]), dim=1)
+            loss = response_loss(sources, truth, pixels[frame], matching_scale, target_stride)
+            total, count = total + len(truth) * loss, count + len(truth)
     return total / count
 
 
 @dataclass(frozen=True)
-class _Task:
-    """The points that a frame shares with another one.
+class _Shared:
+    """The points that a frame shares with others.
 
     Attributes:
-        frame, other: numbers in the group.
-        place: (K, 2) px in `frame`.
+        others: numbers of these frames in the group.
+        counts: of the points shared with each.
+        places: (sum of counts, 2) px, in this frame.
     """
 
-    frame: int
-    other: int
-    place: np.ndarray
+    others: list[int]
+    counts: list[int]
+    places: np.ndarray
 
-    @property
-    def key(self) -> tuple[int, int]:
-        return self.frame, self.other
+    @classmethod
+    def of_frame(cls, group: Group, frame: int) -> "_Shared":
+        found = {}
+        for (source, target), points in group.pairs.items():
+            if frame == source:
+                found[target] = points.source
+            elif frame == target:
+                found[source] = points.target
+        places = np.concatenate([*found.values(), np.zeros((0, 2))])
+        return cls(list(found), [len(each) for each in found.values()], places)
 
 
-def _tasks(group: Group) -> list[_Task]:
-    tasks = []
-    for (source, target), points in group.pairs.items():
-        tasks += [_Task(source, target, points.source), _Task(target, source, points.target)]
-    return tasks
+def _describe(
+    network: FCDenseNet, features: Tensor, shared: list[_Shared], searched: list[np.ndarray]
+) -> tuple[list[Tensor], dict[tuple[int, int], Tensor]]:
+    """Descriptors of what is looked at: of each frame's searched pixels, and about the points of (frame, other)."""
+    # Taken apart once: the gradient of each `features[frame]` would be as large as all frames.
+    frames = features.unbind()
+    height, width = features.shape[2:]
+    device = features.device
+    looked_at, near, shares = [], [], []
+    for own, pixels in zip(shared, searched, strict=True):
+        index, share = corners(torch.from_numpy(own.places), height, width)
+        looked_at.append(np.union1d(pixels, index.numpy()))
+        near.append(torch.from_numpy(np.searchsorted(looked_at[-1], index.numpy())).to(device))
+        shares.append(share.to(device))
+    chosen = [
+        frame.flatten(1)[:, torch.from_numpy(own).to(device)].T.float()
+        for frame, own in zip(frames, looked_at, strict=True)
+    ]
+    described = network.compact_of(torch.cat(chosen)).split([len(own) for own in looked_at])
+    at_points: dict[tuple[int, int], Tensor] = {}
+    for frame, own in enumerate(shared):
+        found = blend(described[frame][near[frame]], shares[frame]).split(own.counts)
+        at_points |= {(frame, other): part for other, part in zip(own.others, found, strict=True)}
+    places = [torch.from_numpy(np.searchsorted(*pair)).to(device) for pair in zip(looked_at, searched, strict=True)]
+    return [own[place] for own, place in zip(described, places, strict=True)], at_points

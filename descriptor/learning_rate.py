@@ -7,19 +7,19 @@ from typing import Literal
 _WARM_UP = 0.15
 
 
-def learning_rate(kind: Literal["adamw", "sgd"], low: float, high: float, share: float, cycle_share: float) -> float:
+def learning_rate(kind: Literal["muon", "adamw", "sgd"], low: float, high: float, share: float, cycle: float) -> float:
     """The rate to train with.
 
     Args:
-        kind: "adamw" warms up linearly from `low` to `high` and comes down to a tenth of `low` by a cosine (Smith's one
-            cycle, 2018); "sgd" goes up and down between the two in each cycle (Smith, WACV 2017), as DDL does.
+        kind: "muon" and "adamw" warm up linearly from `low` to `high` and come down to a tenth of `low` by a cosine
+            (Smith's one cycle, 2018); "sgd" goes up and down between the two in each cycle (Smith, WACV 2017), as DDL
+            does.
         low, high: bounds.
         share: of the training that is done, 0..1.
-        cycle_share: the share of the training that a cycle takes.
+        cycle: of the cycle that is under way, 0..1.
     """
     if kind == "sgd":
-        place = share / cycle_share % 1
-        return low + (high - low) * (1 - abs(2 * place - 1))
+        return low + (high - low) * (1 - abs(2 * cycle - 1))
     if share < _WARM_UP:
         return low + (high - low) * share / _WARM_UP
     end = low / 10

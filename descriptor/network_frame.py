@@ -1,5 +1,6 @@
 """From a recorded frame to what a network sees: made smaller, and cut to the content area (DDL's geometry)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,20 @@ def common_size(masks: Sequence[Bytes], downsampling: float, multiple: int) -> t
         sizes.append((bottom - top, right - left))
     height, width = np.max(sizes, axis=0)
     return -(-int(height) // multiple) * multiple, -(-int(width) // multiple) * multiple
+
+
+def fitting_downsampling(mask: Bytes, multiple: int, pixels: int) -> float:
+    """The smallest downsampling, in steps of a tenth, for which a mask's `common_size` has at most so many pixels.
+
+    Raises:
+        LumenError: if none has, or the mask is empty.
+    """
+    require(pixels >= multiple**2, f"no frame has {pixels} pixels or fewer: choose {multiple**2} or more")
+    tenths = 10
+    # Upwards, because a mask that is made much smaller shows no tissue at all.
+    while math.prod(common_size([mask], tenths / 10, multiple)) > pixels:
+        tenths += 1
+    return tenths / 10
 
 
 def _smaller(mask: Bytes, downsampling: float) -> tuple[int, int]:

@@ -6,10 +6,14 @@ import torch
 
 from descriptor.base import Descriptor
 from descriptor.checkpoint import read_checkpoint_file
+from descriptor.dense_sift import DenseSift
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
 from pipeline.errors import LumenError
 
+# Made from a file of weights.
 DESCRIPTORS = {FCDenseNetDescriptor.name: FCDenseNetDescriptor}
+# Made from nothing.
+UNTRAINED = {DenseSift.name: DenseSift}
 
 
 def load_descriptor(path: Path, device: torch.device | None = None) -> Descriptor:

@@ -28,7 +28,10 @@ def response_loss(
 
     Args:
         source: (K, C) descriptors of the points, of length 1.
-        at_truth: (K, C) descriptors of the target where the points are, interpolated, of length 1.
+        at_truth: (K, C) descriptors of the target where the points are. Between pixels it is the mean of the four about
+            the place, as `blend` gives it, and not of length 1: that is the cross-entropy to a soft label which these
+            four share. Made of length 1 again, it would let neighbours take turns in being unlike each other: their
+            mean would have its peak, but none of them.
         target: (P, C) descriptors of the target's pixels, or of some that stand for all, of length 1.
         matching_scale: 20 in the paper, at most MAX_MATCHING_SCALE.
         pixels_per_target: how many pixels each row of `target` stands for. If more than one, the true place is counted
@@ -91,14 +94,30 @@ def interpolate(values: Tensor, pixels: Tensor) -> Tensor:
         (K, C) of length 1.
     """
     height, width = values.shape[:2]
+    index, share = corners(pixels, height, width)
+    return functional.normalize(blend(values.flatten(0, 1)[index], share), dim=1)
+
+
+def corners(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The four pixels about each place, and what share each has in it.
+
+    Args:
+        pixels: (K, 2) px, COLMAP's convention; what is beyond the edge has its nearest place on it.
+        height, width: of the image.
+
+    Returns:
+        (K, 4) the pixels, counted row by row; (K, 4) shares, 0..1.
+    """
     limits = pixels.new_tensor([width - 1, height - 1])
     place = torch.minimum((pixels - 0.5).clamp(min=0), limits)
     low = torch.minimum(place.floor(), (limits - 1).clamp(min=0))
-    part = place - low
-    column, row = low.long().T
+    (across, down), (column, row) = (place - low).T, low.long().T
     right, below = (column + 1).clamp(max=width - 1), (row + 1).clamp(max=height - 1)
-    flat = values.reshape(height * width, -1)
-    across, down = part[:, :1], part[:, 1:]
-    above = flat[row * width + column] * (1 - across) + flat[row * width + right] * across
-    under = flat[below * width + column] * (1 - across) + flat[below * width + right] * across
-    return functional.normalize(above * (1 - down) + under * down, dim=1)
+    index = torch.stack([row * width + column, row * width + right, below * width + column, below * width + right], 1)
+    share = torch.stack([(1 - across) * (1 - down), across * (1 - down), (1 - across) * down, across * down], 1)
+    return index, share
+
+
+def blend(values: Tensor, share: Tensor) -> Tensor:
+    """The mean of the four values (K, 4, C) about each place, weighted by their shares (K, 4): (K, C)."""
+    return (values * share[..., None].to(values)).sum(dim=1)

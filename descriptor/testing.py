@@ -1,23 +1,24 @@
 """Evaluating a dense descriptor beside baselines: what `test.py` runs."""
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from descriptor.base import Descriptor
 from descriptor.data_root import DataSettings, find_sequences, load_clips
-from descriptor.dense_sift import DenseSift
 from descriptor.device import choose_device
 from descriptor.evaluation import Distances, Errors, PairSample, Sampling, evaluate, sample_pairs
 from descriptor.evaluation_report import as_mapping, plot_errors, plot_pck, table
+from descriptor.fcdensenet import DOWNSAMPLING
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
 from descriptor.flow_matching import FlowMatcher, TrackMatcher
 from descriptor.frame_cache import default_cache_root
 from descriptor.match_pictures import draw_matches
 from descriptor.pair_matching import DescriptorMatcher, PairMatcher, RandomMatcher
-from descriptor.registry import load_descriptor
+from descriptor.registry import UNTRAINED, load_descriptor
 from pipeline.config import save_config
 from pipeline.errors import require
 from pipeline.files import write_bytes, write_json
@@ -48,6 +49,8 @@ class TestConfig:
     """Folder to write into."""
     trained_model_path: Path | None = None
     """Checkpoint, ours or DDL's; without one, baselines alone are measured."""
+    compared_model_paths: list[Path] = field(default_factory=list)
+    """More checkpoints, of any method, to measure in the same table."""
     baselines: tuple[Literal["dis", "dense_sift", "random"], ...] = ("dis", "dense_sift", "random")
     """Methods to measure besides."""
     reference_floor: bool = True
@@ -105,9 +108,17 @@ class TestConfig:
         require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the frames, such as 0.8 1")
         for name in ("pairs_per_distance", "points_per_pair"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
+        for name in ("seed", "gpu_id"):
+            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: choose 0 or more")
+        smaller, multiple = self.image_downsampling, self.network_downsampling
+        require(smaller is None or smaller >= 1, f"--image_downsampling {smaller}: choose 1 or more")
+        require(
+            multiple is None or (multiple > 0 and multiple % DOWNSAMPLING == 0),
+            f"--network_downsampling {multiple}: choose a multiple of {DOWNSAMPLING}",
+        )
         require(self.pixel_downsampling > 0, f"--pixel_downsampling {self.pixel_downsampling}: choose more than 0")
         require(
-            self.trained_model_path is not None or bool(self.baselines),
+            self.trained_model_path is not None or bool(self.compared_model_paths) or bool(self.baselines),
             "there is nothing to measure: give --trained_model_path or --baselines",
         )
 
@@ -126,12 +137,15 @@ def measure(config: TestConfig) -> list[Path]:
         LumenError: if data or checkpoint do not fit.
     """
     report = StageReport("test")
-    descriptor = _load(config)
+    device = choose_device(config.device, config.gpu_id)
+    descriptor = _load(config, device)
+    # Each under its path once, whatever was given twice.
+    compared = {str(path): load_descriptor(path, device) for path in config.compared_model_paths}
     with report.timed("data"):
         clips = load_clips(find_sequences(config.testing_data_root, config.testing_patient_id), _data(config))
         pairs = sample_pairs(clips, config.sampling)
     with report.timed("match"):
-        results = evaluate(_matchers(config, descriptor), pairs, config.pixel_downsampling)
+        results = evaluate(_matchers(config, descriptor, compared), pairs, config.pixel_downsampling)
     with report.timed("reference floor"):
         floor = _reference_floor(pairs, config) if config.reference_floor else {}
     text = table(results | floor) + (_FLOOR_EXPLAINED if floor else "")
@@ -154,14 +168,15 @@ def _reference_floor(pairs: dict[Distances, list[PairSample]], config: TestConfi
     return {tracker.name: evaluate([tracker], pairs, config.pixel_downsampling)[tracker.name].of_found()}
 
 
-def _load(config: TestConfig) -> Descriptor | None:
+def _load(config: TestConfig, device: torch.device) -> Descriptor | None:
     if config.trained_model_path is None:
         return None
-    descriptor = load_descriptor(config.trained_model_path, choose_device(config.device, config.gpu_id))
+    descriptor = load_descriptor(config.trained_model_path, device)
     if isinstance(descriptor, FCDenseNetDescriptor):
         shape = descriptor.network.shape
         held = {"feature_length": shape.feature_length, "filter_growth_rate": shape.growth}
-        descriptor.image_downsampling = config.image_downsampling or descriptor.image_downsampling
+        if config.image_downsampling is not None:
+            descriptor.image_downsampling, descriptor.network_pixels = config.image_downsampling, None
         descriptor.network_downsampling = config.network_downsampling or descriptor.network_downsampling
         for name, value in held.items():
             wanted = getattr(config, name)
@@ -188,11 +203,14 @@ def _data(config: TestConfig) -> DataSettings:
     )
 
 
-def _matchers(config: TestConfig, descriptor: Descriptor | None) -> list[PairMatcher]:
+def _matchers(config: TestConfig, descriptor: Descriptor | None, compared: dict[str, Descriptor]) -> list[PairMatcher]:
     matchers: list[PairMatcher] = [] if descriptor is None else [DescriptorMatcher(descriptor)]
-    known: dict[str, Callable[[], PairMatcher]] = {
-        "dis": FlowMatcher,
-        "dense_sift": lambda: DescriptorMatcher(DenseSift()),
-        "random": lambda: RandomMatcher(config.seed),
-    }
-    return [*matchers, *(known[name]() for name in config.baselines)]
+    matchers += [DescriptorMatcher(each, name) for name, each in compared.items()]
+    for name in dict.fromkeys(config.baselines):
+        if name == "dis":
+            matchers.append(FlowMatcher())
+        elif name == "random":
+            matchers.append(RandomMatcher(config.seed))
+        else:
+            matchers.append(DescriptorMatcher(UNTRAINED[name]()))
+    return matchers

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import count
 from types import FrameType
 from typing import Any
 
@@ -23,6 +24,7 @@ from descriptor.fcdensenet_descriptor import METHOD
 from descriptor.group_loss import group_loss
 from descriptor.groups import Group, GroupSampler
 from descriptor.learning_rate import learning_rate
+from descriptor.muon import Muon
 from descriptor.training_config import TrainConfig
 from descriptor.training_log import TrainingLog
 from descriptor.training_paths import RunFolder
@@ -36,6 +38,8 @@ _VALIDATION_GROUPS, _VALIDATION_FRAMES = 8, 8
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 _MAX_GRADIENT = 10.0
 _PREPARED_STEPS = 2
+# Muon's rate by that of the parameters that AdamW changes; twice as much of both finds no more points.
+_KERNEL_RATE = 3.0
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class TrainingState:
 
     Attributes:
         step: steps done.
-        elapsed_s: time spent in them, over all interruptions.
+        elapsed_s: time spent, validations included, over all interruptions.
         best: the highest share of points within the first threshold so far.
         history: of each validation.
     """
@@ -91,18 +95,26 @@ class Trainer:
         self._config, self._network, self._training = config, network, training
         self._device, self._processes, self._folder = device, processes, folder
         self.state = TrainingState()
-        frames = config.frames_per_group(processes.count)
+        frames = config.frames_per_group
         self._groups = 2 * config.batch_size // frames
         self._sampler = _sampler(config, training, frames, config.seed)
+        _require_pairs(self._sampler.draw(0, 0), config)
         self._validation = _validation_groups(config, validation)
-        self._optimizer = _make_optimizer(config, network)
+        self._optimizers = _make_optimizers(config, network)
         self._stop_requested = False
+        self._share = 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from where a checkpoint of this run was made."""
         self._network.load_state_dict(checkpoint.model)
-        if checkpoint.optimizer:
-            self._optimizer.load_state_dict(checkpoint.optimizer)
+        states = checkpoint.optimizer or {}
+        if states.keys() != self._optimizers.keys():
+            raise LumenError(
+                f"{self._folder.last} does not hold what its optimizer needs to go on: choose another --log_root, and "
+                "start from its weights with --load_trained_model"
+            )
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(states[name])
         self.state = TrainingState(**checkpoint.training["state"])
 
     def run(self) -> None:
@@ -112,22 +124,21 @@ class Trainer:
             LumenError: if the loss or its gradient is no number any more; the batch is kept.
         """
         config, state = self._config, self.state
-        total = config.num_epoch * config.num_iter
-        unlimited = config.max_minutes is None
-        saved = time.monotonic()
+        total = config.num_epoch * config.num_iter if config.max_minutes is None else None
+        self._share = self._share_done()
+        saved = last = time.monotonic()
         with (
             self._stopping_on_signals(),
             TrainingLog(self._folder, config, state.step, self._processes.is_first) as log,
-            ProgressBar("training", total=total if unlimited else None, unit="step", done=state.step) as bar,
+            ProgressBar("training", total=total, unit="step", done=state.step) as bar,
         ):
             for groups in self._prepared(total):
-                started = time.monotonic()
-                rate = learning_rate(
-                    config.optimizer, *config.lr_range, self._share_done(), min(1.0, config.num_iter / total)
-                )
+                cycle = state.step % config.num_iter / config.num_iter
+                rate = learning_rate(config.optimizer, *config.lr_range, self._share, cycle)
                 loss = self._step(groups, rate)
                 state.step += 1
-                state.elapsed_s += time.monotonic() - started
+                # Waiting for data and validating count too: --max_minutes are those of the clock.
+                state.elapsed_s, last = state.elapsed_s + time.monotonic() - last, time.monotonic()
                 bar.update()
                 log.step(state.step, loss, rate, state.elapsed_s)
                 if state.step % (config.num_iter * config.validation_interval) == 0:
@@ -139,6 +150,8 @@ class Trainer:
                 if self._must_stop():
                     break
             if not state.history or state.history[-1]["step"] != state.step:
+                # First what was trained: whoever asks to stop may not wait for more.
+                self.save()
                 self._validate(log)
 
     @property
@@ -156,9 +169,9 @@ class Trainer:
             return min(1.0, self.state.elapsed_s / 60 / config.max_minutes)
         return min(1.0, self.state.step / (config.num_epoch * config.num_iter))
 
-    def _prepared(self, total: int) -> Iterator[list[Group]]:
+    def _prepared(self, total: int | None) -> Iterator[list[Group]]:
         """This process's groups of each step to come, drawn ahead of time."""
-        steps = range(self.state.step, total)
+        steps = count(self.state.step) if total is None else range(self.state.step, total)
         if self._share_done() >= 1:
             return
         with ThreadPoolExecutor(max(1, self._config.num_workers)) as pool:
@@ -187,12 +200,12 @@ class Trainer:
     def _step(self, groups: list[Group], rate: float) -> float:
         """One step of the optimizer; the loss, the mean over all groups of all processes."""
         config = self._config
-        self._optimizer.zero_grad()
+        self._network.zero_grad()
         total = torch.zeros((), device=self._device)
         offset = self.state.step % config.target_stride
         for group in groups:
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-                loss = group_loss(self._network, group, config.matching_scale, config.target_stride, offset)
+            precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
+            loss = group_loss(self._network, group, config.matching_scale, config.target_stride, offset, precision)
             (config.rr_weight * loss / self._groups).backward()
             total += loss.detach() / self._groups
         gradients = [_gradient(parameter) for parameter in self._network.parameters()]
@@ -202,24 +215,27 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), _MAX_GRADIENT)
         if not torch.isfinite(norm + total):
             raise self._not_a_number(groups, float(total))
-        for settings in self._optimizer.param_groups:
-            settings["lr"] = rate
-        self._optimizer.step()
+        for name, optimizer in self._optimizers.items():
+            for settings in optimizer.param_groups:
+                settings["lr"] = rate * (_KERNEL_RATE if name == "muon" else 1)
+            optimizer.step()
         return float(total)
 
     def _not_a_number(self, groups: list[Group], loss: float) -> LumenError:
         """Keep the batch and the weights before it, and say so."""
         path = self._folder.bad_batch(self._processes.rank)
-        arrays = {f"images_{number}": group.images for number, group in enumerate(groups)}
+        arrays: dict[str, np.ndarray] = {}
         for number, group in enumerate(groups):
+            arrays |= {f"images_{number}": group.images, f"masks_{number}": group.masks}
             for (source, target), points in group.pairs.items():
                 arrays[f"points_{number}_{source}_{target}"] = np.stack([points.source, points.target])
         self._folder.save_arrays(path, arrays)
         if self._processes.is_first:
             self.save()
         return LumenError(
-            f"the loss is {loss} or its gradient is not finite at step {self.state.step}: a lower --lr_range, or "
-            f"--precision float32, may help; the batch is in {path}, the weights before it in {self._folder.last}"
+            f"the loss is {loss} or its gradient is not finite at step {self.state.step}; the batch is in {path}. Go "
+            f"on from the weights before it in another --log_root, with --load_trained_model --trained_model_path "
+            f"{self._folder.last} and a lower --lr_range, or --precision float32"
         )
 
     def _validate(self, log: TrainingLog) -> None:
@@ -233,9 +249,10 @@ class Trainer:
             logger.info("step %d, %.1f minutes: %s", state.step, minutes, found)
             is_best = found.pck[0] > state.best
             state.best = max(state.best, found.pck[0])
-            self._write(self._folder.last, found, estimate=False)
             if is_best:
                 self._write(self._folder.best, found, estimate=False)
+            # After the best, which it says was written.
+            self._write(self._folder.last, found, estimate=False)
         self._processes.wait()
 
     def _estimate_statistics(self) -> None:
@@ -255,16 +272,20 @@ class Trainer:
             validation=found.median_px if found else float("nan"),
             method=METHOD,
             config=to_mapping(self._config),
-            optimizer=self._optimizer.state_dict(),
+            optimizer={name: each.state_dict() for name, each in self._optimizers.items()},
             training={"state": asdict(state)},
         ).save(path)
 
     def _must_stop(self) -> bool:
         """Whether to stop here: what one process knows, all do."""
-        wanted = torch.tensor([float(self._stop_requested), self._share_done()], device=self._device)
+        # In double precision, in which a run that goes on computes its share.
+        state = [float(self._stop_requested), self._share_done()]
+        wanted = torch.tensor(state, dtype=torch.float64, device=self._device)
         self._processes.sum([wanted])
         self._stop_requested = bool(wanted[0] > 0)
-        return self._stop_requested or float(wanted[1]) >= self._processes.count
+        # The mean over processes, lest each train with a rate of its own.
+        self._share = float(wanted[1]) / self._processes.count
+        return self._stop_requested or self._share >= 1
 
     @contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
@@ -291,20 +312,31 @@ def _validation_groups(config: TrainConfig, frames: Frames) -> list[Group]:
     sampler = _sampler(config, frames, _VALIDATION_FRAMES, config.seed + 1)
     groups = [sampler.draw(0, number) for number in range(_VALIDATION_GROUPS)]
     found = [group for group in groups if group is not None]
-    if not found:
+    _require_pairs(found[0] if found else None, config)
+    return found
+
+
+def _require_pairs(group: Group | None, config: TrainConfig) -> None:
+    if group is None:
         low, high = config.adjacent_range
         raise LumenError(
             f"no two frames {low} to {high} apart see a point in common inside the mask: widen --adjacent_range, "
             "or bootstrap again with more points"
         )
-    return found
 
 
-def _make_optimizer(config: TrainConfig, network: FCDenseNet) -> torch.optim.Optimizer:
-    rate = config.lr_range[0]
+def _make_optimizers(config: TrainConfig, network: FCDenseNet) -> dict[str, torch.optim.Optimizer]:
+    rate, every = config.lr_range[0], list(network.parameters())
     if config.optimizer == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=rate, momentum=0.9)
-    return torch.optim.AdamW(network.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
+        return {"sgd": torch.optim.SGD(every, lr=rate, momentum=0.9)}
+    kernels = network.hidden_kernels() if config.optimizer == "muon" else []
+    others = [parameter for parameter in every if all(parameter is not kernel for kernel in kernels)]
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "adamw": torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
+    }
+    if kernels:
+        optimizers["muon"] = Muon(kernels, lr=rate)
+    return optimizers
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -10,7 +10,9 @@ from descriptor.frame_cache import default_cache_root
 from descriptor.response_loss import MAX_MATCHING_SCALE
 from pipeline.errors import require
 
-_MOST_GROUP_FRAMES = 8
+CONTRAST_RADIUS = 16.0
+_MOST_GROUP_FRAMES = 4
+_DOWNSAMPLING = 4.0
 
 
 @dataclass(frozen=True)
@@ -27,28 +29,31 @@ class TrainConfig:
 
     adjacent_range: tuple[int, int] = (1, 50)
     """Lowest and highest distance of a pair's frames in the video."""
-    image_downsampling: float = 4.0
-    """Frames are made smaller by this before the network."""
+    image_downsampling: float | None = None
+    """Frames are made smaller by this before the network; by default 4, or as --network_pixels wants it."""
     network_downsampling: int = 64
     """Height and width of the network's frame are multiples of this."""
     input_size: tuple[int, int] | None = None
     """Height and width of the network's frame; by default the smallest that holds every content area."""
+    network_pixels: int | None = None
+    """Most pixels of a video's frame before the network: how much smaller frames are made then follows, whatever the
+    videos' size."""
     id_range: list[str] | None = None
     """Patients to read; by default all."""
     training_patient_id: list[str] | None = None
-    """Patients to train on; by default those of --id_range."""
+    """Patients to train on; by default those of --id_range that are not validated or tested on."""
     validation_patient_id: list[str] | None = None
     """Patients to validate on; by default those trained on."""
     testing_patient_id: list[str] | None = None
-    """Patients for test.py; here only seen to be there."""
+    """Patients for test.py."""
     batch_size: int = 4
     """Pairs of new frames a step: twice as many frames are described."""
     group_frames: int | None = None
     """Frames of one stretch of video that are trained on together, every pair of them in both directions; by default
-    all that a process describes in a step, in groups of at most 8."""
+    as many as divide the frames of a step, at most 4."""
     sampling_size: int = 256
     """Most points a pair."""
-    target_stride: int = 1
+    target_stride: int = 4
     """Every how many-th pixel of a target the response is compared with, a different one in each step."""
     num_workers: int = 4
     """Threads that prepare frames."""
@@ -59,9 +64,10 @@ class TrainConfig:
     num_iter: int = 3000
     """Steps of an epoch."""
     max_minutes: float | None = None
-    """Train this long instead of --num_epoch: the learning rate then goes by the time."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """adamw warms up to the highest learning rate and comes down once; sgd goes up and down in each epoch (DDL's)."""
+    """Train this long by the clock instead of --num_epoch: the learning rate then goes by the time."""
+    optimizer: Literal["muon", "adamw", "sgd"] = "muon"
+    """muon and adamw warm up to the highest learning rate and come down once; sgd goes up and down in each epoch
+    (DDL's)."""
     lr_range: tuple[float, float] = (1.0e-4, 2.0e-3)
     """Lowest and highest learning rate."""
     rr_weight: float = 1.0
@@ -76,8 +82,9 @@ class TrainConfig:
     """How many frames before and after an observation a point also counts as visible."""
     frame_share: tuple[float, float] = (0.0, 1.0)
     """Which part of each sequence to train on; the rest is validated on, if there is one."""
-    contrast_radius: float = 16.0
-    """Local contrast is made equal within about this many pixels of the network's frame; 0 for none, as DDL has it."""
+    contrast_radius: float | None = None
+    """Local contrast is made equal within about this many pixels of the network's frame; 0 for none, as DDL has it; by
+    default 16, or as the checkpoint has it that training starts from."""
     augmentation: float = 0.0
     """How much frames are changed while training (light, colour, glints, blur, turns, compression), 0..1."""
     feature_length: int = 256
@@ -99,7 +106,7 @@ class TrainConfig:
     cache_root: Path = field(default_factory=default_cache_root)
     """Where decoded frames are kept."""
     load_trained_model: bool = False
-    """Start from --trained_model_path; a checkpoint of the same run goes on where it was."""
+    """Start from the weights in --trained_model_path; what --log_root holds of this run goes on in any case."""
     trained_model_path: Path | None = None
     """Checkpoint, ours or DDL's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -128,11 +135,31 @@ class TrainConfig:
             self.network_downsampling > 0 and self.network_downsampling % DOWNSAMPLING == 0,
             f"--network_downsampling {self.network_downsampling}: choose a multiple of {DOWNSAMPLING}",
         )
-        require(self.image_downsampling >= 1, f"--image_downsampling {self.image_downsampling}: choose 1 or more")
-        require(self.contrast_radius >= 0, f"--contrast_radius {self.contrast_radius}: choose 0 or more")
+        require(
+            self.image_downsampling is None or (self.image_downsampling >= 1 and self.network_pixels is None),
+            f"--image_downsampling {self.image_downsampling}: choose 1 or more, and not --network_pixels with it "
+            "(None takes that of a preset away)",
+        )
+        smallest = self.network_downsampling**2
+        require(
+            self.network_pixels is None or (self.network_pixels >= smallest and self.input_size is None),
+            f"--network_pixels {self.network_pixels}: choose {smallest} or more, and no --input_size with it",
+        )
+        require((self.contrast_radius or 0) >= 0, f"--contrast_radius {self.contrast_radius}: choose 0 or more")
         require(0 <= self.augmentation <= 1, f"--augmentation {self.augmentation}: choose 0..1")
-        for name in ("sampling_size", "target_stride", "num_epoch", "num_iter", "feature_length", "filter_growth_rate"):
+        names = ("sampling_size", "target_stride", "num_epoch", "num_iter", "feature_length", "filter_growth_rate")
+        for name in (*names, "validation_interval", "display_interval"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
+        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+        require(
+            self.max_minutes is None or self.max_minutes > 0, f"--max_minutes {self.max_minutes}: choose more than 0"
+        )
+        slow, fast = self.lr_range
+        require(0 < slow <= fast, f"--lr_range {slow} {fast}: give the lowest, above 0, and the highest")
+        require(
+            self.cache_root.absolute() != self.log_root.absolute(),
+            f"--log_root and --cache_root are both {self.log_root}: choose a folder for each",
+        )
         first, end = self.frame_share
         require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the frames, such as 0 0.8")
         require(
@@ -140,18 +167,19 @@ class TrainConfig:
             "--load_trained_model needs --trained_model_path FILE",
         )
 
-    def frames_per_group(self, processes: int) -> int:
-        """N, of `descriptor.groups.Group`, when so many processes train together."""
-        frames = 2 * self.batch_size // processes
-        fitting = (size for size in range(2, _MOST_GROUP_FRAMES + 1) if frames % size == 0)
-        return self.group_frames or max(fitting, default=2)
+    @property
+    def frames_per_group(self) -> int:
+        """N, of `descriptor.groups.Group`."""
+        fitting = (size for size in range(2, _MOST_GROUP_FRAMES + 1) if 2 * self.batch_size % size == 0)
+        return self.group_frames or max(fitting)
 
     @property
     def data(self) -> DataSettings:
         return DataSettings(
-            image_downsampling=self.image_downsampling,
+            image_downsampling=self.image_downsampling or _DOWNSAMPLING,
             network_downsampling=self.network_downsampling,
             input_size=self.input_size,
+            network_pixels=self.network_pixels,
             inlier_percentage=self.inlier_percentage,
             visibility_overlap=self.visibility_overlap,
             workers=self.num_pre_workers,

@@ -35,7 +35,8 @@ class TrainingLog:
         self._folder, self._config, self._active = folder, config, active
         self._writer = SummaryWriter(str(folder.events), purge_step=step) if active else None
         self._losses: list[float] = []
-        self._since = 0.0
+        self._since: float | None = None
+        self._step = step
 
     def __enter__(self) -> Self:
         return self
@@ -47,13 +48,17 @@ class TrainingLog:
     def step(self, step: int, loss: float, rate: float, elapsed_s: float) -> None:
         """Note a step; the mean of the latest goes to TensorBoard every `display_interval` steps."""
         self._losses.append(loss)
+        if self._since is None:
+            # The first step that is seen has no length.
+            self._since, self._step = elapsed_s, step
         if self._writer is None or step % self._config.display_interval:
             return
         self._writer.add_scalar("loss", np.mean(self._losses[-self._config.display_interval :]), step)
         self._writer.add_scalar("learning_rate", rate, step)
-        pairs = self._config.batch_size * self._config.display_interval
-        self._writer.add_scalar("pairs_per_s", pairs / max(elapsed_s - self._since, 1e-9), step)
-        self._since = elapsed_s
+        if step > self._step:
+            pairs = self._config.batch_size * (step - self._step)
+            self._writer.add_scalar("pairs_per_s", pairs / max(elapsed_s - self._since, 1e-9), step)
+        self._since, self._step = elapsed_s, step
 
     def validation(
         self,
@@ -112,7 +117,8 @@ def descriptor_colors(described: Tensor, group: Group) -> npt.NDArray[np.uint8]:
     centred = flat - flat.mean(dim=0)
     # Of a part of the pixels, which has the same components as all of them.
     main = torch.linalg.svd(centred[:: max(1, len(centred) // 5000)], full_matrices=False).Vh[:3]
-    shade = centred @ main.T
+    # Descriptors of one or two channels have fewer components than colours.
+    shade = torch.nn.functional.pad(centred @ main.T, (0, 3 - len(main)))
     spread = 2 * shade.std(dim=0) + 1e-9
     colors = torch.zeros((*described.shape[:3], 3))
     colors[mask] = (shade / spread * 0.5 + 0.5).clamp(0, 1)

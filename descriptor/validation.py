@@ -11,7 +11,8 @@ from descriptor.fcdensenet import FCDenseNet
 from descriptor.groups import Group
 from descriptor.response_loss import interpolate
 
-THRESHOLDS_PX = (5, 10, 20)
+# Of the network's frame; the first decides which checkpoint is best.
+THRESHOLDS_PX = (1, 2, 5, 10, 20)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,6 +44,20 @@ def test_the_descriptor_takes_shape_and_geometry_from_the_file(network: FCDenseN
     assert descriptor.network.shape == network.shape
     assert (descriptor.image_downsampling, descriptor.network_downsampling) == (8.0, 32)
     assert not descriptor.network.training
+
+
+def test_a_number_of_pixels_fits_the_downsampling_to_each_content_area(network: FCDenseNet, tmp_path: Path) -> None:
+    config = {"image_downsampling": 8.0, "network_downsampling": 32, "network_pixels": 32 * 64}
+    Checkpoint(network.state_dict(), method="fcdensenet", config=config).save(tmp_path / "last.pt")
+    descriptor = load_descriptor(tmp_path / "last.pt")
+    for size, downsampling in ((64, 1.0), (320, 5.0), (640, 10.0)):
+        described = descriptor.describe(
+            np.zeros((size // 2, size, 3), np.uint8), np.full((size // 2, size), 255, np.uint8)
+        )
+        assert described.values.shape[1:] == (32, 64)
+        np.testing.assert_allclose(
+            described.frame.network_from_image(np.array([float(size), 0])), [size / downsampling, 0]
+        )
 
 
 def test_a_file_without_our_part_has_the_published_geometry(network: FCDenseNet, tmp_path: Path) -> None:

@@ -45,6 +45,20 @@ def test_a_patient_or_a_root_that_is_not_there_is_named(root: Path, tmp_path: Pa
         find_sequences(tmp_path / "nowhere")
 
 
+def test_the_name_as_it_was_given_comes_before_one_with_zeros(tmp_path: Path) -> None:
+    for patient in ("01", "1"):
+        write_plane(tmp_path / patient / "plane", frames=2)
+    assert find_sequences(tmp_path, ["1"]) == [tmp_path / "1" / "plane"]
+    assert find_sequences(tmp_path, ["001"]) == [tmp_path / "01" / "plane"]
+
+
+def test_no_patients_can_be_chosen_in_one_sequence(tmp_path: Path) -> None:
+    write_plane(tmp_path / "plane", frames=2)
+    assert find_sequences(tmp_path / "plane") == [tmp_path / "plane"]
+    with pytest.raises(LumenError, match="is one sequence"):
+        find_sequences(tmp_path / "plane", ["1"])
+
+
 def test_all_clips_have_the_largest_size_that_one_needs(root: Path, settings: DataSettings) -> None:
     small = root / "003" / "a"
     mask = np.zeros_like(read_mask(small / "undistorted_mask.bmp"))

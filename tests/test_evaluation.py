@@ -17,7 +17,7 @@ from descriptor.evaluation import Errors, Sampling, evaluate, sample_pairs
 from descriptor.evaluation_report import table
 from descriptor.flow_matching import FlowMatcher, TrackMatcher
 from descriptor.network_frame import NetworkFrame
-from descriptor.pair_matching import DescriptorMatcher, RandomMatcher, best_cells
+from descriptor.pair_matching import DescriptorMatcher, RandomMatcher
 from descriptor.testing import TestConfig, measure
 from descriptor.training import train
 from descriptor.training_config import TrainConfig
@@ -99,22 +99,6 @@ def test_dense_sift_finds_near_frames_of_a_strong_texture(clip: Clip) -> None:
     assert evaluate([DescriptorMatcher(DenseSift())], pairs, 4.0)["dense_sift"].pck((1, 2), 3.0) > 0.8
 
 
-def test_only_tissue_is_searched_and_the_summit_lies_between_cells() -> None:
-    # Unit vectors on a circle: the response to angle 0.3 has its summit there.
-    angles = torch.tensor([[-1.0, 0.0, 1.0, 2.0]]).double() * 0.5
-    values = torch.stack([angles.cos(), angles.sin()])
-    wanted = torch.tensor([[0.15, 0.15]]).double()
-    wanted = torch.stack([torch.tensor(0.15).double().cos(), torch.tensor(0.15).double().sin()])[None]
-    frame = NetworkFrame((4, 1), (4, 1), (0, 0), (1, 4))
-    whole = best_cells(wanted, DescriptorMap(values, torch.ones(1, 4, dtype=torch.bool), frame))
-    np.testing.assert_allclose(whole, [[1.5 + 0.3, 0.5]], atol=0.01)
-    part = torch.tensor([[True, False, True, True]])
-    np.testing.assert_allclose(best_cells(wanted, DescriptorMap(values, part, frame)), [[2.0, 0.5]], atol=0.01)
-    nothing = DescriptorMap(values, torch.zeros(1, 4, dtype=torch.bool), frame)
-    assert np.isnan(best_cells(wanted, nothing)).all()
-    assert best_cells(wanted[:0], nothing).shape == (0, 2)
-
-
 def test_shares_and_medians_are_counted_as_by_hand() -> None:
     errors = Errors({(1, 5): [np.array([0.0, 5.0, 5.001]), np.array([np.nan])], (6, 10): []})
     assert errors.pck((1, 5), 5) == 0.5
@@ -140,6 +124,11 @@ def test_pairs_keep_to_distance_and_share_and_repeat_with_the_seed(clip: Clip) -
             assert 0 < len(pair.points) <= 20
             np.testing.assert_array_equal(pair.points, same.points)
     assert {np.sign(pair.target - pair.source) for pair in first[2, 5]} == {-1, 1}
+
+
+def test_what_is_farther_apart_than_the_usual_has_a_bin_of_its_own() -> None:
+    assert Sampling(adjacent_range=(50, 100)).distances() == [(50, 60), (61, 100)]
+    assert Sampling(adjacent_range=(70, 80)).distances() == [(70, 80)]
 
 
 def test_no_pair_at_any_distance_says_what_to_widen(clip: Clip) -> None:
@@ -185,6 +174,9 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
     assert list(numbers["dis"]) == ["1-5", "6-8"]
     assert capsys.readouterr().out.strip() == (config.log_root / "pck.txt").read_text().strip()
     measure(replace(config, image_downsampling=3.0, baselines=(), reference_floor=False))
+    compared = [outputs[0].parent.parent / "run" / "last.pt"] * 2
+    measure(replace(config, compared_model_paths=compared, baselines=(), reference_floor=False))
+    assert list(json.loads((config.log_root / "pck.json").read_text())) == ["fcdensenet", str(compared[0])]
     with pytest.raises(LumenError, match="--feature_length 256: .* was trained with 16"):
         measure(replace(config, feature_length=256))
 

@@ -1,9 +1,10 @@
 """DDL's image geometry: sizes, positions, and what happens at the edges."""
 
+import cv2
 import numpy as np
 import pytest
 
-from descriptor.network_frame import NetworkFrame, common_size
+from descriptor.network_frame import NetworkFrame, common_size, fitting_downsampling
 from pipeline.errors import LumenError
 
 
@@ -68,3 +69,26 @@ def test_an_empty_mask_and_an_image_of_another_size_are_refused() -> None:
     frame = NetworkFrame.of_mask(disc(400, 400, 0, 0, 400, 400), 4.0, (96, 96))
     with pytest.raises(LumenError, match="200x100 pixels among frames of 400x400"):
         frame.cut(np.zeros((100, 200, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [disc(1920, 1080, 430, 40, 1490, 1028), disc(640, 512, 80, 16, 560, 496), disc(1920, 1080, 0, 0, 1920, 1080)],
+)
+def test_the_smallest_downsampling_that_keeps_to_a_number_of_pixels_is_found(mask: np.ndarray) -> None:
+    found = fitting_downsampling(mask, 32, 9216)
+    fitted, larger = (np.prod(common_size([mask], each, 32)) for each in (found, found - 0.1))
+    assert fitted <= 9216 < larger
+
+
+def test_a_round_content_area_is_fitted() -> None:
+    mask = np.zeros((1080, 1920), np.uint8)
+    cv2.circle(mask, (960, 540), 500, 255, -1)
+    assert common_size([mask], fitting_downsampling(mask, 32, 9216), 32) == (96, 96)
+
+
+def test_a_frame_that_is_small_enough_is_not_made_smaller_and_too_few_pixels_are_refused() -> None:
+    mask = np.full((60, 60), 255, np.uint8)
+    assert fitting_downsampling(mask, 32, 9216) == 1.0
+    with pytest.raises(LumenError, match="choose 1024 or more"):
+        fitting_downsampling(mask, 32, 1000)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from descriptor import response_loss as module
-from descriptor.response_loss import interpolate, response_loss
+from descriptor.response_loss import blend, corners, interpolate, response_loss
 
 
 def unit(rows: int, channels: int = 8, seed: int = 0) -> Tensor:
@@ -71,6 +71,15 @@ def test_the_largest_scale_stays_finite_in_single_precision() -> None:
     assert torch.isfinite(response_loss(source, source, -source, module.MAX_MATCHING_SCALE))
     with pytest.raises(ValueError, match="matching_scale"):
         response_loss(source, source, source, module.MAX_MATCHING_SCALE + 1)
+
+
+def test_a_place_between_pixels_is_a_label_that_the_four_about_it_share() -> None:
+    source, target = unit(5), unit(12, seed=1)
+    index, share = corners(torch.tensor([[1.2, 0.9]] * 5, dtype=torch.float64), 3, 4)
+    loss = response_loss(source, blend(target[index], share), target, 20.0)
+    logits = 0.5 * 20.0 * source @ target.T
+    label = torch.zeros(5, 12, dtype=torch.float64).scatter_add_(1, index, share)
+    torch.testing.assert_close(loss, functional.cross_entropy(logits, label))
 
 
 def test_interpolation_at_a_pixels_centre_is_that_pixel() -> None:

@@ -14,11 +14,19 @@ import pytest
 import torch
 
 from descriptor.checkpoint import Checkpoint
-from descriptor.groups import GroupSampler
-from descriptor.training import train
+from descriptor.clip import PointPairs
+from descriptor.data_root import find_sequences, load_clips
+from descriptor.distributed import Processes
+from descriptor.fcdensenet import FCDenseNet, NetworkShape
+from descriptor.group_loss import group_loss
+from descriptor.groups import Group, GroupSampler
+from descriptor.response_loss import blend, corners, interpolate, response_loss
+from descriptor.trainer import Trainer
+from descriptor.training import _load_frames, train
 from descriptor.training_config import TrainConfig
 from descriptor.training_paths import RunFolder
 from pipeline.errors import LumenError
+from pipeline.locks import held
 from textured_plane import write_plane
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,7 +75,7 @@ def test_it_learns_to_find_points_again(config: TrainConfig) -> None:
     history = json.loads(RunFolder(config.log_root).history.read_text())
     assert [entry["step"] for entry in history] == [15, 30, 45, 60]
     assert history[-1]["loss"] < history[0]["loss"] - 1
-    assert history[-1]["pck"][0] > 0.5
+    assert history[-1]["pck"][2] > 0.5
 
 
 def test_what_a_run_leaves(config: TrainConfig) -> None:
@@ -152,7 +160,7 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_kept(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("descriptor.trainer.group_loss", lambda network, *_: network.finalConv.bias.sum() * np.nan)
-    with pytest.raises(LumenError, match="at step 0: a lower --lr_range"):
+    with pytest.raises(LumenError, match="at step 0; the batch is in"):
         train(config)
     folder = RunFolder(config.log_root)
     with np.load(folder.bad_batch(0)) as batch:
@@ -170,6 +178,83 @@ def test_weights_of_another_run_are_a_start(config: TrainConfig, tmp_path: Path)
     other = replace(second, log_root=tmp_path / "third", filter_growth_rate=5)
     with pytest.raises(LumenError, match="growth=4.*growth=5"):
         train(other)
+
+
+def test_a_number_of_pixels_fits_each_sequence_and_is_gone_on_with(config: TrainConfig) -> None:
+    write_plane(config.training_data_root / "2" / "plane", frames=4, scale=3)
+    config = replace(config, network_pixels=64 * 64, image_downsampling=None)
+    clips = load_clips(find_sequences(config.training_data_root), config.data)
+    assert {clip.images.shape[1:3] for clip in clips} == {(64, 64)}
+    # As much of the frame is seen of either.
+    shares = [clip.mask.mean() for clip in clips]
+    assert shares[0] == pytest.approx(shares[1], rel=0.15)
+    train(config)
+    before = weights(config)
+    train(config)
+    assert all(torch.equal(value, before[name]) for name, value in weights(config).items())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_other_optimizers_take_the_same_steps_after_a_stop(
+    config: TrainConfig, tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, optimizer=optimizer)  # type: ignore[arg-type]
+    train(config)
+    stopped = replace(config, log_root=tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        must_stop = Trainer._must_stop
+        patch.setattr(Trainer, "_must_stop", lambda self: must_stop(self) or self.state.step == 2)
+        train(stopped)
+    train(stopped)
+    assert_same_weights(config, stopped)
+
+
+def test_patients_that_are_validated_or_tested_on_are_not_trained_on(config: TrainConfig) -> None:
+    for patient in ("2", "3"):
+        write_plane(config.training_data_root / patient / "plane", frames=4)
+    config = replace(config, validation_patient_id=["2"], testing_patient_id=["3"])
+    training, validation = _load_frames(config, Processes())
+    assert [clip.name for clip in training.clips] == ["1/plane"]
+    assert [clip.name for clip in validation.clips] == ["2/plane"]
+    everyone = replace(config, validation_patient_id=["1"], testing_patient_id=["2", "3"])
+    with pytest.raises(LumenError, match="give --training_patient_id"):
+        _load_frames(everyone, Processes())
+
+
+def test_two_runs_do_not_write_one_folder(config: TrainConfig) -> None:
+    config.log_root.mkdir()
+    with held(config.log_root), pytest.raises(LumenError, match="another process is training"):
+        train(config)
+
+
+def test_a_checkpoint_without_its_optimizers_state_is_not_gone_on_from(config: TrainConfig) -> None:
+    train(config)
+    path = RunFolder(config.log_root).last
+    replace(Checkpoint.load(path), optimizer={"state": {}}).save(path)
+    with pytest.raises(LumenError, match="start from its weights with --load_trained_model"):
+        train(config)
+
+
+def test_weights_that_were_trained_without_equal_contrast_go_on_without(config: TrainConfig, tmp_path: Path) -> None:
+    published = replace(config, contrast_radius=0.0)
+    train(published)
+    start = {"load_trained_model": True, "trained_model_path": RunFolder(published.log_root).last}
+    going_on = replace(config, log_root=tmp_path / "more", **start)  # type: ignore[arg-type]
+    train(going_on)
+    assert (Checkpoint.load(RunFolder(going_on.log_root).last).config or {})["contrast_radius"] == 0.0
+    train(going_on)
+    with pytest.raises(LumenError, match="was trained with --contrast_radius 0"):
+        train(replace(going_on, log_root=tmp_path / "other", contrast_radius=8.0))
+
+
+def test_reduced_precision_computes_the_loss_in_single_precision(config: TrainConfig, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        changed = replace(config, precision=precision, log_root=tmp_path / precision)  # type: ignore[arg-type]
+        train(changed)
+        losses.append(json.loads(RunFolder(changed.log_root).history.read_text())[0]["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
 def test_other_settings_do_not_go_on_with_a_run(config: TrainConfig) -> None:
@@ -207,6 +292,13 @@ def test_data_that_do_not_fit_are_named(config: TrainConfig, change: dict[str, o
         ({"group_frames": 3}, "--group_frames 3: choose 2 or more that divide the"),
         ({"network_downsampling": 48}, "a multiple of 32"),
         ({"matching_scale": 1000.0}, "--matching_scale"),
+        ({"network_pixels": 9216}, "--image_downsampling 4.0: .* not --network_pixels with it"),
+        ({"network_pixels": 1000, "image_downsampling": None}, "--network_pixels 1000: choose 1024 or more"),
+        ({"network_pixels": 9216, "image_downsampling": None, "input_size": (96, 96)}, "no --input_size with it"),
+        ({"max_minutes": 0.0}, "--max_minutes 0.0: choose more than 0"),
+        ({"lr_range": (1e-3, 1e-4)}, "--lr_range 0.001 0.0001"),
+        ({"seed": -1}, "--seed -1"),
+        ({"validation_interval": 0}, "--validation_interval 0"),
         ({"load_trained_model": True}, "needs --trained_model_path"),
         ({"frame_share": (0.8, 0.2)}, "--frame_share 0.8 0.2"),
         ({"sampling_size": 0}, "--sampling_size 0"),
@@ -218,22 +310,12 @@ def test_settings_that_make_no_sense_are_refused(config: TrainConfig, change: di
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "group_frames", "processes", "expected"),
-    [
-        (4, None, 1, 8),
-        (4, None, 2, 4),
-        (1, None, 1, 2),
-        (5, None, 1, 5),
-        (8, None, 1, 8),
-        (4, 2, 2, 2),
-        (1, None, 2, 2),
-    ],
+    ("batch_size", "group_frames", "expected"), [(4, None, 4), (1, None, 2), (3, None, 3), (5, None, 2), (4, 8, 8)]
 )
-def test_groups_are_as_large_as_a_step_allows(
-    config: TrainConfig, batch_size: int, group_frames: int | None, processes: int, expected: int
+def test_groups_are_as_large_as_a_step_allows_whatever_the_processes(
+    config: TrainConfig, batch_size: int, group_frames: int | None, expected: int
 ) -> None:
-    changed = replace(config, batch_size=batch_size, group_frames=group_frames)
-    assert changed.frames_per_group(processes) == expected
+    assert replace(config, batch_size=batch_size, group_frames=group_frames).frames_per_group == expected
 
 
 def test_a_root_without_sequences_says_what_was_expected(config: TrainConfig, tmp_path: Path) -> None:
@@ -278,6 +360,26 @@ def test_ddls_command_line_is_understood(config: TrainConfig) -> None:
     assert parsed.adjacent_range == (1, 50) and parsed.input_size == (256, 320) and parsed.sampling_size == 10
     assert parsed.training_patient_id == ["1"] and parsed.lr_range == (1e-4, 1e-3)
     assert parsed.trained_model_path == Path("FILE") and parsed.load_intermediate_data
+
+
+def test_the_loss_of_a_group_is_that_of_its_pairs(config: TrainConfig) -> None:
+    torch.manual_seed(0)
+    network = FCDenseNet(NetworkShape(16, 2), contrast_radius=4.0).eval()
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (3, 32, 64, 3), np.uint8)
+    masks = random.random((3, 32, 64)) > 0.2
+    # The frame in the middle shares nothing.
+    points = PointPairs(*random.uniform((0, 0), (64, 32), (2, 20, 2)))
+    loss = group_loss(network, Group(images, masks, {(0, 2): points}), 20.0, 1, 0)
+    described = network.describe(images, masks)
+    expected = torch.zeros(())
+    for source, target, pair in ((0, 2, points), (2, 0, points.swapped())):
+        at = interpolate(described[source], torch.from_numpy(pair.source).float())
+        index, share = corners(torch.from_numpy(pair.target), 32, 64)
+        there = blend(described[target].flatten(0, 1)[index], share)
+        pixels = described[target][torch.from_numpy(masks[target])]
+        expected = expected + response_loss(at, there, pixels, 20.0) / 2
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_group_depends_on_the_seed_its_step_and_its_number_alone(config: TrainConfig) -> None:

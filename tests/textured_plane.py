@@ -13,15 +13,21 @@ WIDTH, HEIGHT, FOCAL = 256, 192, 200.0
 DISTANCE = 4.0
 
 
-def write_plane(root: Path, frames: int = 12, points: int = 300, seed: int = 0, first: int = 100) -> TrainingData:
-    """Write layout 2 into a sequence's folder; every point is listed in all frames that show it."""
+def write_plane(
+    root: Path, frames: int = 12, points: int = 300, seed: int = 0, first: int = 100, scale: int = 1
+) -> TrainingData:
+    """Write layout 2 into a sequence's folder; every point is listed in all frames that show it.
+
+    With a `scale`, the same in more pixels.
+    """
+    width, height, focal = WIDTH * scale, HEIGHT * scale, FOCAL * scale
     random = np.random.default_rng(seed)
     texture = cv2.GaussianBlur(random.random((600, 600, 3)).astype(np.float32), (0, 0), 3)
     texture = np.clip((texture - texture.mean()) / texture.std() * 45 + 120, 0, 255).astype(np.uint8)
-    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
-    cv2.ellipse(mask, (WIDTH // 2, HEIGHT // 2), (110, 90), 0, 0, 360, 255, -1)
+    mask = np.zeros((height, width), np.uint8)
+    cv2.ellipse(mask, (width // 2, height // 2), (110 * scale, 90 * scale), 0, 0, 360, 255, -1)
     poses = np.stack([_pose(frame, frames) for frame in range(frames)])
-    camera = np.array([[FOCAL, 0, WIDTH / 2], [0, FOCAL, HEIGHT / 2], [0, 0, 1]])
+    camera = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     paths = []
     for frame, pose in enumerate(poses):
         # Texture px (centre of the first at 0.5) → plane, 100 px a unit about the origin → image px.
@@ -29,14 +35,14 @@ def write_plane(root: Path, frames: int = 12, points: int = 300, seed: int = 0, 
         image_from_texture = camera @ np.column_stack([pose[:, 0], pose[:, 1], pose[:, 3]]) @ plane_from_texture
         shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
         warp = np.linalg.inv(shift) @ image_from_texture @ shift
-        image = cv2.warpPerspective(texture, warp, (WIDTH, HEIGHT), flags=cv2.INTER_AREA)
+        image = cv2.warpPerspective(texture, warp, (width, height), flags=cv2.INTER_AREA)
         image[mask == 0] = 0
         paths.append(root / "images" / f"{first + frame:08d}.jpg")
         write_image(paths[-1], image, (cv2.IMWRITE_JPEG_QUALITY, 98))
     cloud = np.column_stack([random.uniform(-2, 2, (points, 2)), np.zeros(points)])
     data = TrainingData(
         frame_index=np.arange(first, first + frames),
-        pinhole=np.tile([FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2], (frames, 1)),
+        pinhole=np.tile([focal, focal, width / 2, height / 2], (frames, 1)),
         cam_from_world=poses,
         points=cloud,
         colors=None,

@@ -2,8 +2,8 @@
 
 It computes what the published network computes and stores it under the published names, but is arranged for speed:
 
-- Channels last where it is faster: on GPUs, and on CPUs for describing. A CPU trains faster with channels first,
-  because the gradients of its weights take half the time so.
+- Channels last on GPUs (not measured), and on CPUs for describing. A CPU trains faster with channels first, because the
+  gradients of its weights take half the time so.
 - No descriptor has more than `len(features) + 1` degrees of freedom, because the last layer is linear: descriptors
   d = W f + b with W of 256 x 106 lie in a space of 107 dimensions. `compact` gives coordinates in an orthonormal basis
   of it, so that all products of descriptors stay the same at less than half the memory traffic and arithmetic. In
@@ -121,7 +121,7 @@ class FCDenseNet(nn.Module):
     def __init__(self, shape: NetworkShape, contrast_radius: float = 0.0) -> None:
         super().__init__()
         self.shape, self.contrast_radius = shape, contrast_radius
-        # Of what the convolutions read; None chooses the fastest that was measured.
+        # Of what the convolutions read; None chooses by device and by training or describing.
         self.layout: torch.memory_format | None = None
         growth, added = shape.growth, LAYERS_PER_BLOCK * shape.growth
         self.firstconv = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1)
@@ -186,9 +186,9 @@ class FCDenseNet(nn.Module):
         if images.shape[2] % DOWNSAMPLING or images.shape[3] % DOWNSAMPLING:
             raise ValueError(f"height and width have to be multiples of {DOWNSAMPLING}, not {tuple(images.shape[2:])}")
         channels_last = images.is_cuda or not self.training
-        fastest = torch.channels_last if channels_last else torch.contiguous_format
+        chosen = torch.channels_last if channels_last else torch.contiguous_format
         # The convolutions follow the layout of what they read.
-        found = self.firstconv(images.contiguous(memory_format=self.layout or fastest))
+        found = self.firstconv(images.contiguous(memory_format=self.layout or chosen))
         skips = []
         for dense, down in zip(self.denseBlocksDown, self.transDownBlocks, strict=True):
             found = dense(found)

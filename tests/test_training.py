@@ -14,13 +14,9 @@ import pytest
 import torch
 
 from descriptor.checkpoint import Checkpoint
-from descriptor.clip import PointPairs
 from descriptor.data_root import find_sequences, load_clips
 from descriptor.distributed import Processes
-from descriptor.fcdensenet import FCDenseNet, NetworkShape
-from descriptor.group_loss import group_loss
-from descriptor.groups import Group, GroupSampler
-from descriptor.response_loss import blend, corners, interpolate, response_loss
+from descriptor.groups import GroupSampler
 from descriptor.trainer import Trainer
 from descriptor.training import _load_frames, train
 from descriptor.training_config import TrainConfig
@@ -360,26 +356,6 @@ def test_ddls_command_line_is_understood(config: TrainConfig) -> None:
     assert parsed.adjacent_range == (1, 50) and parsed.input_size == (256, 320) and parsed.sampling_size == 10
     assert parsed.training_patient_id == ["1"] and parsed.lr_range == (1e-4, 1e-3)
     assert parsed.trained_model_path == Path("FILE") and parsed.load_intermediate_data
-
-
-def test_the_loss_of_a_group_is_that_of_its_pairs(config: TrainConfig) -> None:
-    torch.manual_seed(0)
-    network = FCDenseNet(NetworkShape(16, 2), contrast_radius=4.0).eval()
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (3, 32, 64, 3), np.uint8)
-    masks = random.random((3, 32, 64)) > 0.2
-    # The frame in the middle shares nothing.
-    points = PointPairs(*random.uniform((0, 0), (64, 32), (2, 20, 2)))
-    loss = group_loss(network, Group(images, masks, {(0, 2): points}), 20.0, 1, 0)
-    described = network.describe(images, masks)
-    expected = torch.zeros(())
-    for source, target, pair in ((0, 2, points), (2, 0, points.swapped())):
-        at = interpolate(described[source], torch.from_numpy(pair.source).float())
-        index, share = corners(torch.from_numpy(pair.target), 32, 64)
-        there = blend(described[target].flatten(0, 1)[index], share)
-        pixels = described[target][torch.from_numpy(masks[target])]
-        expected = expected + response_loss(at, there, pixels, 20.0) / 2
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_group_depends_on_the_seed_its_step_and_its_number_alone(config: TrainConfig) -> None:

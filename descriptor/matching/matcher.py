@@ -60,8 +60,8 @@ def match(engine: SearchEngine, source: SearchableFrame, keypoints: Floats, targ
     """
     wanted = source.described.at(keypoints)
     there = engine.best(wanted, target.prepared)
-    back = engine.best(_descriptors(target.described, there.cell), source.prepared)
-    returned = summit(_descriptors(target.described, there.cell), source.described, back.cell)
+    matched = _descriptors(target.described, there.cell)
+    returned = summit(matched, source.described, engine.best(matched, source.prepared).cell)
     # What was found nowhere leads back to nowhere.
     returned[(there.cell < 0).cpu().numpy()] = np.nan
     start = source.described.frame.network_from_image(keypoints)

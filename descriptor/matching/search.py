@@ -22,7 +22,7 @@ class Best:
 
 
 class SearchEngine(Protocol):
-    """A way of finding the best cells. All give the same answer, but for rounding.
+    """A way of finding the best cells: exhaustively (the same but for rounding), or nearly so from coarse to fine.
 
     Attributes:
         name: on the command line.

@@ -8,7 +8,7 @@ from torch import Tensor
 from descriptor.base import DescriptorMap
 from descriptor.matching.search import Best
 
-# Products of a tile, on a CPU 4 MiB of them. A GPU is busy with nothing less than 256 MiB.
+# Rows and columns of a tile of products: 4 MiB, or 256 MiB, in single precision.
 _CPU_TILE, _GPU_TILE = (256, 4096), (8192, 8192)
 
 

@@ -235,11 +235,11 @@ def judge(case: Case, data: TrainingData, focal_px: float) -> tuple[Agreement | 
     if case.phantom is None:
         return None, ["-"] * 2
     # Imported here, because the memory of Open3D would count as that of the methods' processes, which import this file.
-    from data_prep.simulation.evaluation import evaluate
-    from data_prep.simulation.truth import PhantomTruth
+    from sfm.surface_truth import SurfaceTruth
+    from sfm.truth_comparison import evaluate
 
-    truth = PhantomTruth.load(case.phantom)
-    found = agreement(data, np.arange(len(truth.frames)), np.array(truth.cam_from_world))
+    truth = SurfaceTruth.load(case.phantom)
+    found = agreement(data, np.arange(len(truth.shows)), truth.cam_from_world)
     figures = evaluate(data, truth)
     # A path that runs backwards is aligned with a negative scale, and then nothing is a share of the depth.
     surface = f"{100 * figures.surface_share:.2f}" if figures.depth_mm > 0 else "-"

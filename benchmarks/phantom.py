@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from data_prep.simulation.truth import PhantomPaths
 from pipeline.files import read_yaml
+from pipeline.phantom_files import PhantomPaths
 
 WIDTH, HEIGHT = 640, 512
 FRAMES = (60, 240)

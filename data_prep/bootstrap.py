@@ -4,7 +4,7 @@ import logging
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,31 +16,30 @@ from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
 from data_prep.bootstrap_summary import describe_models, summary_line
-from data_prep.point_tracking import choose_keyframes, follow_points
+from data_prep.model_cleaning import CleaningRules, clean_models
+from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
 from data_prep.unknown_camera import find_camera, likely_camera, undistort_with_models
-from data_prep.working_frames import WORKING_SIZE_PX, WorkingFrames
 from pipeline import __version__
 from pipeline.color_consistency import mean_colors
 from pipeline.command import run_command
 from pipeline.config import save_config, to_mapping
 from pipeline.errors import LumenError, NoReconstruction, require
 from pipeline.files import read_yaml, write_bytes, write_json
+from pipeline.flow_finder import FlowFinder
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs import WorkFolder, work_folder
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
 from pipeline.tracks import Integers, Tracks
-from sfm.cleaning import clean
+from pipeline.working_frames import WorkingFrames
 from sfm.sift import match_sift
-from sfm.track_model import MIN_FRAME_POINTS, TrackModel
+from sfm.track_model import TrackModel
 from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, map_video, without_points
 
 Floats = npt.NDArray[np.float64]
 
-FORMAT_VERSION = 1
-_ERROR_PX = 1.5
-_EXPLAINED_WARNED = 0.6
+FORMAT_VERSION = 2
 _UNREADABLE = "its image cannot be read"
 
 logger = logging.getLogger(__name__)
@@ -81,6 +80,11 @@ class BootstrapConfig:
         require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
         require(0 < self.inlier_percentage <= 1, f"--inlier_percentage {self.inlier_percentage:g}: above 0, at most 1")
         require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+
+    @property
+    def cleaning(self) -> CleaningRules:
+        """The part of the settings that says which points stay."""
+        return CleaningRules(self.min_views, self.max_depth_uncertainty, self.inlier_percentage)
 
 
 def run(config: BootstrapConfig) -> list[Path]:
@@ -162,9 +166,7 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
 
 
 def _limits(config: BootstrapConfig, video: InputVideo) -> Limits:
-    left, top, right, bottom = video.content_box
-    scale = max(1.0, max(right - left, bottom - top) / WORKING_SIZE_PX)
-    error_px = _ERROR_PX * scale if config.max_error_px is None else config.max_error_px
+    error_px = video.likely_error_px if config.max_error_px is None else config.max_error_px
     return Limits(error_px, config.min_views, config.min_angle_deg)
 
 
@@ -193,7 +195,7 @@ def _reconstruct(
     _list_unregistered(_missing(correspondences, found), paths)
     with report.timed("clean"):
         colors = sample_colors(video.source, tracks, video.size)
-        found = _clean(config, found, tracks, colors, report)
+        found = clean_models(found, tracks, colors, config.cleaning, report)
     return _Reconstruction(found.models, _missing(correspondences, found), tracks, colors)
 
 
@@ -262,7 +264,8 @@ def _find_tracks(
     paths: BootstrapPaths,
 ) -> Tracks:
     if config.method == "tracks":
-        return follow_points(frames, video.frame_index, keyframes, config.points, paths.correspondences)
+        find = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
+        return follow_points(frames, video.frame_index, keyframes, find, config.points, paths.correspondences)
     return _match_sift(config, video, unreadable, paths)
 
 
@@ -301,34 +304,6 @@ def _map(
             config.seed,
             refine_camera=video.camera is None,
         )
-
-
-def _clean(
-    config: BootstrapConfig, found: VideoModels, tracks: Tracks, colors: Floats, report: StageReport
-) -> VideoModels:
-    before = found.models[0].point_count
-    lengths = tracks.lengths()[tracks.track]
-    explained = float(found.models[0].used.sum() / max(1, (lengths >= config.min_views).sum()))
-    report.counts["explained_observations"] = round(explained, 3)
-    if explained < _EXPLAINED_WARNED:
-        report.warnings.append(
-            f"the model explains only {explained:.0%} of what was followed: look whether its cloud makes sense before "
-            "you use it"
-        )
-        logger.warning(report.warnings[-1])
-    share, largest = config.inlier_percentage, config.max_depth_uncertainty
-    cleaned = [clean(model, tracks, colors, largest, share) for model in found.models]
-    enough = [each for each in cleaned if each.model.point_count >= MIN_FRAME_POINTS]
-    best = enough[0] if enough else cleaned[0]
-    report.counts |= {"points_of_uncertain_depth": best.uncertain, "points_of_inconsistent_color": best.inconsistent}
-    if not enough:
-        raise NoReconstruction(
-            f"no reconstruction: of {before} points {best.model.point_count} are certain enough; the camera may hardly "
-            "move, or loosen --max_depth_uncertainty"
-        )
-    facts = (best.model.point_count, best.uncertain, best.inconsistent)
-    logger.info("%d points left; %d of uncertain depth and %d of inconsistent colour removed", *facts)
-    return replace(found, models=[each.model for each in enough])
 
 
 def _missing(correspondences: _Correspondences, found: VideoModels | None = None) -> dict[int, str]:

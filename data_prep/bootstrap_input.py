@@ -13,9 +13,12 @@ from pipeline.paths import RunPaths, SequencePaths, TrainingPaths
 from pipeline.sequence import Sequence
 from pipeline.training_data import Bytes
 from pipeline.training_files import read_mask
+from pipeline.working_frames import WORKING_SIZE_PX
 
 MIN_FRAMES = 3
 MIN_SIDE_PX = 32
+# Of frames as points are followed in them.
+_ERROR_PX = 1.5
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,27 @@ class InputVideo:
         return camera
 
     @property
+    def content_side(self) -> int:
+        """The longer side of the content area, px."""
+        return int(max(cv2.boundingRect(self.mask)[2:]))
+
+    @property
+    def likely_error_px(self) -> float:
+        """How far a point that is followed well may be from where it belongs, px."""
+        return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
+
+    @property
     def content_box(self) -> tuple[int, int, int, int]:
         left, top, width, height = cv2.boundingRect(self.mask)
         return left, top, left + width, top + height
 
     @classmethod
-    def read(cls, folder: Path) -> "InputVideo":
+    def read(cls, folder: Path, *, as_recorded: bool = True) -> "InputVideo":
         """Read a sequence's facts and content area.
+
+        Args:
+            folder: the sequence's.
+            as_recorded: of a sequence that was undistorted with an estimated camera, take the frames before that.
 
         Raises:
             LumenError: if it is no sequence, its content area is missing, empty or of another size, or it has too few
@@ -67,7 +84,7 @@ class InputVideo:
         """
         paths = SequencePaths(folder)
         _require_sequence(paths)
-        source = recorded_sequence(paths)
+        source = recorded_sequence(paths) if as_recorded else paths
         facts = Sequence.load(source.sequence)
         mask = _read_content_area(source, facts)
         pinhole = facts.calibration.pinhole

@@ -24,12 +24,13 @@ from data_prep.simulation.mucosa import TISSUES, paint
 from data_prep.simulation.renderer import Renderer
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import join
-from data_prep.simulation.truth import DEPTH_UNIT_MM, PhantomPaths, PhantomTruth, frame_truths, write_truth
+from data_prep.simulation.truth import PhantomTruth, frame_truths, write_truth
 from data_prep.simulation.video_camera import VideoCamera, exposure_gains
 from pipeline.command import run_command
 from pipeline.config import to_mapping
 from pipeline.errors import explain_os_errors, require
 from pipeline.outputs import work_folder
+from pipeline.phantom_files import DEPTH_UNIT_MM, PhantomPaths
 from pipeline.progress import progress
 from pipeline.report import StageReport
 

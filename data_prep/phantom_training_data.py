@@ -13,12 +13,13 @@ import pycolmap
 from data_prep.frame_source import open_source
 from data_prep.sequence_writer import FrameFormat, write_frames
 from data_prep.simulation.endoscope import directions_from_img, pixel_centres
-from data_prep.simulation.truth import OCCLUSION_TOLERANCE_MM, PhantomPaths, PhantomTruth
+from data_prep.simulation.truth import OCCLUSION_TOLERANCE_MM, PhantomTruth
 from data_prep.undistort import Undistortion, plan_undistortion
 from pipeline.conventions import colmap_from_index
 from pipeline.depth_files import MOST_STEPS, write_depth, write_depth_scale
 from pipeline.errors import LumenError, require
 from pipeline.paths import SequencePaths, TrainingPaths
+from pipeline.phantom_files import PhantomPaths
 from pipeline.progress import progress
 from pipeline.sequence_images import read_frame
 from pipeline.training_data import TrainingData, inside_mask, project

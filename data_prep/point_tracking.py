@@ -1,35 +1,32 @@
-"""Following points through a video whose frames overlap almost entirely: dense optical flow from keyframes.
+"""Following points through a video: from keyframes, directly.
 
-Points are seeded in keyframes, and each is found in every other frame directly from its keyframe, by DIS optical flow
-(Kroeger et al., ECCV 2016) that is checked by going back. Tracking from frame to frame would add up errors: tissue has
-so little texture that a step is off by half a pixel, and ten of them by two.
+Points are seeded in keyframes, and each is found in every other frame directly from its keyframe, such as by DIS
+optical flow (`pipeline.flow_finder`). Tracking from frame to frame would add up errors: tissue has so little texture
+that a step is off by half a pixel, and ten of them by two.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from data_prep.working_frames import WorkingFrame, WorkingFrames
 from pipeline.files import atomic_write
-from pipeline.point_search import MIN_FOUND_SHARE, PointSearch
+from pipeline.flow_finder import Directions
+from pipeline.point_search import Finder, Found, PointSearch
 from pipeline.progress import progress
 from pipeline.tracks import Floats, Integers, Tracks
+from pipeline.working_frames import WorkingFrame, WorkingFrames
 
-# A keyframe's points are looked for in all frames up to the second keyframe before and after it, and in these many
-# further keyframes.
+# All frames up to this keyframe are looked in, and these many further keyframes.
 _NEAR_KEYFRAMES = 2
 _FAR_KEYFRAMES = 20
 # The next keyframe comes when the image has moved by this share of its diagonal, or so many points are left.
 _KEYFRAME_MOTION = 0.05
 _KEYFRAME_SHARED = 0.5
 _KEYFRAME_FRAMES = 30
-# A direction in time is given up when so few of the points are found in more frames than these, one after the other: a
-# flash or a drop of water does not end it.
-_MAX_MISSES = 3
 _CORNER_QUALITY = 0.001
 _CORNER_BLOCK_PX = 5
 # Distance between points as a share of that on a square lattice of as many.
@@ -70,7 +67,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
 
 
 def follow_points(
-    frames: WorkingFrames, frame_index: Sequence[int], keyframes: Integers, points: int, folder: Path
+    frames: WorkingFrames, frame_index: Sequence[int], keyframes: Integers, find: Finder, points: int, folder: Path
 ) -> Tracks:
     """Find the points of every keyframe in the frames around it.
 
@@ -78,6 +75,7 @@ def follow_points(
         frames: the sequence's frames by row.
         frame_index: their indices in the video, ascending.
         keyframes: (K,) rows.
+        find: finds points of a keyframe in frames of its choice, such as those of `keyframe_directions`.
         points: how many to seed in a keyframe.
         folder: where to keep what is found, a file a keyframe; a killed run goes on from there.
 
@@ -90,8 +88,24 @@ def follow_points(
     if done:
         logger.info("%d of %d keyframes were followed before", done, len(paths))
     for place in progress(left, "following points", unit="keyframe", done=done):
-        _Found.of(_follow_from(frames, keyframes, place, points)).save(paths[place])
-    return _tracks([_Found.load(path) for path in paths], frames, frame_index)
+        _Part.of(_follow_from(frames, int(keyframes[place]), find, points)).save(paths[place])
+    return _tracks([_Part.load(path) for path in paths], frame_index)
+
+
+def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
+    """In which frames to look for a keyframe's points: in all up to the second keyframe before and after it, and in
+    further keyframes."""
+    rows = keyframes.tolist()
+
+    def directions(row: int) -> Directions:
+        place = rows.index(row)
+        after, before = rows[place + 1 :], rows[:place][::-1]
+        end = after[_NEAR_KEYFRAMES - 1] if len(after) >= _NEAR_KEYFRAMES else frame_count - 1
+        first = before[_NEAR_KEYFRAMES - 1] if len(before) >= _NEAR_KEYFRAMES else 0
+        far = slice(_NEAR_KEYFRAMES, _NEAR_KEYFRAMES + _FAR_KEYFRAMES)
+        return [*range(row + 1, end + 1), *after[far]], [*range(row - 1, first - 1, -1), *before[far]]
+
+    return directions
 
 
 def _seed(frame: WorkingFrame, points: int) -> Floats:
@@ -104,39 +118,13 @@ def _seed(frame: WorkingFrame, points: int) -> Floats:
     return np.zeros((0, 2), np.float32) if corners is None else np.asarray(corners[:, 0], np.float32)
 
 
-def _follow_from(
-    frames: WorkingFrames, keyframes: Integers, place: int, points: int
-) -> Iterator[tuple[int, Integers, Floats]]:
-    """For each frame in which points of a keyframe are found: its row, (N,) which points, (N, 2) where."""
-    row = int(keyframes[place])
+def _follow_from(frames: WorkingFrames, row: int, find: Finder, points: int) -> Iterator[Found]:
     frame = frames[row]
     seeds = _seed(frame, points) if frame is not None else np.zeros((0, 2), np.float32)
-    yield row, np.arange(len(seeds)), seeds
-    if frame is None or not len(seeds):
-        return
-    for targets in _targets(len(frames), keyframes, place):
-        search = PointSearch(frame.image, seeds)
-        misses = 0
-        for target in targets:
-            other = frames[target]
-            if other is None:
-                continue
-            found, positions = search.advance(other.image, other.mask)
-            misses = misses + 1 if found.mean() < MIN_FOUND_SHARE else 0
-            if misses > _MAX_MISSES:
-                break
-            if not misses:
-                yield target, np.flatnonzero(found), positions[found]
-
-
-def _targets(frame_count: int, keyframes: Integers, place: int) -> tuple[list[int], list[int]]:
-    """The frames in which to look for a keyframe's points, later and earlier, each from near to far."""
-    row = int(keyframes[place])
-    after, before = keyframes[place + 1 :], keyframes[:place][::-1]
-    end = int(after[_NEAR_KEYFRAMES - 1]) if len(after) >= _NEAR_KEYFRAMES else frame_count - 1
-    first = int(before[_NEAR_KEYFRAMES - 1]) if len(before) >= _NEAR_KEYFRAMES else 0
-    far = slice(_NEAR_KEYFRAMES, _NEAR_KEYFRAMES + _FAR_KEYFRAMES)
-    return [*range(row + 1, end + 1), *after[far].tolist()], [*range(row - 1, first - 1, -1), *before[far].tolist()]
+    pixels = frames.colmap_from_working(seeds)
+    yield row, np.arange(len(pixels)), pixels
+    if len(pixels):
+        yield from find(row, pixels)
 
 
 def _part(folder: Path, row: int) -> Path:
@@ -144,34 +132,34 @@ def _part(folder: Path, row: int) -> Path:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """Where the points of one keyframe were found: rows of frames (O,), which points (O,), places (O, 2)."""
+class _Part:
+    """Where the points of one keyframe were found: rows of frames (O,), which points (O,), pixels (O, 2)."""
 
     frame: Integers
     point: Integers
-    position: Floats
+    pixels: Floats
 
     @classmethod
-    def of(cls, found: Iterator[tuple[int, Integers, Floats]]) -> "_Found":
-        rows, points, positions = zip(*found, strict=True)
+    def of(cls, found: Iterator[Found]) -> "_Part":
+        rows, points, pixels = zip(*found, strict=True)
         frame = np.repeat(np.array(rows, np.int64), [len(each) for each in points])
-        return cls(frame, np.concatenate(points), np.concatenate(positions))
+        return cls(frame, np.concatenate(points), np.concatenate(pixels))
 
     def save(self, path: Path) -> None:
         with atomic_write(path) as partial, partial.open("wb") as stream:
-            np.savez(stream, frame=self.frame, point=self.point, position=self.position)
+            np.savez(stream, frame=self.frame, point=self.point, pixels=self.pixels)
 
     @classmethod
-    def load(cls, path: Path) -> "_Found":
+    def load(cls, path: Path) -> "_Part":
         with np.load(path) as arrays:
-            return cls(arrays["frame"], arrays["point"], arrays["position"])
+            return cls(arrays["frame"], arrays["point"], arrays["pixels"])
 
 
-def _tracks(parts: list[_Found], frames: WorkingFrames, frame_index: Sequence[int]) -> Tracks:
+def _tracks(parts: list[_Part], frame_index: Sequence[int]) -> Tracks:
     """Number the points of all keyframes through, and order what was found by frame."""
     firsts = np.cumsum([0, *(int(part.point.max(initial=-1)) + 1 for part in parts)])
     frame = np.concatenate([part.frame for part in parts])
     track = np.concatenate([part.point + first for part, first in zip(parts, firsts, strict=False)])
-    pixels = frames.colmap_from_working(np.concatenate([part.position for part in parts]))
+    pixels = np.concatenate([part.pixels for part in parts])
     order = np.argsort(frame, kind="stable")
     return Tracks(np.array(frame_index, np.int64), frame[order], track[order], pixels[order]).at_least(2)

@@ -39,7 +39,7 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
     mask = read_mask(paths.mask)
     _check_image_size(paths, mask)
     frame_index, poses, pinhole, stated = _read_views(paths)
-    points, colors = _read_structure(paths.structure)
+    points, colors = read_point_cloud(paths.structure)
     observation = _read_observations(paths.views_per_point, len(points), frame_index)
     shares = explained_shares(poses, points, pinhole, observation, mask)
     if pose_direction == "auto":
@@ -218,7 +218,12 @@ def _stated_direction(motion: dict[str, Any]) -> PoseDirection | None:
     return next((direction for direction in get_args(PoseDirection) if direction == stated), None)
 
 
-def _read_structure(path: Path) -> tuple[Floats, Bytes | None]:
+def read_point_cloud(path: Path) -> tuple[Floats, Bytes | None]:
+    """Read the points (P, 3) of a PLY file, and their red, green, blue (P, 3) if it has them.
+
+    Raises:
+        LumenError: if it cannot be read, is no point cloud or empty, or a point is not finite.
+    """
     with explain_os_errors("read", path):
         try:
             vertices = PlyData.read(str(path))["vertex"].data

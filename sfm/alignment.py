@@ -92,3 +92,26 @@ def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
         raise LumenError("the camera paths run against each other, so no similarity brings them together")
     translation = true.mean(axis=0) - scale * found.mean(axis=0)
     return pycolmap.Sim3d(scale, pycolmap.Rotation3d(rotation), translation)
+
+
+def relative_pose_errors(estimate: Floats, reference: Floats, scale: float) -> float:
+    """Relative pose error (Sturm et al., IROS 2012) of the translations of neighbouring frames, as a share.
+
+    Args:
+        estimate, reference: (N, 3, 4) cam_from_world of the same frames, N >= 2.
+        scale: of the reference's world over the estimate's.
+
+    Returns:
+        Root mean square of the differences of the steps in the cameras' own frames, over the reference's mean step;
+        NaN if the reference does not move.
+    """
+    steps = [_steps(poses, factor) for poses, factor in ((estimate, scale), (reference, 1.0))]
+    error = np.sqrt(((steps[0] - steps[1]) ** 2).sum(axis=1).mean())
+    length = np.linalg.norm(steps[1], axis=1).mean()
+    return float(error / length) if length > 0 else float("nan")
+
+
+def _steps(cam_from_world: Floats, scale: float) -> Floats:
+    """(N - 1, 3): where each next camera's centre is, in the frame of the one before."""
+    centers = scale * invert_poses(cam_from_world)[:, :, 3]
+    return np.asarray(np.einsum("nij,nj->ni", cam_from_world[:-1, :, :3], np.diff(centers, axis=0)))

@@ -6,13 +6,14 @@ becomes one point: cells that hold an observation already are not looked for aga
 observations alone that fall into cells which are free.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pycolmap
 
+from pipeline.point_search import Finder, Found
 from pipeline.tracks import Tracks
 from sfm.cleaning import depth_uncertainty
 from sfm.track_model import TrackModel, keep_points, triangulate_all
@@ -24,11 +25,6 @@ Booleans = npt.NDArray[np.bool_]
 
 # An observation this many times the largest error from the median depth's point may still turn out to be right.
 _NEAR = 4.0
-
-# A frame's row, which of the (N, 2) pixels were found in it, and where.
-Found = tuple[int, Integers, npt.NDArray[np.float32]]
-# Looks for pixels (N, 2) float32, COLMAP's convention, of a frame, given by its row, in frames of its choice.
-Finder = Callable[[int, npt.NDArray[np.float32]], Iterator[Found]]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pycolmap
 import pytest
 
-from sfm.densification import DenseLimits, Found, Lattice, _weighted_median, densify_from, joined
+from pipeline.point_search import Found
+from sfm.densification import DenseLimits, Lattice, _weighted_median, densify_from, joined
 from sfm.triangulation import Limits, bearing_vectors
 from synthetic_video import HEIGHT, WIDTH, make_camera, project
 

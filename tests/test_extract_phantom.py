@@ -14,9 +14,10 @@ from data_prep import phantom
 from data_prep.extract import ExtractConfig, run
 from data_prep.frame_source import open_source
 from data_prep.phantom import PhantomConfig
-from data_prep.simulation.truth import PhantomPaths, PhantomTruth
+from data_prep.simulation.truth import PhantomTruth
 from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 from pipeline.paths import RunPaths, SequencePaths
+from pipeline.phantom_files import PhantomPaths
 from pipeline.sequence import Sequence
 from videos import overlap
 

@@ -16,11 +16,12 @@ import pytest
 
 from data_prep.phantom import Phantom, PhantomConfig, build_phantom, run
 from data_prep.simulation.endoscope import ContentArea, pixel_centres
-from data_prep.simulation.truth import DEPTH_UNIT_MM, OCCLUSION_TOLERANCE_MM, PhantomPaths, PhantomTruth
+from data_prep.simulation.truth import OCCLUSION_TOLERANCE_MM, PhantomTruth
 from pipeline.command import run_command
 from pipeline.conventions import colmap_from_opencv
 from pipeline.errors import LumenError
 from pipeline.files import read_yaml
+from pipeline.phantom_files import DEPTH_UNIT_MM, PhantomPaths
 
 SMALL = PhantomConfig(Path("unused"), frames=12, size=(128, 96))
 # So few frames show a whole cycle of the motion only when they are far apart.

@@ -14,13 +14,14 @@ from data_prep.convert import ConvertConfig, run
 from data_prep.frame_source import open_source
 from data_prep.phantom import PhantomConfig
 from data_prep.simulation.endoscope import directions_from_img, pixel_centres
-from data_prep.simulation.truth import PhantomPaths, PhantomTruth
+from data_prep.simulation.truth import PhantomTruth
 from descriptor.data_root import DataSettings, load_clips
 from descriptor.depth_correspondence import DepthCorrespondence
 from pipeline.color_consistency import color_inconsistency
 from pipeline.depth_files import read_depth, read_depth_scale
 from pipeline.errors import LumenError
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
+from pipeline.phantom_files import PhantomPaths
 from pipeline.training_data import TrainingData, inside_mask, project
 from pipeline.training_files import read_training_data
 from sfm.colmap_model import read_model

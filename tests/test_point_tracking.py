@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.point_tracking import choose_keyframes, follow_points
-from data_prep.working_frames import WORKING_SIZE_PX, WorkingFrames
+from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
+from pipeline.flow_finder import FlowFinder
 from pipeline.paths import SequencePaths
 from pipeline.tracks import Tracks
+from pipeline.working_frames import WORKING_SIZE_PX, WorkingFrames
 
 SIZE = (330, 260)
 BOX = (13, 7, 301, 241)
@@ -61,7 +62,8 @@ def follow(frames: WorkingFrames, folder: Path, keyframes: tuple[int, ...] = (0,
     parts = folder / "parts"
     parts.mkdir()
     index = range(FIRST_INDEX, FIRST_INDEX + len(frames))
-    return follow_points(frames, index, np.array(keyframes), points, parts)
+    find = FlowFinder(frames, keyframe_directions(len(frames), np.array(keyframes)))
+    return follow_points(frames, index, np.array(keyframes), find, points, parts)
 
 
 def with_highlight(size: tuple[int, int] = SIZE) -> np.ndarray:

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.working_frames import WORKING_SIZE_PX, WorkingFrames
 from pipeline.paths import SequencePaths
+from pipeline.working_frames import WORKING_SIZE_PX, WorkingFrames
 
 INDEX = 12
 # Column, row, width, height of the content area, and the frame's width and height: as it is, and shrunk by no whole

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
-from pipeline.conventions import colmap_from_opencv
+from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 from pipeline.even_light import even_out
 from pipeline.paths import SequencePaths
 from pipeline.sequence_images import read_frame, read_frame_mask
@@ -77,6 +77,11 @@ class WorkingFrames:
         """OpenCV's pixels of a working frame (N, 2) → the sequence's pixels in COLMAP's convention."""
         full = colmap_from_opencv(points.astype(np.float64)) * self._full_from_working + self._corner
         return full.astype(np.float32)
+
+    def working_from_colmap(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The inverse of `colmap_from_working`."""
+        small = (pixels.astype(np.float64) - self._corner) / self._full_from_working
+        return opencv_from_colmap(small).astype(np.float32)
 
     def _read(self, row: int) -> WorkingFrame | None:
         height, width = self._content_mask.shape

@@ -1,0 +1,73 @@
+"""Models of a video without the points that are not to be trusted."""
+
+import logging
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.errors import NoReconstruction
+from pipeline.report import StageReport
+from pipeline.tracks import Tracks
+from sfm.cleaning import clean
+from sfm.track_model import MIN_FRAME_POINTS
+from sfm.video_mapping import VideoModels
+
+_EXPLAINED_WARNED = 0.6
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CleaningRules:
+    """Which points stay.
+
+    Attributes:
+        min_views: fewest frames in which a point is observed.
+        max_depth_uncertainty: largest standard deviation of a point's depth, as a share of it.
+        inlier_percentage: share of the points to keep by how consistent their colour is, 0..1; DDL's name for it.
+    """
+
+    min_views: int
+    max_depth_uncertainty: float
+    inlier_percentage: float
+
+
+def clean_models(
+    found: VideoModels, tracks: Tracks, colors: npt.NDArray[np.float64], rules: CleaningRules, report: StageReport
+) -> VideoModels:
+    """Remove points of uncertain depth and of inconsistent colour, and models that are left with too few.
+
+    Args:
+        found: at least one model.
+        tracks: of the whole video.
+        colors: (O, 3) of each observation, 0..255; NaN where unknown.
+        rules: which points stay.
+        report: for counts and warnings.
+
+    Raises:
+        NoReconstruction: if no model has enough points left.
+    """
+    before = found.models[0].point_count
+    lengths = tracks.lengths()[tracks.track]
+    explained = float(found.models[0].used.sum() / max(1, (lengths >= rules.min_views).sum()))
+    report.counts["explained_observations"] = round(explained, 3)
+    if explained < _EXPLAINED_WARNED:
+        report.warnings.append(
+            f"the model explains only {explained:.0%} of what was followed: look whether its cloud makes sense before "
+            "you use it"
+        )
+        logger.warning(report.warnings[-1])
+    share, largest = rules.inlier_percentage, rules.max_depth_uncertainty
+    cleaned = [clean(model, tracks, colors, largest, share) for model in found.models]
+    enough = [each for each in cleaned if each.model.point_count >= MIN_FRAME_POINTS]
+    best = enough[0] if enough else cleaned[0]
+    report.counts |= {"points_of_uncertain_depth": best.uncertain, "points_of_inconsistent_color": best.inconsistent}
+    if not enough:
+        raise NoReconstruction(
+            f"no reconstruction: of {before} points {best.model.point_count} are certain enough; the camera may hardly "
+            "move, or loosen --max_depth_uncertainty"
+        )
+    facts = (best.model.point_count, best.uncertain, best.inconsistent)
+    logger.info("%d points left; %d of uncertain depth and %d of inconsistent colour removed", *facts)
+    return replace(found, models=[each.model for each in enough])

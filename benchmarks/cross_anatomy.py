@@ -48,7 +48,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work: Path = arguments.work
     for anatomy in ANATOMIES:
-        for seed in TRAINING_SEEDS:
+        for seed in TRAINING_SEEDS if anatomy in arguments.train_on else ():
             make_phantom(anatomy, seed, work / "training", work / "rendered")
         make_phantom(anatomy, TEST_SEED, work / anatomy, work / "rendered")
     trained = work / "_".join(["run", *arguments.train_on])

@@ -3,13 +3,12 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 PHANTOM := demo/phantom
-SEQUENCE := demo/sequence
 
 .PHONY: help setup demo test lint bench clean
 
 help:
 	@echo "make setup   install everything into .venv (the other targets do it when needed)"
-	@echo "make demo    render an endoscopy, extract its frames, reconstruct camera path and sparse cloud"
+	@echo "make demo    render an endoscopy, and reconstruct it: camera path, dense points, a report"
 	@echo "make test    run the tests; ARGS=... is handed to pytest"
 	@echo "make lint    ruff and mypy"
 	@echo "make bench   run the benchmarks, one after the other"
@@ -22,10 +21,11 @@ setup:
 
 demo: setup
 	@$(RUN) data_prep/phantom.py $(PHANTOM) --frames 60 --seed 0 --overwrite
-	@$(RUN) data_prep/extract.py $(PHANTOM)/video.mp4 --calibration $(PHANTOM)/calibration.yaml \
-		--output $(SEQUENCE) --overwrite
-	@echo "contact sheet: $(SEQUENCE)/contact_sheet.png"
-	@$(RUN) data_prep/bootstrap.py $(SEQUENCE)/_start_* --overwrite
+	@$(RUN) reconstruct.py $(PHANTOM)/video.mp4 --calibration $(PHANTOM)/calibration.yaml --output demo/run \
+		--train_minutes 2 --references 16
+	@echo "against the phantom's truth:"
+	@$(RUN) -m sfm.evaluate demo/run --truth $(PHANTOM)
+	@echo "look at demo/run/report.html"
 
 test: setup
 	@$(RUN) -m pytest -n auto $(ARGS)

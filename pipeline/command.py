@@ -26,7 +26,7 @@ EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm")
+_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "reconstruction", "sfm")
 
 
 def run_command(config_type: type[Config], run: Callable[[Config], Any], arguments: Sequence[str] | None = None) -> int:

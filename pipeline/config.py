@@ -27,16 +27,20 @@ Config = TypeVar("Config")
 
 
 def parse_command_line(config_type: type[Config], arguments: Sequence[str], program: str) -> Config:
-    """Make a config from the dataclass's defaults, then `--config FILE.yaml`, then the flags.
+    """Make a config from the dataclass's defaults, then `--preset NAME`, then `--config FILE.yaml`, then the flags.
+
+    Presets are the YAML files in the folder that the dataclass names as `PRESETS`, if it does.
 
     Raises:
         LumenError: if the YAML file is missing, has an unknown key or a value of the wrong type.
         SystemExit: with status 2 and the usage if a flag is wrong, with 0 after `--help`.
     """
-    preset, flags = _split_off_preset(list(arguments))
+    name, flags = _split_off("--preset", list(arguments)) if _presets(config_type) else (None, list(arguments))
+    file, flags = _split_off("--config", flags)
+    files = [*([_preset(config_type, name)] if name else []), *([Path(file)] if file else [])]
     # tyro takes None as "no default", though its type says otherwise.
-    default: Config = load_config(config_type, preset, allow_missing=True) if preset else None  # type: ignore[assignment]
-    description = f"{inspect.getdoc(config_type)}\n\n--config FILE.yaml sets any of these by name; flags override it."
+    default: Config = _load_layers(config_type, files) if files else None  # type: ignore[assignment]
+    description = f"{inspect.getdoc(config_type)}\n\n{_layers_help(config_type)}"
     return tyro.cli(
         config_type, prog=program, args=flags, default=default, description=description, use_underscores=True
     )
@@ -100,22 +104,51 @@ def save_config(config: Any, path: Path) -> None:
     write_yaml(path, to_mapping(config))
 
 
-def _split_off_preset(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    preset = None
+def _split_off(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag that may be given once, and the other arguments."""
+    found = None
     rest = []
     remaining = iter(arguments)
     for argument in remaining:
         flag, is_assigned, value = argument.partition("=")
-        if flag != "--config":
+        if flag != name:
             rest.append(argument)
             continue
         value = value if is_assigned else next(remaining, "")
         if not value:
-            raise LumenError("--config needs a YAML file")
-        if preset:
-            raise LumenError("--config may be given once")
-        preset = Path(value)
-    return preset, rest
+            raise LumenError(f"{name} needs a {'YAML file' if name == '--config' else 'name'}")
+        if found:
+            raise LumenError(f"{name} may be given once")
+        found = value
+    return found, rest
+
+
+def _presets(config_type: type) -> dict[str, Path]:
+    """The presets of a config by name."""
+    folder = getattr(config_type, "PRESETS", None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def _preset(config_type: type, name: str) -> Path:
+    presets = _presets(config_type)
+    if name not in presets:
+        raise LumenError(f"--preset {name}: there is none of that name{_nearest(name, list(presets), 'presets')}")
+    return presets[name]
+
+
+def _load_layers(config_type: type[Config], files: Sequence[Path]) -> Config:
+    """What several YAML files say together, the last the most; each is checked on its own."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        load_config(config_type, file, allow_missing=True)
+        merged |= read_yaml(file) or {}
+    return from_mapping(config_type, merged, str(files[-1]), allow_missing=True)
+
+
+def _layers_help(config_type: type) -> str:
+    presets = ", ".join(_presets(config_type))
+    text = "--config FILE.yaml sets any of these by name; flags override it."
+    return f"--preset NAME chooses a set of them: {presets}. {text}" if presets else text
 
 
 @functools.cache

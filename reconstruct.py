@@ -1,0 +1,10 @@
+"""python reconstruct.py VIDEO: camera poses and an extremely dense point cloud."""
+
+import sys
+
+from pipeline.command import run_command
+from reconstruction.config import ReconstructConfig
+from reconstruction.run import reconstruct
+
+if __name__ == "__main__":
+    sys.exit(run_command(ReconstructConfig, reconstruct))

@@ -1,0 +1,120 @@
+"""What `reconstruct.py` takes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import tyro
+
+from descriptor.frame_cache import default_cache_root
+from descriptor.matching.engines import EngineName
+from pipeline.errors import require
+
+StageName = Literal["extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report"]
+STAGES: tuple[StageName, ...] = ("extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report")
+
+_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """Turn an endoscopic video into camera poses and an extremely dense point cloud.
+
+    Look at report.html in the output first. The same command goes on with a run that was stopped.
+    """
+
+    PRESETS: ClassVar[Path] = _CONFIGS / "reconstruct"
+
+    input: tyro.conf.Positional[Path]
+    """A video, a folder of images, or a sequence as extract.py makes it."""
+    output: Path | None = None
+    """Folder to write into; by default runs/NAME OF THE INPUT."""
+    until: StageName = "report"
+    """The last stage to run; the same command without it goes on."""
+    rounds: int = 1
+    """How often to train and reconstruct: the second round trains on the dense model of the first."""
+
+    calibration: Path | None = None
+    """Camera calibration of a video or images; without one, the camera is estimated."""
+    stride: int = 1
+    """Take one frame of every STRIDE of a video."""
+    keep_all: bool = False
+    """Keep every sampled frame of a video whatever its quality."""
+
+    correspondences: Literal["descriptor", "flow", "both"] = "both"
+    """Where correspondences come from: a dense descriptor, optical flow, or flow where it reaches and the descriptor
+    beyond."""
+    descriptor: str | None = None
+    """The method that --weights has to be of, such as fcdensenet; by default whatever the file holds."""
+    weights: Path | None = None
+    """Descriptor to begin with, a checkpoint of ours or DDL's."""
+    train_minutes: float = 15.0
+    """Train the descriptor on this very video for so long; 0 takes --weights as they are."""
+    train_config: Path = _CONFIGS / "train" / "cpu_quick.yaml"
+    """The other settings of the training."""
+    matcher: EngineName = "auto"
+    """How descriptors are searched; auto takes CuPy on a GPU where it works, and torch elsewhere."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the descriptor computes."""
+
+    points: int = 1000
+    """Points that begin in each keyframe, for the camera's path."""
+    max_error_px: float | None = None
+    """Largest reprojection error of an observation; by default 2.5 px per 1000 px of the content area."""
+    min_angle_deg: float = 1.5
+    """Smallest angle between the rays of a point."""
+    min_views: int = 4
+    """Fewest frames in which a point is observed."""
+    max_depth_uncertainty: float = 0.02
+    """Points whose depth is less certain than this share of it (one standard deviation) are removed."""
+    inlier_percentage: float = 0.99
+    """Share of the points to keep by how consistent their colour is from view to view, 0 to 1."""
+
+    references: int = 48
+    """Most frames from which dense points begin."""
+    coverage: float = 0.6
+    """Stop beginning points when every frame has this share of its cells covered, 0 to 1."""
+    reach: int = 48
+    """How many frames before and after a reference its dense points are looked for by flow."""
+    cell_px: int | None = None
+    """Side of the cells of a frame that hold one observation each; by default 4 px per 1000 px of the content area."""
+
+    seed: int = 0
+    """Of the random choices."""
+    cache_root: Path = field(default_factory=default_cache_root)
+    """Where decoded frames for the training are kept."""
+    overwrite: bool = False
+    """Replace a run of another input or with other settings from the start."""
+
+    def __post_init__(self) -> None:
+        require(self.rounds >= 1, f"--rounds {self.rounds}: choose 1 or more")
+        require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
+        require(self.train_minutes >= 0, f"--train_minutes {self.train_minutes:g}: choose 0 or more")
+        require(self.points >= 50, f"--points {self.points}: choose 50 or more")
+        require(self.max_error_px is None or self.max_error_px > 0, f"--max_error_px {self.max_error_px}: above 0")
+        require(0 < self.min_angle_deg < 90, f"--min_angle_deg {self.min_angle_deg:g}: choose between 0 and 90")
+        require(self.min_views >= 2, f"--min_views {self.min_views}: choose 2 or more")
+        require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
+        require(self.references >= 1, f"--references {self.references}: choose 1 or more")
+        require(0 < self.coverage <= 1, f"--coverage {self.coverage:g}: above 0, at most 1")
+        require(self.reach >= 1, f"--reach {self.reach}: choose 1 or more")
+        require(self.cell_px is None or self.cell_px >= 1, f"--cell_px {self.cell_px}: choose 1 or more")
+        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+        if self.correspondences != "flow":
+            require(
+                self.weights is not None or self.train_minutes > 0,
+                "there is no descriptor: give --weights, or --train_minutes above 0, or use --correspondences flow",
+            )
+            require(
+                self.rounds == 1 or self.train_minutes > 0, "another round is to train again: --train_minutes above 0"
+            )
+        else:
+            require(self.rounds == 1, "--rounds is for a descriptor that is trained: not with --correspondences flow")
+
+    @property
+    def uses_descriptor(self) -> bool:
+        return self.correspondences != "flow"
+
+    @property
+    def trains(self) -> bool:
+        return self.uses_descriptor and self.train_minutes > 0

@@ -1,0 +1,122 @@
+"""The dense points: every cell of the video's frames looked for around its references, with the path known."""
+
+import logging
+
+import numpy as np
+import numpy.typing as npt
+
+from data_prep.bootstrap_input import InputVideo
+from data_prep.bootstrap_models import sample_colors
+from descriptor.guided_finder import GuidedFinder
+from pipeline.color_consistency import mean_colors
+from pipeline.errors import NoReconstruction, explain_os_errors
+from pipeline.flow_finder import FlowFinder
+from pipeline.reconstruction_paths import ReconstructionPaths
+from pipeline.report import StageReport
+from pipeline.sequence_images import read_frame_mask
+from pipeline.tracks import Tracks
+from pipeline.training_files import write_training_data
+from pipeline.working_frames import WorkingFrames
+from reconstruction.config import ReconstructConfig
+from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
+from reconstruction.path_stages import path_limits, poses_of
+from sfm.colmap_model import read_model, training_data_from_model
+from sfm.densification import DenseLimits, Lattice
+from sfm.flesh import ReferenceRules, densify
+from sfm.track_model import TrackModel, reconstruction_from
+from sfm.triangulation import reprojection_errors
+
+# A cell is to be about as large as a pixel of DDL's network: a quarter of 1080p.
+_CELL_SHARE = 1 / 260
+_GROWTH, _DESCRIPTOR_GROWTH = 1.15, 1.5
+_DESCRIPTOR_REACH = 2.5
+
+logger = logging.getLogger(__name__)
+
+
+def grow_flesh(
+    config: ReconstructConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    guided: GuidedFinder | None,
+    paths: ReconstructionPaths,
+    report: StageReport,
+) -> None:
+    """Make the dense points; writes `dense`, `dense_tracks` and the run's training data.
+
+    Raises:
+        NoReconstruction: if there is not a single one.
+    """
+    camera = video.camera
+    assert camera is not None
+    poses = poses_of(read_model(paths.sparse()), video.frame_index)
+    cell_px = config.cell_px or max(1, round(_CELL_SHARE * video.content_side))
+    lattice = Lattice(video.mask > 0, len(frames), cell_px)
+    limits = DenseLimits(path_limits(config, video), config.max_depth_uncertainty)
+    rules = ReferenceRules(config.references, config.coverage)
+    paths.flesh.mkdir(parents=True, exist_ok=True)
+
+    def usable(row: int) -> npt.NDArray[np.bool_] | None:
+        if frames[row] is None:
+            return None
+        return read_frame_mask(video.source, video.frame_index[row], video.mask) > 0
+
+    with report.timed("points"):
+        find = _finder(config, frames, guided)
+        tracks, points = densify(find, lattice, camera, poses, limits, rules, usable, paths.flesh)
+    if not len(points):
+        raise NoReconstruction("no dense point: nothing that was found agrees with the camera's path")
+    tracks = Tracks(np.array(video.frame_index, np.int64), tracks.frame, tracks.track, tracks.pixels, len(points))
+    model = TrackModel(camera, poses, points, np.ones(len(tracks.frame), bool))
+    with report.timed("colours"):
+        colors = sample_colors(video.source, tracks, video.size)
+        shades = mean_colors(tracks.track, colors, tracks.track_count)
+    with report.timed("write"):
+        _write(video, model, tracks, shades, paths)
+    _tell(model, tracks, lattice, cell_px, report)
+
+
+def _finder(config: ReconstructConfig, frames: WorkingFrames, guided: GuidedFinder | None) -> CombinedFinder:
+    count = len(frames)
+    flow = None
+    if config.correspondences != "descriptor":
+        flow = FlowFinder(frames, directions_by(growing_offsets(1, config.reach, _GROWTH), count))
+    first = 1 if flow is None else max(1, config.reach // 4)
+    offsets = growing_offsets(
+        first, round(_DESCRIPTOR_REACH * config.reach), _GROWTH if flow is None else _DESCRIPTOR_GROWTH
+    )
+    rows = directions_by(offsets, count)
+    return CombinedFinder(flow, guided, lambda row: [each for direction in rows(row) for each in direction])
+
+
+def _write(
+    video: InputVideo, model: TrackModel, tracks: Tracks, shades: npt.NDArray[np.float64], paths: ReconstructionPaths
+) -> None:
+    tracks.save(paths.dense_tracks)
+    reconstruction, point_ids, _ = reconstruction_from(model, tracks)
+    colors = np.round(np.nan_to_num(shades)).astype(np.uint8)
+    for track, point_id in point_ids.items():
+        reconstruction.points3D[point_id].color = colors[track]
+    reconstruction.update_point_3d_errors()
+    with explain_os_errors("write", paths.dense):
+        paths.dense.mkdir(parents=True, exist_ok=True)
+        reconstruction.write_binary(paths.dense)
+    images = {paths.sequence.image(index).name: paths.sequence.image(index) for index in video.frame_index}
+    data = training_data_from_model(reconstruction, video.mask, tracks.frame_index, images)
+    write_training_data(data, paths.root)
+
+
+def _tell(model: TrackModel, tracks: Tracks, lattice: Lattice, cell_px: int, report: StageReport) -> None:
+    error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)
+    coverage = lattice.coverage()[model.registered]
+    report.counts |= {
+        "points": model.point_count,
+        "observations": len(tracks.frame),
+        "mean_track_length": round(len(tracks.frame) / model.point_count, 2),
+        "median_reprojection_error_px": round(float(np.median(error_px)), 3),
+        "mean_coverage": round(float(coverage.mean()), 4),
+        "least_coverage": round(float(coverage.min()), 4),
+        "cell_px": cell_px,
+    }
+    facts = (model.point_count, len(tracks.frame) / model.point_count, np.median(error_px), 100 * coverage.mean())
+    logger.info("%d dense points, each in %.1f frames, median error %.2f px, %.0f %% of the cells covered", *facts)

@@ -1,0 +1,212 @@
+"""The camera's path: points followed through the video, and the model that explains them."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
+from data_prep.bootstrap_models import figures_of, sample_colors
+from data_prep.model_cleaning import CleaningRules, clean_models
+from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
+from descriptor.guided_finder import GuidedFinder
+from pipeline.color_consistency import mean_colors
+from pipeline.errors import LumenError, NoReconstruction, explain_os_errors
+from pipeline.files import read_yaml, write_bytes, write_json
+from pipeline.flow_finder import FlowFinder
+from pipeline.paths import BootstrapPaths, TrainingPaths
+from pipeline.reconstruction_paths import ReconstructionPaths
+from pipeline.report import StageReport
+from pipeline.tracks import Integers, Tracks
+from pipeline.working_frames import WorkingFrames
+from reconstruction.config import ReconstructConfig
+from reconstruction.finder import CombinedFinder
+from sfm.colmap_model import frame_number, read_model
+from sfm.track_model import TrackModel, reconstruction_from, refine
+from sfm.triangulation import Limits
+from sfm.video_mapping import VideoModels, map_video, without_points
+
+Floats = npt.NDArray[np.float64]
+
+# Keyframes in which the descriptor looks for the points of a keyframe, by their distance in keyframes.
+_DESCRIPTOR_OFFSETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+
+logger = logging.getLogger(__name__)
+
+
+def correspond(
+    config: ReconstructConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    guided: GuidedFinder | None,
+    paths: ReconstructionPaths,
+    report: StageReport,
+) -> None:
+    """Follow points from keyframes through the video; writes `tracks` and `keyframes`.
+
+    Raises:
+        NoReconstruction: if too few frames can be read, or none shows any texture.
+    """
+    with report.timed("keyframes"):
+        keyframes, unreadable = choose_keyframes(frames)
+    if len(frames) - len(unreadable) < MIN_FRAMES:
+        raise NoReconstruction(f"{len(unreadable)} of {len(frames)} frames cannot be read; extract again")
+    if not len(keyframes):
+        raise NoReconstruction("no frame shows any texture inside its mask")
+    if unreadable:
+        index = video.frame_index[unreadable[0]]
+        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
+        logger.warning(report.warnings[-1])
+    flow = None
+    if config.correspondences != "descriptor":
+        flow = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
+    rows = _descriptor_rows(len(frames), keyframes.tolist(), everywhere=flow is None)
+    find = CombinedFinder(flow, guided, rows)
+    paths.correspondences.mkdir(parents=True, exist_ok=True)
+    with report.timed("follow"):
+        tracks = follow_points(frames, video.frame_index, keyframes, find, config.points, paths.correspondences)
+    tracks.save(paths.tracks)
+    write_json(paths.keyframes, {"keyframes": keyframes.tolist(), "unreadable": unreadable})
+    report.counts |= {
+        "frames": len(frames),
+        "unreadable": len(unreadable),
+        "keyframes": len(keyframes),
+        "tracks": tracks.track_count,
+        "observations": len(tracks.frame),
+    }
+    length = len(tracks.frame) / max(1, tracks.track_count)
+    logger.info("%d tracks, each in %.1f frames", tracks.track_count, length)
+
+
+def _descriptor_rows(frame_count: int, keyframes: Sequence[int], *, everywhere: bool) -> Callable[[int], list[int]]:
+    """The frames in which the descriptor looks for a keyframe's points: keyframes near and far, and, where it is alone,
+    all frames up to the next keyframes."""
+
+    def rows(row: int) -> list[int]:
+        place = keyframes.index(row)
+        places = [place + sign * offset for offset in _DESCRIPTOR_OFFSETS for sign in (1, -1)]
+        found = {keyframes[each] for each in places if 0 <= each < len(keyframes)}
+        if everywhere:
+            first = keyframes[place - 1] if place else 0
+            end = keyframes[place + 1] if place + 1 < len(keyframes) else frame_count - 1
+            found |= set(range(first, end + 1)) - {row}
+        return sorted(found)
+
+    return rows
+
+
+def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: ReconstructionPaths, report: StageReport) -> None:
+    """Find the camera's path; writes the models of `sparse`, the best first, and lists frames without a pose.
+
+    Poses of a first SfM of the sequence are adjusted if every frame has one; otherwise mapping starts anew.
+
+    Raises:
+        NoReconstruction: if no model explains the tracks.
+    """
+    tracks = Tracks.load(paths.tracks)
+    known = read_yaml(paths.keyframes)
+    if video.camera is None:
+        raise LumenError(f"{video.paths.root} is not calibrated, and its first SfM has not estimated the camera")
+    limits = path_limits(config, video)
+    with report.timed("mapping"):
+        poses = _known_poses(video)
+        if poses is None:
+            keyframes: Integers = np.array(known["keyframes"], np.int64)
+            found = map_video(
+                *(tracks, keyframes, video.camera, limits, paths.mapping, paths.log, config.seed), refine_camera=False
+            )
+        else:
+            found = _adjusted(video.camera, poses, tracks, limits, paths)
+    with report.timed("clean"):
+        colors = sample_colors(video.source, tracks, video.size)
+        found = clean_models(found, tracks, colors, _cleaning(config), report)
+    with report.timed("write"):
+        for number, model in enumerate(found.models):
+            write_sparse(model, tracks, colors, paths, number)
+        _tell(video, found, tracks, known["unreadable"], paths, report)
+
+
+def path_limits(config: ReconstructConfig, video: InputVideo) -> Limits:
+    """What a point has to satisfy."""
+    error_px = video.likely_error_px if config.max_error_px is None else config.max_error_px
+    return Limits(error_px, config.min_views, config.min_angle_deg)
+
+
+def _cleaning(config: ReconstructConfig) -> CleaningRules:
+    return CleaningRules(config.min_views, config.max_depth_uncertainty, config.inlier_percentage)
+
+
+def _known_poses(video: InputVideo) -> Floats | None:
+    """(F, 3, 4) of the sequence's first SfM, if every frame has one there."""
+    folder = TrainingPaths(video.paths.root).model
+    if not BootstrapPaths.of(video.paths).report.exists() or not folder.exists():
+        return None
+    poses = poses_of(read_model(folder), video.frame_index)
+    return poses if np.isfinite(poses).all() else None
+
+
+def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floats:
+    """(F, 3, 4) cam_from_world of frames, NaN for those without a pose in a model."""
+    rows = {index: row for row, index in enumerate(frame_index)}
+    poses = np.full((len(rows), 3, 4), np.nan)
+    for image_id in model.reg_image_ids():
+        image = model.images[image_id]
+        poses[rows[frame_number(image.name)]] = image.cam_from_world().matrix()
+    return poses
+
+
+def _adjusted(
+    camera: pycolmap.Camera, poses: Floats, tracks: Tracks, limits: Limits, paths: ReconstructionPaths
+) -> VideoModels:
+    nothing = np.full((tracks.track_count, 3), np.nan)
+    model = TrackModel(camera, poses, nothing, np.zeros(len(tracks.frame), bool))
+    rough = replace(limits, error_px=2 * limits.error_px)
+    model = refine(refine(model, tracks, rough, paths.log), tracks, limits, paths.log)
+    logger.info("the poses of the first SfM adjusted: %d frames, %d points", model.registered.sum(), model.point_count)
+    return VideoModels([model], {})
+
+
+def write_sparse(model: TrackModel, tracks: Tracks, colors: Floats, paths: ReconstructionPaths, number: int) -> None:
+    """Write a model as COLMAP's."""
+    reconstruction, point_ids, _ = reconstruction_from(model, tracks)
+    shades = mean_colors(tracks.track[model.used], colors[model.used], tracks.track_count)
+    for track, point_id in point_ids.items():
+        reconstruction.points3D[point_id].color = np.round(np.nan_to_num(shades[track])).astype(np.uint8)
+    reconstruction.update_point_3d_errors()
+    folder = paths.sparse(number)
+    with explain_os_errors("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        reconstruction.write_binary(folder)
+
+
+def _tell(
+    video: InputVideo,
+    found: VideoModels,
+    tracks: Tracks,
+    unreadable: Sequence[int],
+    paths: ReconstructionPaths,
+    report: StageReport,
+) -> None:
+    reasons = found.missing(tracks) | without_points(tracks) | dict.fromkeys(unreadable, "its image cannot be read")
+    missing = {video.frame_index[row]: reasons[row] for row in sorted(reasons)}
+    write_bytes(paths.unregistered, "".join(f"{index} {reason}\n" for index, reason in missing.items()).encode())
+    figures = figures_of(found.models[0], tracks)
+    report.counts |= {
+        "frames": len(video.frame_index),
+        "registered": figures.frames,
+        "points": figures.points,
+        "observations": figures.observations,
+        "mean_track_length": round(figures.mean_track_length, 2),
+        "mean_reprojection_error_px": round(figures.mean_error_px, 3),
+        "models": [int(model.registered.sum()) for model in found.models],
+    }
+    facts = (figures.frames, len(video.frame_index), figures.points, figures.mean_error_px)
+    logger.info("camera path: %d of %d frames, %d points, mean reprojection error %.2f px", *facts)
+    if missing:
+        index, reason = next(iter(missing.items()))
+        count = f"{len(missing)} of {len(video.frame_index)} frames have no pose"
+        report.warnings.append(f"{count}; the first is frame {index}: {reason}")
+        logger.warning("%s; each is listed in %s", report.warnings[-1], paths.unregistered)

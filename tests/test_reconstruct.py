@@ -1,0 +1,295 @@
+"""A whole reconstruction of a phantom: what it writes, how true it is, going on after a kill, and wrong input."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pycolmap
+import pytest
+
+from data_prep import phantom
+from data_prep.extract import ExtractConfig
+from data_prep.extract import run as extract
+from data_prep.phantom import PhantomConfig
+from descriptor.data_root import find_sequences
+from pipeline.command import run_command
+from pipeline.config import parse_command_line
+from pipeline.errors import LumenError, NoReconstruction
+from pipeline.paths import RunPaths, SequencePaths
+from pipeline.phantom_files import PhantomPaths
+from pipeline.reconstruction_paths import ReconstructionPaths
+from pipeline.tracks import Tracks
+from pipeline.training_files import read_training_data
+from reconstruction import run as run_module
+from reconstruction.config import ReconstructConfig
+from reconstruction.run import reconstruct
+from sfm import evaluate, view
+from sfm.evaluate import EvaluateConfig
+from sfm.surface_truth import SurfaceTruth
+from sfm.truth_comparison import evaluate as figures_of
+from sfm.view import ViewConfig
+
+FAST: dict[str, Any] = {"correspondences": "flow", "points": 400, "references": 4}
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
+    folder = tmp_path_factory.mktemp("phantom") / "colon"
+    phantom.run(PhantomConfig(output=folder, frames=24, size=(320, 256), fps=15.0, seed=2))
+    return PhantomPaths(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> ReconstructionPaths:
+    """A run from the video; not to be changed."""
+    output = tmp_path_factory.mktemp("run") / "run"
+    reconstruct(ReconstructConfig(video.video, output, calibration=video.calibration, **FAST))
+    return ReconstructionPaths(output)
+
+
+@pytest.fixture(scope="module")
+def extracted(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> SequencePaths:
+    output = tmp_path_factory.mktemp("sequences") / "video"
+    extract(ExtractConfig(video.video, output, calibration=video.calibration))
+    return RunPaths(output).sequences()[0]
+
+
+@pytest.fixture
+def sequence(extracted: SequencePaths, tmp_path: Path) -> SequencePaths:
+    """An own copy of the sequence."""
+    shutil.copytree(extracted.root, tmp_path / "sequence")
+    return SequencePaths(tmp_path / "sequence")
+
+
+def test_the_points_are_on_the_true_surface_and_the_path_is_true(
+    whole: ReconstructionPaths, video: PhantomPaths
+) -> None:
+    figures = figures_of(read_training_data(whole.root), SurfaceTruth.load(video.root))
+    assert figures.registered_share >= 0.95
+    assert figures.ate_share < 0.02
+    assert figures.surface_share < 0.04
+    assert figures.completeness is not None and 0.01 < figures.completeness <= 1
+
+
+def test_both_models_are_colmaps_and_the_dense_one_is_much_denser(whole: ReconstructionPaths) -> None:
+    sparse, dense = pycolmap.Reconstruction(whole.sparse()), pycolmap.Reconstruction(whole.dense)
+    assert sparse.num_reg_images() == dense.num_reg_images() >= 22
+    assert dense.num_points3D() > 5 * sparse.num_points3D()
+    assert {camera.model_name for camera in dense.cameras.values()} == {"PINHOLE"}
+    assert dense.compute_mean_reprojection_error() < 1.0
+    assert min(point.track.length() for point in dense.points3D.values()) >= 4
+
+
+def test_no_two_points_share_a_cell_of_a_frame(whole: ReconstructionPaths) -> None:
+    tracks = Tracks.load(whole.dense_tracks)
+    cell_px = json.loads(whole.stage_report("flesh").read_text())["counts"]["cell_px"]
+    cells = np.column_stack([tracks.frame, np.floor(tracks.pixels / cell_px).astype(int)])
+    assert len(np.unique(cells, axis=0)) == len(cells)
+
+
+def test_everything_that_others_take_over_is_there(whole: ReconstructionPaths) -> None:
+    data = read_training_data(whole.root)
+    cloud = whole.point_cloud.read_bytes()
+    assert f"element vertex {len(data.points)}".encode() in cloud[:300]
+    assert len(whole.trajectory.read_text().splitlines()) == len(data.frame_index) + 1
+    frames = json.loads(whole.transforms.read_text())["frames"]
+    assert len(frames) == len(data.frame_index)
+    assert all((whole.root / frame["file_path"]).exists() for frame in frames)
+    assert all((whole.root / frame["mask_path"]).exists() for frame in frames)
+    assert find_sequences(whole.root) == [whole.root]
+
+
+def test_the_overlay_has_a_picture_for_each_frame_with_points_on_it(whole: ReconstructionPaths) -> None:
+    with av.open(str(whole.overlay)) as container:
+        pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+    tracks = Tracks.load(whole.dense_tracks)
+    assert len(pictures) == len(tracks.frame_index)
+    plain = cv2.imread(str(whole.sequence.image(int(tracks.frame_index[10]))))
+    assert plain is not None and plain.shape == pictures[10].shape
+    assert np.abs(pictures[10].astype(int) - plain).mean() > 2
+
+
+def test_the_report_says_it_all_without_a_network(whole: ReconstructionPaths) -> None:
+    page = whole.page.read_text()
+    assert "frames with a pose" in page and "No warnings." in page
+    for name in ("cloud", "frames", "lengths", "errors", "graph"):
+        assert f'Plotly.newPlot("{name}"' in page
+    for stage in ("correspond", "skeleton", "flesh", "export"):
+        assert f"<td>{stage}</td>" in page
+    assert 'src="http' not in page and "<link" not in page
+
+
+def test_the_same_command_does_nothing_twice(
+    whole: ReconstructionPaths, video: PhantomPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(*_: Any, **__: Any) -> Any:
+        raise AssertionError("done already")
+
+    for name in ("correspond", "map_skeleton", "grow_flesh", "export", "report_on"):
+        monkeypatch.setattr(run_module, name, again)
+    outputs = reconstruct(ReconstructConfig(video.video, whole.root, calibration=video.calibration, **FAST))
+    assert outputs[0] == whole.page and all(path.exists() for path in outputs)
+
+
+@pytest.mark.parametrize(
+    ("stage", "function"),
+    [("correspond", "correspond"), ("skeleton", "map_skeleton"), ("flesh", "grow_flesh"), ("export", "export")],
+)
+def test_a_run_that_is_killed_after_a_stage_goes_on_to_the_same(
+    stage: str,
+    function: str,
+    sequence: SequencePaths,
+    whole: ReconstructionPaths,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = ReconstructConfig(sequence.root, tmp_path / "run", **FAST)
+    real = getattr(run_module, function)
+
+    def killed(*arguments: Any) -> Any:
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run_module, function, killed)
+        reconstruct(config)
+    reconstruct(config)
+    again, once = (read_training_data(root) for root in (tmp_path / "run", whole.root))
+    np.testing.assert_allclose(again.cam_from_world, once.cam_from_world, rtol=1e-5, atol=1e-7)
+    assert abs(len(again.points) - len(once.points)) <= 0.001 * len(once.points)
+
+
+def test_it_stops_where_it_is_told_to_and_goes_on(sequence: SequencePaths, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    paths = ReconstructionPaths(output)
+    assert reconstruct(ReconstructConfig(sequence.root, output, until="correspond", **FAST))[0] == paths.tracks
+    assert not paths.sparse().exists()
+    assert reconstruct(ReconstructConfig(sequence.root, output, until="skeleton", **FAST))[0] == paths.sparse()
+    assert paths.sparse().exists() and not paths.dense.exists()
+
+
+def test_changed_settings_redo_what_depends_on_them_alone(sequence: SequencePaths, tmp_path: Path) -> None:
+    paths = ReconstructionPaths(tmp_path / "run")
+    reconstruct(ReconstructConfig(sequence.root, paths.root, until="flesh", **FAST))
+    tracks_made, points = paths.tracks.stat().st_mtime_ns, len(read_training_data(paths.root).points)
+    reconstruct(ReconstructConfig(sequence.root, paths.root, until="flesh", **(FAST | {"references": 1})))
+    assert paths.tracks.stat().st_mtime_ns == tracks_made
+    assert len(read_training_data(paths.root).points) < points
+
+
+def test_a_descriptor_is_trained_on_the_video_and_used(
+    sequence: SequencePaths, tmp_path: Path, video: PhantomPaths
+) -> None:
+    settings = tmp_path / "quick.yaml"
+    settings.write_text(
+        "network_pixels: 4096\nnetwork_downsampling: 32\nbatch_size: 2\ncontrast_radius: 6.0\n"
+        "feature_length: 32\nfilter_growth_rate: 4\nnum_iter: 5\nadjacent_range: [1, 20]\nnum_workers: 1\n"
+    )
+    config = ReconstructConfig(
+        sequence.root,
+        tmp_path / "run",
+        **(FAST | {"correspondences": "both", "train_minutes": 0.1, "references": 2}),
+        train_config=settings,
+        cache_root=tmp_path / "cache",
+        device="cpu",
+    )
+    reconstruct(config)
+    figures = figures_of(read_training_data(tmp_path / "run"), SurfaceTruth.load(video.root))
+    assert figures.registered_share >= 0.95 and figures.surface_share < 0.04
+    assert "<td>train</td>" in ReconstructionPaths(tmp_path / "run").page.read_text()
+
+
+def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "cut"
+    phantom.run(PhantomConfig(output=folder, frames=40, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
+    paths = PhantomPaths(folder)
+    config = ReconstructConfig(paths.video, tmp_path / "run", calibration=paths.calibration, **FAST, until="skeleton")
+    reconstruct(config)
+    runs = sorted(each for each in (tmp_path / "run").glob("_start_*"))
+    assert len(runs) == 2
+    assert all(ReconstructionPaths(each).sparse().exists() for each in runs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"correspondences": "both", "train_minutes": 0}, "there is no descriptor: give --weights"),
+        ({"references": 0}, "--references 0: choose 1 or more"),
+        ({"coverage": 1.5}, "--coverage 1.5"),
+        ({"correspondences": "flow", "rounds": 2}, "--rounds is for a descriptor that is trained"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match=message):
+        ReconstructConfig(tmp_path, **settings)
+
+
+def test_a_preset_is_taken_and_flags_override_it(tmp_path: Path) -> None:
+    config = parse_command_line(ReconstructConfig, ["clip.mp4", "--preset", "fast", "--references", "3"], "test")
+    assert (config.correspondences, config.references) == ("flow", 3)
+    with pytest.raises(LumenError, match="--preset fats: there is none of that name; did you mean 'fast'"):
+        parse_command_line(ReconstructConfig, ["clip.mp4", "--preset", "fats"], "test")
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_bytes(b"no")])
+def test_what_is_no_video_is_said(make: Callable[[Path], Any], tmp_path: Path) -> None:
+    given = tmp_path / "input.mp4"
+    make(given)
+    with pytest.raises(LumenError, match="input.mp4"):
+        reconstruct(ReconstructConfig(given, tmp_path / "run", **FAST))
+
+
+def test_weights_of_nothing_known_are_refused_before_the_work(sequence: SequencePaths, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"no weights")
+    settings = FAST | {"correspondences": "both", "train_minutes": 0.0}
+    with pytest.raises(LumenError, match=r"weights\.pt"):
+        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", weights=weights, **settings))
+
+
+def test_frames_without_texture_are_no_reconstruction(sequence: SequencePaths, tmp_path: Path) -> None:
+    for image in sequence.images.glob("*.jpg"):
+        cv2.imwrite(str(image), np.zeros((256, 320, 3), np.uint8))
+    with pytest.raises(NoReconstruction, match="texture"):
+        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **FAST))
+
+
+def test_the_output_may_not_be_the_input(sequence: SequencePaths) -> None:
+    with pytest.raises(LumenError, match="is the input"):
+        reconstruct(ReconstructConfig(sequence.root, sequence.root, **FAST))
+
+
+def test_evaluation_prints_figures_against_truth_and_against_another(
+    whole: ReconstructionPaths, video: PhantomPaths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate.run(EvaluateConfig(whole.root, truth=video.root))
+    printed = capsys.readouterr().out
+    for name in ("ATE", "RPE", "points to the surface", "completeness"):
+        assert name in printed
+    evaluate.run(EvaluateConfig(whole.sparse(), against=whole.root))
+    printed = capsys.readouterr().out
+    assert "frames in common         24" in printed and "position RMSE            0.000%" in printed
+
+
+def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="--truth PHANTOM, or --against"):
+        EvaluateConfig(whole.root)
+    with pytest.raises(LumenError, match="is no phantom"):
+        evaluate.run(EvaluateConfig(whole.root, truth=tmp_path))
+    with pytest.raises(LumenError, match="holds no COLMAP model"):
+        evaluate.run(EvaluateConfig(tmp_path, truth=tmp_path))
+
+
+def test_the_cloud_is_drawn_without_a_display(whole: ReconstructionPaths, tmp_path: Path) -> None:
+    assert run_command(ViewConfig, view.run, [str(whole.root), "--render", str(tmp_path / "cloud.png")]) == 0
+    picture = cv2.imread(str(tmp_path / "cloud.png"))
+    assert picture is not None and picture.shape == (1000, 1600, 3)
+    # Each of the four sides shows something.
+    for rows in (slice(0, 500), slice(500, 1000)):
+        for columns in (slice(0, 800), slice(800, 1600)):
+            assert picture[rows, columns].std() > 5

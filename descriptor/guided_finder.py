@@ -12,37 +12,42 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from descriptor.base import DescriptorMap
 from descriptor.described_frames import DescribedFrames
 from descriptor.matching.matcher import SearchableFrame
 from descriptor.matching.search import SearchEngine
 from pipeline.point_search import Floats, PointSearch
 from pipeline.working_frames import WorkingFrames
 
+# Every so-many-th cell in both directions is looked for: neighbours tell the same.
+_STEP = 2
 # A cell is found if the way there and back ends this near to it, cells.
 _RETURN_CELLS = 2.0
-# Chance gives a way back, too, but not to neighbours together: so many cells around, up to this far, have to move the
-# same way to within a distance, and this share of those that were found.
-_AROUND_CELLS = 2
-_SAME_MOTION_CELLS = 2.0
+# Chance gives a way back, too, but not to neighbours together: so many of those around have to move the same way to
+# within a distance in cells, and this share of those that were found.
+_AROUND = 2
+_SAME_MOTION_CELLS = 3.0
 _MIN_AGREEING, _MIN_AGREEING_SHARE = 3, 0.3
-# Two frames show the same if this share of the cells that show tissue is found.
+# Two frames show the same if this share of what is looked for is found.
 _MIN_FOUND_SHARE = 0.05
-# Radii over which the motion is averaged, cells: the first that holds enough found cells counts.
-_RADII_CELLS = (1.5, 4.0, 12.0, 36.0)
-_ENOUGH_CELLS = 2.0
+# Radii over which the motion is averaged, in steps: the first that holds enough found cells counts.
+_RADII = (1.0, 2.5, 7.0, 20.0)
+_ENOUGH_CELLS = 1.5
 
 Booleans = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class CellMotion:
-    """Where the cells of one frame are in another.
+    """Where the cells of one frame are in another, every `_STEP`-th of them in both directions.
 
     Attributes:
-        moved: (H, W, 2) float32, columns and rows that each cell has moved by; 0 where it was not found.
-        found: (H, W) bool, whether the way there and back ends where it began, and those around move alike.
-        found_share: of the cells that show tissue, 0..1.
+        moved: (h, w, 2) float32, columns and rows of cells that each has moved by; 0 where it was not found.
+        found: (h, w) bool, whether the way there and back ends where it began, and those around move alike.
+        found_share: of those that show tissue, 0..1.
     """
 
     moved: Floats
@@ -50,57 +55,51 @@ class CellMotion:
     found_share: float
 
 
-def cell_motions(
-    engine: SearchEngine, first: SearchableFrame, second: SearchableFrame
-) -> tuple[CellMotion, CellMotion]:
-    """The motion of every cell of two frames to the other one, each the proof of the other.
+def cell_motion(engine: SearchEngine, first: SearchableFrame, second: SearchableFrame) -> CellMotion:
+    """The motion of the cells of one frame to another.
 
     Args:
         engine: that prepared both.
         first, second: of one size.
     """
-    there, back = (_best_cells(engine, *pair) for pair in ((first, second), (second, first)))
-    return _motion(there, back, first), _motion(back, there, second)
+    described = first.described
+    height, width = described.mask.shape
+    place = np.stack(np.meshgrid(np.arange(0, width, _STEP), np.arange(0, height, _STEP)), axis=-1)
+    own = place[..., 1] * width + place[..., 0]
+    tissue = described.mask.flatten().cpu().numpy()[own]
+    there = np.full(own.shape, -1, np.int64)
+    there[tissue] = _best(engine, described, own[tissue], second)
+    known = there >= 0
+    returned = np.full(own.shape, -1, np.int64)
+    returned[known] = _best(engine, second.described, there[known], first)
+    found = known & (np.linalg.norm(_place(returned, width) - place, axis=-1) <= _RETURN_CELLS)
+    moved = (_place(there, width) - place).astype(np.float32)
+    found = _moves_with_others(moved, found)
+    return CellMotion(np.where(found[..., None], moved, 0), found, float(found.sum() / max(1, tissue.sum())))
 
 
-def _best_cells(engine: SearchEngine, source: SearchableFrame, target: SearchableFrame) -> npt.NDArray[np.int64]:
-    """(H * W,) the best cell of the target for each of the source's; -1 where the source shows no tissue."""
-    mask = source.described.mask.flatten().cpu()
-    cells = mask.nonzero()[:, 0]
-    wanted = source.described.values.flatten(1).T[cells.to(source.described.values.device)]
-    best = np.full(len(mask), -1, np.int64)
-    best[cells.numpy()] = engine.best(wanted, target.prepared).cell.cpu().numpy()
-    return best
+def _best(engine: SearchEngine, described: DescriptorMap, cells: Integers, target: SearchableFrame) -> Integers:
+    """The best cells of a target for cells (N,) of a map."""
+    wanted = described.values.flatten(1).T[torch.from_numpy(cells).to(described.values.device)]
+    return np.asarray(engine.best(wanted, target.prepared).cell.cpu().numpy())
 
 
-def _motion(there: npt.NDArray[np.int64], back: npt.NDArray[np.int64], frame: SearchableFrame) -> CellMotion:
-    height, width = frame.described.mask.shape
-    own = np.indices((height, width))[::-1].reshape(2, -1).T
-    returned = back[there]
-    known = (there >= 0) & (returned >= 0)
-    gap = np.linalg.norm(_place(returned, width) - own, axis=1)
-    found = known & (gap <= _RETURN_CELLS)
-    moved = (_place(there, width) - own).astype(np.float32).reshape(height, width, 2)
-    found = _moves_with_others(moved, found.reshape(height, width))
-    tissue = int(frame.described.mask.sum())
-    return CellMotion(np.where(found[..., None], moved, 0), found, float(found.sum() / max(1, tissue)))
-
-
-def _place(cell: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.int64]:
+def _place(cell: Integers, width: int) -> Integers:
+    """Column and row of cells (...): (..., 2)."""
     return np.stack([cell % width, cell // width], axis=-1)
 
 
 def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
     """Which of the found cells (H, W) move as enough of the found cells around them do."""
-    around = range(-_AROUND_CELLS, _AROUND_CELLS + 1)
+    around = range(-_AROUND, _AROUND + 1)
     agreeing, others = np.zeros(found.shape, np.int64), np.zeros(found.shape, np.int64)
-    margin = ((_AROUND_CELLS, _AROUND_CELLS),) * 2
+    margin = ((_AROUND, _AROUND),) * 2
     padded, padded_found = np.pad(moved, (*margin, (0, 0))), np.pad(found, margin)
     for down, right in itertools.product(around, around):
         if (down, right) == (0, 0):
             continue
-        rows = slice(_AROUND_CELLS + down, _AROUND_CELLS + down + found.shape[0])
-        columns = slice(_AROUND_CELLS + right, _AROUND_CELLS + right + found.shape[1])
+        rows = slice(_AROUND + down, _AROUND + down + found.shape[0])
+        columns = slice(_AROUND + right, _AROUND + right + found.shape[1])
         is_found = padded_found[rows, columns]
         alike = ((padded[rows, columns] - moved) ** 2).sum(axis=2) <= _SAME_MOTION_CELLS**2
         others += is_found
@@ -109,12 +108,12 @@ def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
 
 
 def smooth_motion(motion: CellMotion) -> Floats:
-    """The motion (H, W, 2) of all cells, from the found ones around each, also over gaps."""
+    """The motion (h, w, 2) of all cells, from the found ones around each, also over gaps."""
     moved, found = motion.moved, motion.found
     weight = found.astype(np.float32)
     result = np.zeros_like(moved)
     missing = np.ones(found.shape, bool)
-    for radius in _RADII_CELLS:
+    for radius in _RADII:
         around = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
         total = cv2.GaussianBlur(moved * weight[..., None], (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
         # The sum of the weights over the Gaussian's area, in cells.
@@ -153,12 +152,11 @@ class GuidedFinder:
         nothing = np.zeros(len(pixels), bool), pixels
         if frame is None or other is None or first is None or second is None or not len(pixels):
             return nothing
-        there, back = cell_motions(self._described.engine, first, second)
-        if min(there.found_share, back.found_share) < _MIN_FOUND_SHARE:
+        motion = cell_motion(self._described.engine, first, second)
+        if motion.found_share < _MIN_FOUND_SHARE:
             return nothing
         search = PointSearch(frame.image, self._frames.working_from_colmap(pixels))
-        flows = (self._working_flow(motion, first) for motion in (there, back))
-        found, places = search.jump(other.image, other.mask, *flows)
+        found, places = search.jump(other.image, other.mask, self._working_flow(motion, first))
         return found, self._frames.colmap_from_working(places)
 
     def _working_flow(self, motion: CellMotion, frame: SearchableFrame) -> Floats:
@@ -171,7 +169,7 @@ class GuidedFinder:
         return np.asarray(flow * working_px_per_cell, np.float32)
 
     def _cells_of_working_pixels(self, frame: SearchableFrame) -> tuple[Floats, npt.NDArray[np.float64]]:
-        """The column and row (h, w, 2) of the map at every working pixel, and working pixels per cell.
+        """Where every working pixel (h, w, 2) is among a motion's cells, and working pixels per cell of the map.
 
         All frames of a video have one content area, and so one grid.
         """
@@ -180,7 +178,7 @@ class GuidedFinder:
         image = self._frames.colmap_from_working(working)
         network = frame.described.frame.network_from_image(image.astype(np.float64))
         # The middle of the first cell is at (0.5, 0.5).
-        cells = (network - 0.5).astype(np.float32).reshape(height, width, 2)
+        cells = ((network - 0.5) / _STEP).astype(np.float32).reshape(height, width, 2)
         corners = self._frames.working_from_colmap(
             frame.described.frame.image_from_network(np.array([[0.0, 0.0], [1.0, 1.0]])).astype(np.float32)
         )

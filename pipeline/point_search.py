@@ -51,27 +51,34 @@ class PointSearch:
         """
         # Each starts from the flow to the last frame in which something was found.
         there, back = self._improve(image, self._there, self._back)
-        found, places = self._check(there, back, mask)
+        found, places = self._return(there, back)
+        found &= _is_inside(places, mask)
         if found.mean() >= MIN_FOUND_SHARE:
             self._there, self._back = there, back
         return found, places
 
-    def jump(self, image: Image, mask: Image, there: Floats, back: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Find the points in any frame to which the flow is known roughly.
+    def jump(self, image: Image, mask: Image, motion: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """Find the points in any frame to which the motion is known roughly.
+
+        That frame is first brought over the points' frame by the motion, so that flow, which compares upright patches
+        of one size, meets neither turns nor another scale.
 
         Args:
             image, mask: as `advance` has them.
-            there, back: (h, w, 2) float32 px, the flow to that frame and from it, to a few pixels.
+            motion: (h, w, 2) float32 px, where each pixel is in that frame, to a few pixels, and smooth.
 
         Returns:
             As `advance` does, whose next start stays what it was.
         """
+        rows, columns = np.indices(motion.shape[:2], np.float32)
+        over = cv2.remap(image, columns + motion[..., 0], rows + motion[..., 1], cv2.INTER_LINEAR, borderValue=128)
         coarsest = self._flow.getCoarsestScale()
         self._flow.setCoarsestScale(_GUIDED_COARSEST_SCALE)
-        try:
-            return self._check(*self._improve(image, there, back), mask)
-        finally:
-            self._flow.setCoarsestScale(coarsest)
+        still = np.zeros_like(motion)
+        found, places = self._return(*self._improve(np.asarray(over, np.uint8), still, still))
+        self._flow.setCoarsestScale(coarsest)
+        there = (places + _sample(motion, places)).astype(np.float32)
+        return found & _is_inside(there, mask), there
 
     def _improve(self, image: Image, there: Floats, back: Floats) -> tuple[Floats, Floats]:
         return (
@@ -79,18 +86,21 @@ class PointSearch:
             np.asarray(self._flow.calc(image, self._image, back.copy()), np.float32),
         )
 
-    def _check(self, flow_there: Floats, flow_back: Floats, mask: Image) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Which points a flow leads to where points may be, and the other flow back from there to their start."""
+    def _return(self, flow_there: Floats, flow_back: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+        """Which points the other flow leads back to their start, and where a flow leads them."""
         there = (self.points + _sample(flow_there, self.points)).astype(np.float32)
-        returned = there + _sample(flow_back, there)
-        index = np.round(there).astype(int)
-        inside = ((index >= 0) & (index < (mask.shape[1], mask.shape[0]))).all(axis=1)
-        index[~inside] = 0
-        gap = returned - self.points
+        gap = there + _sample(flow_back, there) - self.points
         close = np.linalg.norm(gap, axis=1) < _MAX_RETURN_ERROR_PX
         # The flow back is a second measurement of the same: take the middle.
-        middle = (there - 0.5 * gap).astype(np.float32)
-        return inside & close & (mask[index[:, 1], index[:, 0]] > 0), middle
+        return close, (there - 0.5 * gap).astype(np.float32)
+
+
+def _is_inside(points: Floats, mask: Image) -> npt.NDArray[np.bool_]:
+    """Which points (N, 2) are where points may be."""
+    index = np.round(points).astype(int)
+    inside = ((index >= 0) & (index < (mask.shape[1], mask.shape[0]))).all(axis=1)
+    index[~inside] = 0
+    return np.asarray(inside & (mask[index[:, 1], index[:, 0]] > 0))
 
 
 def _sample(flow: Floats, points: Floats) -> Floats:

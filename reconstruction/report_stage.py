@@ -53,7 +53,7 @@ def report_on(video: InputVideo, paths: ReconstructionPaths, reports_of: Sequenc
     if low:
         warnings.append(f"{low} frames have less than {_LOW_COVERAGE:.0%} of their cells covered: see Frames below")
     error_px = reprojection_errors(tracks, points, camera, poses)
-    title = f"{video.paths.root.name}: reconstruction"
+    title = f"Reconstruction: {paths.root.resolve().name}"
     content = ReportContent(
         title, warnings, facts, tracks, points, colors, poses, error_px, coverage, reports
     )  # fmt: skip

@@ -149,7 +149,7 @@ def cloud_figure(content: ReportContent) -> go.Figure:
     figure.update_layout(
         scene={"aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "bgcolor": "#111"},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
-        legend={"itemsizing": "constant"},
+        legend={"itemsizing": "constant", "x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.75)"},
         # The first camera looks along z with y down.
         scene_camera={"up": {"x": 0, "y": -1, "z": 0}, "eye": {"x": 0.6, "y": -0.5, "z": -1.6}},
     )

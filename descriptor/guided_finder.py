@@ -133,7 +133,7 @@ class GuidedFinder:
     """
 
     def __init__(self, frames: WorkingFrames, described: DescribedFrames) -> None:
-        self._frames, self._described = frames, described
+        self._frames, self.described = frames, described
         self._grid: tuple[Floats, npt.NDArray[np.float64]] | None = None
 
     def find(self, row: int, pixels: Floats, target: int) -> tuple[Booleans, Floats]:
@@ -148,11 +148,11 @@ class GuidedFinder:
             (N,) bool, which were found, and (N, 2) float32 px, where.
         """
         frame, other = self._frames[row], self._frames[target]
-        first, second = self._described[row], self._described[target]
+        first, second = self.described[row], self.described[target]
         nothing = np.zeros(len(pixels), bool), pixels
         if frame is None or other is None or first is None or second is None or not len(pixels):
             return nothing
-        motion = cell_motion(self._described.engine, first, second)
+        motion = cell_motion(self.described.engine, first, second)
         if motion.found_share < _MIN_FOUND_SHARE:
             return nothing
         search = PointSearch(frame.image, self._frames.working_from_colmap(pixels))

@@ -106,6 +106,10 @@ class Manifest:
         missing = [output for output in record.outputs if not (self._path.parent / output).exists()]
         return f"{missing[0]} is missing" if missing else None
 
+    def fingerprint(self, stage: Stage) -> str:
+        """Of everything that the stage depends on; the stages before it have to be done."""
+        return self._describe(stage).fingerprint
+
     def complete(self, stage: Stage, outputs: Sequence[Path]) -> None:
         """Record that `stage` has written `outputs`, all inside the run's folder."""
         record = self._describe(stage)

@@ -61,6 +61,10 @@ class ReconstructionPaths:
         """Databases and snapshots, until the camera's path is known."""
         return self.root / "mapping"
 
+    def work(self, stage: str) -> Path | None:
+        """Where a stage keeps what it has done so far, until it is done; None for a short one."""
+        return {"correspond": self.correspondences, "skeleton": self.mapping, "flesh": self.flesh}.get(stage)
+
     @property
     def log(self) -> Path:
         return self.root / "pycolmap.log"
@@ -85,7 +89,7 @@ class ReconstructionPaths:
 
     @property
     def flesh(self) -> Path:
-        """The dense points of each reference."""
+        """The dense points of each reference, until all are joined."""
         return self.root / "flesh"
 
     @property
@@ -115,6 +119,7 @@ class ReconstructionPaths:
     def page(self) -> Path:
         return self.root / "report.html"
 
-    def round(self, number: int) -> Path:
-        """The folder of a further round's run."""
-        return self.root / f"round_{number}"
+    @property
+    def next_round(self) -> Path:
+        """The run that was trained on this one's dense model."""
+        return self.root / "next_round"

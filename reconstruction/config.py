@@ -1,17 +1,21 @@
 """What `reconstruct.py` takes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
 from descriptor.frame_cache import default_cache_root
+from descriptor.keypoint_matching import KeypointRules
 from descriptor.matching.engines import EngineName
+from descriptor.pair_policy import DdlPolicy
 from pipeline.errors import require
 
 StageName = Literal["extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report"]
 STAGES: tuple[StageName, ...] = ("extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report")
+
+Part = TypeVar("Part")
 
 _CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -59,6 +63,33 @@ class ReconstructConfig:
 
     points: int = 1000
     """Points that begin in each keyframe, for the camera's path."""
+    pairs: Literal["keyframes", "ddl"] = "keyframes"
+    """Which frames are matched for the camera's path: keyframes with the frames around them and with further
+    keyframes, or as Dense Descriptor Learning (DDL) does, with the options up to --hysterisis_factor."""
+    max_feature_detection: int = 3000
+    """DDL: most keypoints of a frame, where SIFT finds something."""
+    cross_check_distance: float = 5.0
+    """DDL: a match has to lead back this near to its start, px of a quarter of the frame's size."""
+    temporal_range: int = 30
+    """DDL: how many frames after a frame are matched with it in any case."""
+    test_keypoint_num: int = 200
+    """DDL: keypoints that frames beyond are tried with."""
+    residual_threshold: float = 5.0
+    """DDL: largest distance of a match from its epipolar line, px of a quarter of the frame's size."""
+    octave_layers: int = 8
+    """DDL: of SIFT's detector."""
+    contrast_threshold: float = 5.0e-5
+    """DDL: of SIFT's detector."""
+    edge_threshold: float = 100.0
+    """DDL: of SIFT's detector."""
+    sigma: float = 1.1
+    """DDL: of SIFT's detector."""
+    skip_interval: int = 5
+    """DDL: every how many-th frame beyond is tried."""
+    min_inlier_ratio: float = 0.2
+    """DDL: pairs of which a smaller share of the matches agrees are not used."""
+    hysterisis_factor: float = 0.7
+    """DDL: frames after one that agreed are matched until one agrees less than this times the usual."""
     max_error_px: float | None = None
     """Largest reprojection error of an observation; by default 2.5 px per 1000 px of the content area."""
     min_angle_deg: float = 1.5
@@ -111,6 +142,23 @@ class ReconstructConfig:
         else:
             require(self.rounds == 1, "--rounds is for a descriptor that is trained: not with --correspondences flow")
 
+        require(
+            self.pairs == "keyframes" or self.correspondences == "descriptor",
+            "--pairs ddl is for --correspondences descriptor",
+        )
+        # They check what they are given.
+        _ = self.policy, self.keypoint_rules
+
+    @property
+    def policy(self) -> DdlPolicy:
+        """The part of the settings that chooses pairs as DDL does."""
+        return _part_of(self, DdlPolicy)
+
+    @property
+    def keypoint_rules(self) -> KeypointRules:
+        """The part of the settings that matches pairs as DDL does."""
+        return _part_of(self, KeypointRules)
+
     @property
     def uses_descriptor(self) -> bool:
         return self.correspondences != "flow"
@@ -118,3 +166,9 @@ class ReconstructConfig:
     @property
     def trains(self) -> bool:
         return self.uses_descriptor and self.train_minutes > 0
+
+
+def _part_of(config: ReconstructConfig, part: type[Part]) -> Part:
+    """The dataclass whose fields the settings have by the same names."""
+    values: dict[str, Any] = {each.name: getattr(config, each.name) for each in fields(part)}  # type: ignore[arg-type]
+    return part(**values)

@@ -50,11 +50,10 @@ def grow_flesh(
     camera = video.camera
     assert camera is not None
     poses = poses_of(read_model(paths.sparse()), video.frame_index)
-    cell_px = config.cell_px or max(1, round(_CELL_SHARE * video.content_side))
+    cell_px = cell_side(config, video)
     lattice = Lattice(video.mask > 0, len(frames), cell_px)
     limits = DenseLimits(path_limits(config, video), config.max_depth_uncertainty)
     rules = ReferenceRules(config.references, config.coverage)
-    paths.flesh.mkdir(parents=True, exist_ok=True)
 
     def usable(row: int) -> npt.NDArray[np.bool_] | None:
         if frames[row] is None:
@@ -74,6 +73,16 @@ def grow_flesh(
     with report.timed("write"):
         _write(video, model, tracks, shades, paths)
     _tell(model, tracks, lattice, cell_px, report)
+
+
+def cell_side(config: ReconstructConfig, video: InputVideo) -> int:
+    """The side of a frame's cells, px."""
+    return config.cell_px or max(1, round(_CELL_SHARE * video.content_side))
+
+
+def pairs_per_reference(config: ReconstructConfig) -> int:
+    """In how many frames a reference's points are looked for, at most."""
+    return 2 * len(growing_offsets(1, config.reach, _GROWTH))
 
 
 def _finder(config: ReconstructConfig, frames: WorkingFrames, guided: GuidedFinder | None) -> CombinedFinder:

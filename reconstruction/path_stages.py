@@ -12,19 +12,25 @@ from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors
 from data_prep.model_cleaning import CleaningRules, clean_models
 from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
+from descriptor.described_frames import DescribedFrames
 from descriptor.guided_finder import GuidedFinder
+from descriptor.keypoint_matching import KeypointMatcher
+from descriptor.pair_policy import match_from
 from pipeline.color_consistency import mean_colors
 from pipeline.errors import LumenError, NoReconstruction, explain_os_errors
-from pipeline.files import read_yaml, write_bytes, write_json
+from pipeline.files import atomic_write, read_yaml, write_bytes, write_json
 from pipeline.flow_finder import FlowFinder
-from pipeline.paths import BootstrapPaths, TrainingPaths
+from pipeline.paths import TrainingPaths
+from pipeline.progress import progress
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.tracks import Integers, Tracks
+from pipeline.training_files import read_training_data
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder
-from sfm.colmap_model import frame_number, read_model
+from sfm.colmap_model import frame_number
+from sfm.sift import tracks_from_matches
 from sfm.track_model import TrackModel, reconstruction_from, refine
 from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, map_video, without_points
@@ -60,14 +66,12 @@ def correspond(
         index = video.frame_index[unreadable[0]]
         report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
         logger.warning(report.warnings[-1])
-    flow = None
-    if config.correspondences != "descriptor":
-        flow = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
-    rows = _descriptor_rows(len(frames), keyframes.tolist(), everywhere=flow is None)
-    find = CombinedFinder(flow, guided, rows)
-    paths.correspondences.mkdir(parents=True, exist_ok=True)
     with report.timed("follow"):
-        tracks = follow_points(frames, video.frame_index, keyframes, find, config.points, paths.correspondences)
+        if config.pairs == "ddl":
+            assert guided is not None
+            tracks = _match_pairs(config, video, frames, guided.described, paths)
+        else:
+            tracks = _follow(config, video, frames, keyframes, guided, paths)
     tracks.save(paths.tracks)
     write_json(paths.keyframes, {"keyframes": keyframes.tolist(), "unreadable": unreadable})
     report.counts |= {
@@ -79,6 +83,48 @@ def correspond(
     }
     length = len(tracks.frame) / max(1, tracks.track_count)
     logger.info("%d tracks, each in %.1f frames", tracks.track_count, length)
+
+
+def _follow(
+    config: ReconstructConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    keyframes: Integers,
+    guided: GuidedFinder | None,
+    paths: ReconstructionPaths,
+) -> Tracks:
+    """Tracks of the points of keyframes."""
+    flow = None
+    if config.correspondences != "descriptor":
+        flow = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
+    rows = _descriptor_rows(len(frames), keyframes.tolist(), everywhere=flow is None)
+    find = CombinedFinder(flow, guided, rows)
+    return follow_points(frames, video.frame_index, keyframes, find, config.points, paths.correspondences)
+
+
+def _match_pairs(
+    config: ReconstructConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    described: DescribedFrames,
+    paths: ReconstructionPaths,
+) -> Tracks:
+    """Tracks of keypoints that are matched pair by pair; what is matched of a frame is kept, and gone on from."""
+    matcher = KeypointMatcher(frames, described, config.keypoint_rules, config.seed)
+    matches: dict[tuple[int, int], Integers] = {}
+    for first in progress(range(len(frames)), "matching"):
+        kept = paths.correspondences / f"{first:06d}.npz"
+        if not kept.exists():
+            found = list(match_from(first, len(frames), config.policy, matcher.match))
+            second = np.repeat([row for row, _ in found], [len(pair.rows) for _, pair in found])
+            rows = np.concatenate([np.zeros((0, 2), np.int64), *(pair.rows for _, pair in found)])
+            with atomic_write(kept) as partial, partial.open("wb") as stream:
+                np.savez(stream, second=second.astype(np.int64), rows=rows)
+        with np.load(kept) as arrays:
+            second, rows = arrays["second"], arrays["rows"]
+        matches |= {(first, int(row)): rows[second == row] for row in np.unique(second)}
+    keypoints = [matcher.keypoints(row) for row in range(len(frames))]
+    return tracks_from_matches(video.frame_index, keypoints, matches)
 
 
 def _descriptor_rows(frame_count: int, keyframes: Sequence[int], *, everywhere: bool) -> Callable[[int], list[int]]:
@@ -140,12 +186,16 @@ def _cleaning(config: ReconstructConfig) -> CleaningRules:
 
 
 def _known_poses(video: InputVideo) -> Floats | None:
-    """(F, 3, 4) of the sequence's first SfM, if every frame has one there."""
-    folder = TrainingPaths(video.paths.root).model
-    if not BootstrapPaths.of(video.paths).report.exists() or not folder.exists():
+    """(F, 3, 4) of the sequence's training data, if every frame has one there."""
+    if not TrainingPaths(video.paths.root).motion.exists():
         return None
-    poses = poses_of(read_model(folder), video.frame_index)
-    return poses if np.isfinite(poses).all() else None
+    data = read_training_data(video.paths.root)
+    rows = {index: row for row, index in enumerate(video.frame_index)}
+    if len(data.frame_index) < len(rows) or not set(data.frame_index.tolist()) <= set(rows):
+        return None
+    poses: Floats = np.empty((len(rows), 3, 4))
+    poses[[rows[int(index)] for index in data.frame_index]] = data.cam_from_world
+    return poses
 
 
 def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floats:

@@ -1,8 +1,9 @@
 """A whole reconstruction: the stages in their order, each skipped where an earlier run has done it."""
 
 import logging
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from data_prep import bootstrap, extract
@@ -13,14 +14,16 @@ from data_prep.frame_source import source_name
 from descriptor.described_frames import DescribedFrames
 from descriptor.device import choose_device
 from descriptor.guided_finder import GuidedFinder
+from descriptor.keypoint_matching import KeypointRules
 from descriptor.matching.engines import choose_engine
+from descriptor.pair_policy import DdlPolicy
 from descriptor.registry import load_descriptor
 from descriptor.training import train
 from descriptor.training_config import TrainConfig
 from descriptor.training_paths import RunFolder
 from pipeline.config import from_mapping, save_config
 from pipeline.errors import LumenError, NoReconstruction, explain_os_errors, require
-from pipeline.files import read_yaml
+from pipeline.files import read_yaml, write_json
 from pipeline.locks import held
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
@@ -28,8 +31,9 @@ from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import STAGES, ReconstructConfig
+from reconstruction.estimate import estimate
 from reconstruction.export_stage import export
-from reconstruction.flesh_stage import grow_flesh
+from reconstruction.flesh_stage import cell_side, grow_flesh, pairs_per_reference
 from reconstruction.path_stages import correspond, map_skeleton
 from reconstruction.report_stage import report_on
 
@@ -37,10 +41,11 @@ FORMAT_VERSION = 1
 # Described frames held at once: those around one reference or keyframe.
 _DESCRIBED_HELD = 120
 
+_DDL_OPTIONS = tuple(each.name for part in (DdlPolicy, KeypointRules) for each in fields(part))
 # The settings that each stage depends on, besides what the stages before it depend on.
 _SETTINGS = {
     "train": ("weights", "train_minutes", "train_config", "seed"),
-    "correspond": ("correspondences", "weights", "points", "matcher", "seed"),
+    "correspond": ("correspondences", "weights", "points", "matcher", "pairs", "seed", *_DDL_OPTIONS),
     "skeleton": ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage", "seed"),
     "flesh": ("references", "coverage", "reach", "cell_px"),
     "export": (),
@@ -74,7 +79,7 @@ def reconstruct(config: ReconstructConfig) -> list[Path]:
             try:
                 results += _SequenceRun.of(config, paths, root).run()
             except NoReconstruction as error:
-                logger.error("%s", error)
+                logger.error("%s: %s", paths.root.name, error)
                 failures.append(error)
     if failures and not results:
         raise failures[0]
@@ -122,8 +127,9 @@ class _SequenceRun:
     def run(self) -> list[Path]:
         """All stages up to the last that is wanted; returns what to look at."""
         if not self._wants("bootstrap"):
-            return []
+            return [self.sequence.root]
         self._bootstrap()
+        outputs = [self.sequence.root]
         stages: list[tuple[str, Callable[[StageReport], Sequence[Path]]]] = [
             ("train", self._train),
             ("correspond", self._correspond),
@@ -132,14 +138,24 @@ class _SequenceRun:
             ("export", self._export),
             ("report", self._report),
         ]
-        outputs: list[Path] = []
         before: list[str] = []
         for name, function in stages:
             if not self._wants(name) or (name == "train" and not self.config.trains):
                 continue
             outputs = self._stage(name, before, function)
             before.append(name)
+        if self.config.rounds > 1 and self.config.until == "report":
+            return reconstruct(self._next_round()) + outputs
         return outputs
+
+    def _next_round(self) -> ReconstructConfig:
+        return replace(
+            self.config,
+            input=self.paths.root,
+            output=self.paths.next_round,
+            rounds=self.config.rounds - 1,
+            weights=RunFolder(self.paths.training).last,
+        )
 
     def _wants(self, stage: str) -> bool:
         return STAGES.index(stage) <= STAGES.index(self.config.until)
@@ -151,7 +167,12 @@ class _SequenceRun:
 
         def call() -> Sequence[Path]:
             report = StageReport(name)
+            work = self.paths.work(name)
+            if work is not None:
+                _keep_or_clear(work, self.manifest.fingerprint(stage))
             outputs = function(report)
+            if work is not None:
+                shutil.rmtree(work, ignore_errors=True)
             report.save(self.paths.stage_report(name))
             return outputs
 
@@ -163,6 +184,8 @@ class _SequenceRun:
         if name == "correspond":
             inputs["images"] = fingerprint_path(self.sequence.images)
             inputs["mask"] = fingerprint_path(self.sequence.mask)
+        if name == "skeleton" and TrainingPaths(self.sequence.root).motion.exists():
+            inputs["first_sfm"] = fingerprint_path(TrainingPaths(self.sequence.root).motion)
         if name in ("train", "correspond") and self.config.weights is not None and self.config.uses_descriptor:
             inputs["weights"] = fingerprint_path(self.config.weights)
         return inputs
@@ -194,7 +217,11 @@ class _SequenceRun:
     def _correspond(self, report: StageReport) -> list[Path]:
         video = self._video()
         frames = WorkingFrames(video.source, video.frame_index, video.mask)
-        correspond(self.config, video, frames, self._guided(video, frames), self.paths, report)
+        guided = self._guided(video, frames)
+        cell_px, pairs = cell_side(self.config, video), pairs_per_reference(self.config)
+        needed = estimate(self.config, video, frames, guided, cell_px, pairs)
+        logger.info("%d frames of %dx%d: %s are needed (estimated)", len(frames), *video.size, needed)
+        correspond(self.config, video, frames, guided, self.paths, report)
         return [self.paths.tracks, self.paths.keyframes]
 
     def _skeleton(self, report: StageReport) -> list[Path]:
@@ -242,6 +269,18 @@ class _SequenceRun:
         engine = choose_engine(config.matcher, device)
         described = DescribedFrames(descriptor, engine, video.source, video.frame_index, video.mask, _DESCRIBED_HELD)
         return GuidedFinder(frames, described)
+
+
+def _keep_or_clear(work: Path, fingerprint: str) -> None:
+    """Leave what a killed run of the same settings on the same inputs did, and nothing else."""
+    begun = work / "begun.json"
+    with explain_os_errors("write", work):
+        if not begun.exists() or read_yaml(begun) != {"stage": fingerprint}:
+            shutil.rmtree(work, ignore_errors=True)
+            work.mkdir(parents=True)
+            write_json(begun, {"stage": fingerprint})
+        else:
+            logger.info("going on from where an interrupted run was")
 
 
 def _as_builtins(settings: dict[str, object]) -> dict[str, object]:

@@ -1,0 +1,89 @@
+"""What a reconstruction will need, told before it begins: time from a measured pair of frames, disk and memory."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from data_prep.bootstrap_input import InputVideo
+from descriptor.guided_finder import GuidedFinder
+from pipeline.point_search import PointSearch
+from pipeline.working_frames import WorkingFrames
+from reconstruction.config import ReconstructConfig
+
+# As measured on endoscopy of 640x512 and 1080p: keyframes of all frames, the pairs of a keyframe, the share of a
+# frame's cells that get a point in a reference, frames that see a point, and bytes of an observation in all files and
+# in memory. Triangulating takes about as long as finding.
+_KEYFRAME_SHARE, _KEYFRAME_PAIRS, _DESCRIPTOR_PAIRS = 0.2, 30, 12
+_POINTS_SHARE, _VIEWS = 0.4, 11
+_DISK_BYTES, _MEMORY_BYTES, _BASE_MEMORY = 75, 420, 0.9e9
+_FLESH_FACTOR = 3.0
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is needed.
+
+    Attributes:
+        minutes: for everything after the training.
+        disk_gb, memory_gb: 10^9 bytes.
+    """
+
+    minutes: float
+    disk_gb: float
+    memory_gb: float
+
+    def __str__(self) -> str:
+        minutes = max(1, round(self.minutes))
+        return f"about {minutes} min, {self.disk_gb:.1f} GB of disk and {self.memory_gb:.1f} GB of memory"
+
+
+def estimate(
+    config: ReconstructConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    guided: GuidedFinder | None,
+    cell_px: int,
+    pairs_per_reference: int,
+) -> Estimate:
+    """Estimate what the stages from the camera's path to the dense points need.
+
+    Args:
+        config, video, frames, guided: of the run.
+        cell_px: side of a cell.
+        pairs_per_reference: frames in which a reference's points are looked for.
+    """
+    flow_s, guided_s = _pair_seconds(frames, guided)
+    count = len(frames)
+    keyframes = _KEYFRAME_SHARE * count
+    references = min(config.references, count)
+    path_s = flow_s * (count + keyframes * _KEYFRAME_PAIRS) + guided_s * keyframes * _DESCRIPTOR_PAIRS
+    flesh_s = references * pairs_per_reference * (_FLESH_FACTOR * flow_s + 0.3 * guided_s)
+    cells = np.count_nonzero(video.mask) / cell_px**2
+    observations = min(references * cells * _POINTS_SHARE * _VIEWS, config.coverage * cells * count)
+    return Estimate(
+        minutes=(path_s + flesh_s) / 60,
+        disk_gb=observations * _DISK_BYTES / 1e9,
+        memory_gb=(_BASE_MEMORY + observations * _MEMORY_BYTES) / 1e9,
+    )
+
+
+def _pair_seconds(frames: WorkingFrames, guided: GuidedFinder | None) -> tuple[float, float]:
+    """Seconds of one pair by flow, and of one by descriptors (0 without), from the first frames that can be read."""
+    readable = [row for row in range(min(len(frames), 20)) if frames[row] is not None][:2]
+    if len(readable) < 2:
+        return 0.1, 0.0
+    first, second = (frames[row] for row in readable)
+    assert first is not None and second is not None
+    points = np.zeros((1, 2), np.float32)
+    started = time.monotonic()
+    PointSearch(first.image, points).advance(second.image, second.mask)
+    flow_s = time.monotonic() - started
+    if guided is None:
+        return flow_s, 0.0
+    pixels = frames.colmap_from_working(points)
+    # The first time also describes the frames, which later is done once for many pairs.
+    guided.find(readable[0], pixels, readable[1])
+    started = time.monotonic()
+    guided.find(readable[0], pixels, readable[1])
+    return flow_s, time.monotonic() - started

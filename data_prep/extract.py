@@ -73,6 +73,9 @@ class ExtractConfig:
     """A frame that moved less than this since the last kept one is left out, pixels of the video."""
     min_segment_frames: int = 5
     """Do not write stretches between cuts that have fewer usable frames."""
+    split_at_cuts: bool = True
+    """Make a sequence of each stretch between hard cuts. With --no_split_at_cuts all frames are one: for videos of few
+    frames a second, where every step looks like a cut."""
     calibration: Path | None = None
     """Camera calibration (OpenCV, ROS, COLMAP cameras.txt, eight OPENCV_FISHEYE numbers) to undistort frames with."""
     needs_calibration: bool = False
@@ -122,6 +125,7 @@ class ExtractConfig:
             min_sharpness=self.min_sharpness,
             min_motion_px=self.min_motion_px,
             min_segment_frames=self.min_segment_frames,
+            split_at_cuts=self.split_at_cuts,
         )
 
 

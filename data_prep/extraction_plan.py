@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 from cv2.typing import MatLike as Image
 
@@ -17,6 +18,9 @@ from data_prep.video_survey import Survey
 from pipeline.paths import SequencePaths
 from pipeline.report import StageReport
 from pipeline.sequence import Calibration, Source
+
+# Stretches this short are seldom what somebody filmed.
+_FEW_FRAMES = 15
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +111,11 @@ def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, 
             first, last = segment.verdicts[0].quality.index, segment.verdicts[-1].quality.index
             reasons = _counted(Counter(verdict.reason for verdict in segment.verdicts))
             report.warnings.append(f"nothing is written of frames {first} to {last}, between cuts: {reasons}")
+    if len(plan.segments) > 2 and np.median([len(each.verdicts) for each in plan.segments]) < _FEW_FRAMES:
+        report.warnings.append(
+            f"{len(plan.segments) - 1} cuts, mostly fewer than {_FEW_FRAMES} frames apart: if the frames are only far "
+            "apart in time, extract with --no_split_at_cuts"
+        )
     for warning in report.warnings:
         logger.warning("%s", warning)
     for line in summary_lines(report):

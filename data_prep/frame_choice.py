@@ -35,6 +35,7 @@ class ChoiceRules:
         min_sharpness: a frame is blurred below this share of its neighbours' median sharpness.
         min_motion_px: a frame that moved less than this since the last kept one adds nothing; px of the source.
         min_segment_frames: a segment with fewer usable frames is not written.
+        split_at_cuts: make a segment of each stretch between cuts; otherwise one of all.
     """
 
     stride: int
@@ -44,6 +45,7 @@ class ChoiceRules:
     min_sharpness: float
     min_motion_px: float
     min_segment_frames: int
+    split_at_cuts: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,8 @@ def choose_frames(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list
     flags = _find_flags(qualities, rules)
     slots = _sampling_slots(qualities, rules)
     segments = []
-    for first, end, begins_because in _split_at_cuts(qualities, flags):
+    whole = [(0, len(qualities), "start")]
+    for first, end, begins_because in _split_at_cuts(qualities, flags) if rules.split_at_cuts else whole:
         reasons = _choose_in_segment(qualities[first:end], flags[first:end], slots[first:end], rules)
         verdicts = zip(qualities[first:end], reasons, map(tuple, flags[first:end]), strict=True)
         segments.append(Segment(tuple(Verdict(*verdict) for verdict in verdicts), begins_because))

@@ -42,6 +42,9 @@ class ReconstructConfig:
     """Camera calibration of a video or images; without one, the camera is estimated."""
     stride: int = 1
     """Take one frame of every STRIDE of a video."""
+    split_at_cuts: bool = True
+    """Reconstruct each stretch between hard cuts of a video on its own; --no_split_at_cuts takes all frames as one, for
+    videos of few frames a second, where every step looks like a cut."""
     keep_all: bool = False
     """Keep every sampled frame of a video whatever its quality."""
 

@@ -96,7 +96,7 @@ def _sequences(config: ReconstructConfig, output: Path) -> list[SequencePaths]:
     if inside:
         return inside
     extracted = ReconstructionPaths(output).extracted
-    settings = {name: getattr(config, name) for name in ("calibration", "stride", "keep_all")}
+    settings = {name: getattr(config, name) for name in ("calibration", "stride", "split_at_cuts", "keep_all")}
     inputs = {"video": fingerprint_path(given)}
     if config.calibration is not None:
         inputs["calibration"] = fingerprint_path(config.calibration)

@@ -35,6 +35,12 @@ GOOD = FrameQuality(
 )
 
 
+def test_cuts_split_unless_all_frames_are_to_be_one() -> None:
+    qualities = frames(30, continuity={10: 0.1, 20: 0.1})
+    assert kept(choose_frames(qualities, RULES)) == [list(range(10)), list(range(10, 20)), list(range(20, 30))]
+    assert kept(choose_frames(qualities, replace(RULES, split_at_cuts=False))) == [list(range(30))]
+
+
 def frames(count: int, **changed: dict[int, Any]) -> list[FrameQuality]:
     """Good frames at 30 a second; `name={index: value}` changes single ones."""
     result = [replace(GOOD, index=i, timestamp_s=i / 30) for i in range(count)]

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pycolmap
@@ -13,6 +12,7 @@ import pycolmap
 from pipeline.color_consistency import mean_colors
 from pipeline.conventions import opencv_from_colmap
 from pipeline.errors import explain_os_errors
+from pipeline.image_sampling import sample
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
 from pipeline.sequence_images import read_frame
@@ -61,8 +61,7 @@ def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -
         if frame is None:
             return np.full((part.stop - part.start, 3), np.nan)
         at = opencv_from_colmap(tracks.pixels[part].astype(np.float64)).astype(np.float32)
-        found = cv2.remap(frame, at[:, :1], at[:, 1:], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        return found[:, 0, ::-1].astype(np.float64)
+        return sample(frame, at)[:, ::-1].astype(np.float64)
 
     with ThreadPoolExecutor(2) as pool:
         found = list(progress(pool.map(read, rows), "reading colours", total=len(rows)))

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
+from pipeline.image_sampling import sample
+
 Floats = npt.NDArray[np.float32]
 
 # A frame's row, which (M,) of the points asked for were found in it, and where (M, 2) float32 px.
@@ -15,7 +17,6 @@ Found = tuple[int, npt.NDArray[np.int64], Floats]
 Finder = Callable[[int, Floats], Iterator[Found]]
 
 _MAX_RETURN_ERROR_PX = 0.5
-_SAMPLED_AT_ONCE = 256
 # With fewer of the points than this, a frame tells nothing about the next one.
 MIN_FOUND_SHARE = 0.05
 # Where a flow that is known to a few pixels is to be improved, coarser scales than this would only lose it.
@@ -77,7 +78,7 @@ class PointSearch:
         still = np.zeros_like(motion)
         found, places = self._return(*self._improve(np.asarray(over, np.uint8), still, still))
         self._flow.setCoarsestScale(coarsest)
-        there = (places + _sample(motion, places)).astype(np.float32)
+        there = (places + sample(motion, places)).astype(np.float32)
         return found & _is_inside(there, mask), there
 
     def _improve(self, image: Image, there: Floats, back: Floats) -> tuple[Floats, Floats]:
@@ -88,8 +89,8 @@ class PointSearch:
 
     def _return(self, flow_there: Floats, flow_back: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
         """Which points the other flow leads back to their start, and where a flow leads them."""
-        there = (self.points + _sample(flow_there, self.points)).astype(np.float32)
-        gap = there + _sample(flow_back, there) - self.points
+        there = (self.points + sample(flow_there, self.points)).astype(np.float32)
+        gap = there + sample(flow_back, there) - self.points
         close = np.linalg.norm(gap, axis=1) < _MAX_RETURN_ERROR_PX
         # The flow back is a second measurement of the same: take the middle.
         return close, (there - 0.5 * gap).astype(np.float32)
@@ -101,14 +102,3 @@ def _is_inside(points: Floats, mask: Image) -> npt.NDArray[np.bool_]:
     inside = ((index >= 0) & (index < (mask.shape[1], mask.shape[0]))).all(axis=1)
     index[~inside] = 0
     return np.asarray(inside & (mask[index[:, 1], index[:, 0]] > 0))
-
-
-def _sample(flow: Floats, points: Floats) -> Floats:
-    """Read a flow (h, w, 2) at positions (N, 2), bilinearly: (N, 2)."""
-    # OpenCV takes pictures of fewer than 2**15 rows: the positions are laid out as one.
-    rows = -(-len(points) // _SAMPLED_AT_ONCE)
-    places = np.zeros((rows * _SAMPLED_AT_ONCE, 2), np.float32)
-    places[: len(points)] = points
-    x, y = np.moveaxis(places.reshape(rows, _SAMPLED_AT_ONCE, 2), 2, 0)
-    found = cv2.remap(flow, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(found.reshape(-1, 2)[: len(points)], np.float32)

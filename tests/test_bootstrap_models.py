@@ -11,6 +11,7 @@ import pytest
 
 from data_prep import bootstrap, unknown_camera
 from data_prep.bootstrap import BootstrapConfig
+from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, into_pinhole, sample_colors
 from pipeline.paths import BootstrapPaths, SequencePaths
 from pipeline.report import StageReport
@@ -138,7 +139,12 @@ def test_mapping_keeps_to_the_limits_that_were_asked_for(
     monkeypatch.setattr(unknown_camera, "estimate_camera", estimate)
     monkeypatch.setattr(bootstrap, "map_video", lambda *arguments, **_: asked.append(arguments[3]))
     camera = make_camera() if calibrated else None
-    video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), content_box=(100, 60, 1720, 1140))
+    content = np.zeros((1200, 2000), np.uint8)
+    content[60:1140, 100:1720] = 255
+    nothing: Any = None
+    own = InputVideo(nothing, nothing, nothing, content)
+    video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), likely_error_px=own.likely_error_px)
+    video.content_box = own.content_box
     correspondences: Any = SimpleNamespace(tracks=None, keyframes=None)
     for settings, error_px in (({}, 4.5), ({"max_error_px": 2.5}, 2.5)):
         config = BootstrapConfig(tmp_path, min_views=7, min_angle_deg=3.25, **settings)

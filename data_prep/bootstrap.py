@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
+from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
 from data_prep.bootstrap_summary import describe_models, summary_line
 from data_prep.model_cleaning import CleaningRules, clean_models
-from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
+from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
 from data_prep.unknown_camera import find_camera, likely_camera, undistort_with_models
 from pipeline import __version__
 from pipeline.color_consistency import mean_colors
@@ -243,12 +243,7 @@ def _check_frames(
     video: InputVideo, keyframes: Integers, unreadable: list[int], paths: BootstrapPaths, report: StageReport
 ) -> None:
     _list_unregistered({video.frame_index[row]: _UNREADABLE for row in unreadable}, paths)
-    if len(video.frame_index) - len(unreadable) < MIN_FRAMES:
-        raise NoReconstruction(
-            f"no reconstruction: {len(unreadable)} of {len(video.frame_index)} frames cannot be read; extract again"
-        )
-    if not len(keyframes):
-        raise NoReconstruction("no reconstruction: no frame shows any texture inside its mask")
+    check_keyframes(len(video.frame_index), keyframes, unreadable)
     if unreadable:
         index = video.frame_index[unreadable[0]]
         report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")

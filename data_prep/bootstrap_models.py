@@ -20,7 +20,7 @@ from pipeline.tracks import Tracks
 from pipeline.training_data import Bytes, inside_mask
 from pipeline.training_files import write_training_data
 from sfm.colmap_model import training_data_from_model
-from sfm.track_model import TrackModel, keep_points, reconstruction_from
+from sfm.track_model import TrackModel, colored_reconstruction, keep_points
 from sfm.triangulation import reprojection_errors
 
 Floats = npt.NDArray[np.float64]
@@ -131,11 +131,8 @@ def write_model(
     Returns:
         The model's folder.
     """
-    reconstruction, point_ids, _ = reconstruction_from(model, tracks)
-    color = mean_colors(tracks.track[model.used], colors[model.used], tracks.track_count)
-    for track, point_id in point_ids.items():
-        reconstruction.points3D[point_id].color = np.round(np.nan_to_num(color[track])).astype(np.uint8)
-    reconstruction.update_point_3d_errors()
+    shades = mean_colors(tracks.track[model.used], colors[model.used], tracks.track_count)
+    reconstruction = colored_reconstruction(model, tracks, shades)
     images = {paths.image(int(index)).name: paths.image(int(index)) for index in tracks.frame_index}
     data = training_data_from_model(reconstruction, mask, tracks.frame_index, images)
     motion = write_training_data(data, paths.root, number, models)[-1]

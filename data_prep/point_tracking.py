@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_prep.bootstrap_input import MIN_FRAMES
+from pipeline.errors import NoReconstruction
 from pipeline.files import atomic_write
 from pipeline.flow_finder import Directions
 from pipeline.point_search import Finder, Found, PointSearch
@@ -64,6 +66,20 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
             keyframes.append(row)
             search = PointSearch(frame.image, probes)
     return np.array(keyframes, np.int64), unreadable
+
+
+def check_keyframes(frame_count: int, keyframes: Integers, unreadable: Sequence[int]) -> None:
+    """Check that there is something to follow.
+
+    Raises:
+        NoReconstruction: if too few frames can be read, or none shows any texture.
+    """
+    if frame_count - len(unreadable) < MIN_FRAMES:
+        raise NoReconstruction(
+            f"no reconstruction: {len(unreadable)} of {frame_count} frames cannot be read; extract again"
+        )
+    if not len(keyframes):
+        raise NoReconstruction("no reconstruction: no frame shows any texture inside its mask")
 
 
 def follow_points(

@@ -16,7 +16,7 @@ from reconstruction.config import ReconstructConfig
 # in memory. Triangulating takes about as long as finding.
 _KEYFRAME_SHARE, _KEYFRAME_PAIRS, _DESCRIPTOR_PAIRS = 0.2, 30, 12
 _POINTS_SHARE, _VIEWS = 0.4, 11
-_DISK_BYTES, _MEMORY_BYTES, _BASE_MEMORY = 75, 420, 0.9e9
+_DISK_BYTES, _MEMORY_BYTES, _BASE_MEMORY = 75, 260, 0.9e9
 _FLESH_FACTOR = 3.0
 
 

@@ -23,7 +23,7 @@ from reconstruction.path_stages import path_limits, poses_of
 from sfm.colmap_model import read_model, training_data_from_model
 from sfm.densification import DenseLimits, Lattice
 from sfm.flesh import ReferenceRules, densify
-from sfm.track_model import TrackModel, reconstruction_from
+from sfm.track_model import TrackModel, colored_reconstruction
 from sfm.triangulation import reprojection_errors
 
 # A cell is to be about as large as a pixel of DDL's network: a quarter of 1080p.
@@ -102,11 +102,7 @@ def _write(
     video: InputVideo, model: TrackModel, tracks: Tracks, shades: npt.NDArray[np.float64], paths: ReconstructionPaths
 ) -> None:
     tracks.save(paths.dense_tracks)
-    reconstruction, point_ids, _ = reconstruction_from(model, tracks)
-    colors = np.round(np.nan_to_num(shades)).astype(np.uint8)
-    for track, point_id in point_ids.items():
-        reconstruction.points3D[point_id].color = colors[track]
-    reconstruction.update_point_3d_errors()
+    reconstruction = colored_reconstruction(model, tracks, shades)
     with explain_os_errors("write", paths.dense):
         paths.dense.mkdir(parents=True, exist_ok=True)
         reconstruction.write_binary(paths.dense)

@@ -1,6 +1,7 @@
 """The camera's path: points followed through the video, and the model that explains them."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -8,16 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
-from data_prep.bootstrap_input import MIN_FRAMES, InputVideo
+from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors
 from data_prep.model_cleaning import CleaningRules, clean_models
-from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
+from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
 from descriptor.described_frames import DescribedFrames
 from descriptor.guided_finder import GuidedFinder
 from descriptor.keypoint_matching import KeypointMatcher
 from descriptor.pair_policy import match_from
 from pipeline.color_consistency import mean_colors
-from pipeline.errors import LumenError, NoReconstruction, explain_os_errors
+from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write, read_yaml, write_bytes, write_json
 from pipeline.flow_finder import FlowFinder
 from pipeline.paths import TrainingPaths
@@ -31,7 +32,7 @@ from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder
 from sfm.colmap_model import frame_number
 from sfm.sift import tracks_from_matches
-from sfm.track_model import TrackModel, reconstruction_from, refine
+from sfm.track_model import TrackModel, colored_reconstruction, refine
 from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, map_video, without_points
 
@@ -58,10 +59,7 @@ def correspond(
     """
     with report.timed("keyframes"):
         keyframes, unreadable = choose_keyframes(frames)
-    if len(frames) - len(unreadable) < MIN_FRAMES:
-        raise NoReconstruction(f"{len(unreadable)} of {len(frames)} frames cannot be read; extract again")
-    if not len(keyframes):
-        raise NoReconstruction("no frame shows any texture inside its mask")
+    check_keyframes(len(frames), keyframes, unreadable)
     if unreadable:
         index = video.frame_index[unreadable[0]]
         report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
@@ -170,6 +168,8 @@ def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: Reconstruc
         colors = sample_colors(video.source, tracks, video.size)
         found = clean_models(found, tracks, colors, _cleaning(config), report)
     with report.timed("write"):
+        # An earlier run may have had more models.
+        shutil.rmtree(paths.sparse_models, ignore_errors=True)
         for number, model in enumerate(found.models):
             write_sparse(model, tracks, colors, paths, number)
         _tell(video, found, tracks, known["unreadable"], paths, report)
@@ -221,11 +221,8 @@ def _adjusted(
 
 def write_sparse(model: TrackModel, tracks: Tracks, colors: Floats, paths: ReconstructionPaths, number: int) -> None:
     """Write a model as COLMAP's."""
-    reconstruction, point_ids, _ = reconstruction_from(model, tracks)
     shades = mean_colors(tracks.track[model.used], colors[model.used], tracks.track_count)
-    for track, point_id in point_ids.items():
-        reconstruction.points3D[point_id].color = np.round(np.nan_to_num(shades[track])).astype(np.uint8)
-    reconstruction.update_point_3d_errors()
+    reconstruction = colored_reconstruction(model, tracks, shades)
     folder = paths.sparse(number)
     with explain_os_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -69,7 +70,12 @@ def reconstruct(config: ReconstructConfig) -> list[Path]:
     with explain_os_errors("write", output):
         output.mkdir(parents=True, exist_ok=True)
     with held(output, busy=f"another process is reconstructing in {output}: wait for it, or choose another --output"):
-        sequences = _sequences(config, output)
+        try:
+            sequences = _sequences(config, output)
+        except LumenError:
+            with suppress(OSError):
+                output.rmdir()
+            raise
         if config.until == "extract":
             return [paths.root for paths in sequences]
         roots = [output / paths.root.name if len(sequences) > 1 else output for paths in sequences]

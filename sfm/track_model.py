@@ -194,6 +194,22 @@ def reconstruction_from(
     return reconstruction, point_ids, image_ids
 
 
+def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Floats) -> pycolmap.Reconstruction:
+    """The same with colours and errors of the points.
+
+    Args:
+        model: to carry over.
+        tracks: of the whole video.
+        colors: (T, 3) of each track, 0..255; NaN, black, where unknown.
+    """
+    reconstruction, point_ids, _ = reconstruction_from(model, tracks)
+    rounded = np.round(np.nan_to_num(colors)).astype(np.uint8)
+    for track, point_id in point_ids.items():
+        reconstruction.points3D[point_id].color = rounded[track]
+    reconstruction.update_point_3d_errors()
+    return reconstruction
+
+
 def triangulate_all(camera: pycolmap.Camera, poses: Floats, tracks: Tracks, limits: Limits) -> TrackModel:
     """Every track that the poses (F, 3, 4) agree on gets its point."""
     rays = bearing_vectors(camera, tracks.pixels)

@@ -1,5 +1,6 @@
 """python -m sfm.view RUN: the cloud and the cameras in Open3D's viewer, or as a picture."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 _FRUSTA = 60
 _FRUSTUM_SHARE = 0.02
+_NO_DISPLAY = "there is no display to show it on: write a picture with --render cloud.png"
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,13 @@ def run(config: ViewConfig) -> Path | None:
         half = config.size[0] // 2, config.size[1] // 2
         write_image(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
         return config.render
+    # Open3D ends the whole process where there is none.
+    is_shown = not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
+    require(is_shown, _NO_DISPLAY)
     viewer = o3d.visualization.Visualizer()
     width, height = config.size
     opened = viewer.create_window(window_name=str(config.run), width=width, height=height)
-    require(opened, "there is no display to show it on: write a picture with --render cloud.png")
+    require(opened, _NO_DISPLAY)
     for geometry in (_cloud(data), _frusta(data)):
         viewer.add_geometry(geometry)
     viewer.run()

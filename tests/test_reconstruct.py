@@ -204,15 +204,55 @@ def test_a_descriptor_is_trained_on_the_video_and_used(
     assert "<td>train</td>" in ReconstructionPaths(tmp_path / "run").page.read_text()
 
 
-def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(tmp_path: Path) -> None:
-    folder = tmp_path / "cut"
+@pytest.fixture(scope="module")
+def cut_video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
+    """Two places, one after the other."""
+    folder = tmp_path_factory.mktemp("cut") / "phantom"
     phantom.run(PhantomConfig(output=folder, frames=40, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
-    paths = PhantomPaths(folder)
-    config = ReconstructConfig(paths.video, tmp_path / "run", calibration=paths.calibration, **FAST, until="skeleton")
-    reconstruct(config)
+    return PhantomPaths(folder)
+
+
+def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(cut_video: PhantomPaths, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "skeleton"}
+    reconstruct(ReconstructConfig(cut_video.video, tmp_path / "run", **settings))
     runs = sorted(each for each in (tmp_path / "run").glob("_start_*"))
     assert len(runs) == 2
     assert all(ReconstructionPaths(each).sparse().exists() for each in runs)
+
+
+def test_a_place_that_the_model_does_not_reach_is_told(cut_video: PhantomPaths, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "skeleton"}
+    paths = ReconstructionPaths(tmp_path / "run")
+    reconstruct(ReconstructConfig(cut_video.video, paths.root, split_at_cuts=False, **settings))
+    registered = pycolmap.Reconstruction(paths.sparse()).num_reg_images()
+    missing = paths.unregistered.read_text().splitlines()
+    assert registered >= 18 and len(missing) == 40 - registered
+    report = json.loads(paths.stage_report("skeleton").read_text())
+    assert any(f"{len(missing)} of 40 frames have no pose" in warning for warning in report["warnings"])
+    assert report["counts"]["models"][0] == registered
+
+
+def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: Path) -> None:
+    paths = ReconstructionPaths(tmp_path / "run")
+    paths.root.mkdir()
+    paths.manifest.write_text('{"format_version": 0, "stages": {}}')
+    with pytest.raises(LumenError, match="format"):
+        reconstruct(ReconstructConfig(sequence.root, paths.root, **FAST))
+
+
+def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_reconstructed(
+    sequence: SequencePaths, tmp_path: Path
+) -> None:
+    images = sorted(sequence.images.glob("*.jpg"))
+    images[5].write_bytes(images[5].read_bytes()[:2000])
+    for dark in images[10:13]:
+        cv2.imwrite(str(dark), np.zeros((256, 320, 3), np.uint8))
+    paths = ReconstructionPaths(tmp_path / "run")
+    reconstruct(ReconstructConfig(sequence.root, paths.root, **FAST))
+    missing = paths.unregistered.read_text().splitlines()
+    assert f"{int(images[5].stem)} its image cannot be read" in missing
+    assert {int(line.split()[0]) for line in missing} >= {int(image.stem) for image in images[10:13]}
+    assert len(read_training_data(paths.root).frame_index) == len(images) - len(missing) >= 18
 
 
 @pytest.mark.parametrize(
@@ -242,6 +282,7 @@ def test_what_is_no_video_is_said(make: Callable[[Path], Any], tmp_path: Path) -
     make(given)
     with pytest.raises(LumenError, match="input.mp4"):
         reconstruct(ReconstructConfig(given, tmp_path / "run", **FAST))
+    assert not (tmp_path / "run").exists(), "nothing is left of it"
 
 
 def test_weights_of_nothing_known_are_refused_before_the_work(sequence: SequencePaths, tmp_path: Path) -> None:
@@ -283,6 +324,15 @@ def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: P
         evaluate.run(EvaluateConfig(whole.root, truth=tmp_path))
     with pytest.raises(LumenError, match="holds no COLMAP model"):
         evaluate.run(EvaluateConfig(tmp_path, truth=tmp_path))
+
+
+def test_without_a_display_the_viewer_says_what_to_do(
+    whole: ReconstructionPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(LumenError, match="no display to show it on: write a picture with --render"):
+        view.run(ViewConfig(whole.root))
 
 
 def test_the_cloud_is_drawn_without_a_display(whole: ReconstructionPaths, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from data_prep.bootstrap_input import MIN_FRAMES
+from pipeline.array_files import read_arrays, write_arrays
 from pipeline.errors import NoReconstruction
-from pipeline.files import atomic_write
 from pipeline.flow_finder import Directions
 from pipeline.point_search import Finder, Found, PointSearch
 from pipeline.progress import progress
@@ -98,14 +98,16 @@ def follow_points(
     Returns:
         The tracks of 2 frames or more.
     """
-    paths = [_part(folder, row) for row in keyframes.tolist()]
-    left = [place for place, path in enumerate(paths) if not path.exists()]
-    done = len(paths) - len(left)
+    parts = [_Part.load(_part(folder, row)) for row in keyframes.tolist()]
+    left = [place for place, part in enumerate(parts) if part is None]
+    done = len(parts) - len(left)
     if done:
-        logger.info("%d of %d keyframes were followed before", done, len(paths))
+        logger.info("%d of %d keyframes were followed before", done, len(parts))
     for place in progress(left, "following points", unit="keyframe", done=done):
-        _Part.of(_follow_from(frames, int(keyframes[place]), find, points)).save(paths[place])
-    return _tracks([_Part.load(path) for path in paths], frame_index)
+        row = int(keyframes[place])
+        parts[place] = part = _Part.of(_follow_from(frames, row, find, points))
+        part.save(_part(folder, row))
+    return _tracks([part for part in parts if part is not None], frame_index)
 
 
 def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
@@ -162,13 +164,12 @@ class _Part:
         return cls(frame, np.concatenate(points), np.concatenate(pixels))
 
     def save(self, path: Path) -> None:
-        with atomic_write(path) as partial, partial.open("wb") as stream:
-            np.savez(stream, frame=self.frame, point=self.point, pixels=self.pixels)
+        write_arrays(path, {"frame": self.frame, "point": self.point, "pixels": self.pixels})
 
     @classmethod
-    def load(cls, path: Path) -> "_Part":
-        with np.load(path) as arrays:
-            return cls(arrays["frame"], arrays["point"], arrays["pixels"])
+    def load(cls, path: Path) -> "_Part | None":
+        arrays = read_arrays(path, ("frame", "point", "pixels"))
+        return None if arrays is None else cls(**arrays)
 
 
 def _tracks(parts: list[_Part], frame_index: Sequence[int]) -> Tracks:

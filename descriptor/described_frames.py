@@ -13,11 +13,13 @@ from descriptor.matching.search import SearchEngine
 from pipeline.paths import SequencePaths
 from pipeline.sequence_images import read_frame
 
+_MOST_BYTES = 10**9
+
 Bytes = npt.NDArray[np.uint8]
 
 
 class DescribedFrames:
-    """Described frames by row; memory goes with how many are held, not with the video's length.
+    """Described frames by row; the memory they take is bounded, whatever the video's length.
 
     Args:
         descriptor: describes them.
@@ -25,7 +27,7 @@ class DescribedFrames:
         paths: the sequence.
         frame_index: its frames.
         mask: (H, W) uint8 content area, 255 = tissue.
-        held: how many to keep.
+        most_bytes: about how much to keep; two frames at least.
     """
 
     def __init__(
@@ -35,11 +37,11 @@ class DescribedFrames:
         paths: SequencePaths,
         frame_index: Sequence[int],
         mask: Bytes,
-        held: int,
+        most_bytes: int = _MOST_BYTES,
     ) -> None:
         self.engine = engine
         self._descriptor, self._paths, self._frame_index, self._mask = descriptor, paths, frame_index, mask
-        self._most = held
+        self._most_bytes = most_bytes
         self._held: OrderedDict[int, SearchableFrame | None] = OrderedDict()
 
     def __getitem__(self, row: int) -> SearchableFrame | None:
@@ -49,8 +51,11 @@ class DescribedFrames:
             LumenError: if it is of another size than the content area.
         """
         if row not in self._held:
-            self._held[row] = self._describe(row)
-            while len(self._held) > self._most:
+            self._held[row] = found = self._describe(row)
+            values = None if found is None else found.described.values
+            # The engine's own form of it takes as much again.
+            size = 1 if values is None else 2 * values.numel() * values.element_size()
+            while len(self._held) > max(2, self._most_bytes // size):
                 self._held.popitem(last=False)
         self._held.move_to_end(row)
         return self._held[row]

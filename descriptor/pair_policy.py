@@ -79,7 +79,7 @@ def match_from(first: int, frame_count: int, policy: DdlPolicy, match: MatchPair
             continue
         while second < frame_count:
             found = match(first, second, None)
-            if found.inlier_ratio < policy.hysterisis_factor * usual:
+            if found.inlier_ratio < policy.hysterisis_factor * max(usual, policy.min_inlier_ratio):
                 break
             if found.inlier_ratio >= policy.min_inlier_ratio and len(found.rows):
                 yield second, found

@@ -34,13 +34,18 @@ _FREE_TO_CHANGE = {
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig) -> list[Path]:
+def train(config: TrainConfig, *, to_the_end: bool = False) -> list[Path]:
     """Train until done or stopped; a run in the same folder with the same settings goes on where it was.
+
+    Args:
+        config: the settings.
+        to_the_end: a training that was stopped by a signal is of no use.
 
     Returns:
         The checkpoints: best, last.
 
     Raises:
+        KeyboardInterrupt: if it was stopped, and was to go to the end.
         LumenError: if data, settings or checkpoint do not fit, or the loss is no number.
     """
     report = StageReport("train")
@@ -68,6 +73,8 @@ def train(config: TrainConfig) -> list[Path]:
         if processes.is_first:
             report.counts |= {"steps": trainer.state.step, "clips": len(training.clips), **trainer.state.history[-1]}
             report.save(folder.report)
+        if trainer.was_stopped and to_the_end:
+            raise KeyboardInterrupt
     return [folder.best, folder.last]
 
 

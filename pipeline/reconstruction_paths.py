@@ -33,6 +33,11 @@ class ReconstructionPaths:
         return self.root / "extracted"
 
     @property
+    def input(self) -> Path:
+        """Of which input this is, by fingerprints."""
+        return self.root / "input.json"
+
+    @property
     def extraction_manifest(self) -> Path:
         return self.root / "extraction.json"
 
@@ -62,8 +67,9 @@ class ReconstructionPaths:
         return self.root / "mapping"
 
     def work(self, stage: str) -> Path | None:
-        """Where a stage keeps what it has done so far, until it is done; None for a short one."""
-        return {"correspond": self.correspondences, "skeleton": self.mapping, "flesh": self.flesh}.get(stage)
+        """Where a stage keeps what it has done so far; None for a short one."""
+        folders = {"correspond": self.correspondences, "skeleton": self.mapping, "flesh": self.flesh}
+        return {**folders, "train": self.training}.get(stage)
 
     @property
     def log(self) -> Path:

@@ -30,7 +30,8 @@ class ReconstructConfig:
     PRESETS: ClassVar[Path] = _CONFIGS / "reconstruct"
 
     input: tyro.conf.Positional[Path]
-    """A video, a folder of images, or a sequence as extract.py makes it."""
+    """A video, a folder of images, or a sequence as extract.py makes it; a first SfM of a sequence is written into its
+    folder if it has none."""
     output: Path | None = None
     """Folder to write into; by default runs/NAME OF THE INPUT."""
     until: StageName = "report"
@@ -47,6 +48,8 @@ class ReconstructConfig:
     videos of few frames a second, where every step looks like a cut."""
     keep_all: bool = False
     """Keep every sampled frame of a video whatever its quality."""
+    record_path: bool = True
+    """Write the video's path to sequence.yaml; --no_record_path if it may name a patient."""
 
     correspondences: Literal["descriptor", "flow", "both"] = "both"
     """Where correspondences come from: a dense descriptor, optical flow, or flow where it reaches and the descriptor
@@ -60,7 +63,7 @@ class ReconstructConfig:
     train_config: Path = _CONFIGS / "train" / "cpu_quick.yaml"
     """The other settings of the training."""
     matcher: EngineName = "auto"
-    """How descriptors are searched; auto takes CuPy on a GPU where it works, and torch elsewhere."""
+    """How descriptors are searched: exhaustively by torch, which auto takes, or nearly so from coarse to fine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the descriptor computes."""
 
@@ -94,7 +97,7 @@ class ReconstructConfig:
     hysterisis_factor: float = 0.7
     """DDL: frames after one that agreed are matched until one agrees less than this times the usual."""
     max_error_px: float | None = None
-    """Largest reprojection error of an observation; by default 2.5 px per 1000 px of the content area."""
+    """Largest reprojection error of an observation; by default 1.5 px per 540 px of the content area."""
     min_angle_deg: float = 1.5
     """Smallest angle between the rays of a point."""
     min_views: int = 4
@@ -118,7 +121,7 @@ class ReconstructConfig:
     cache_root: Path = field(default_factory=default_cache_root)
     """Where decoded frames for the training are kept."""
     overwrite: bool = False
-    """Replace a run of another input or with other settings from the start."""
+    """Replace what the output holds if it is of another input; other settings of the same need no leave."""
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"--rounds {self.rounds}: choose 1 or more")
@@ -129,6 +132,7 @@ class ReconstructConfig:
         require(0 < self.min_angle_deg < 90, f"--min_angle_deg {self.min_angle_deg:g}: choose between 0 and 90")
         require(self.min_views >= 2, f"--min_views {self.min_views}: choose 2 or more")
         require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
+        require(0 < self.inlier_percentage <= 1, f"--inlier_percentage {self.inlier_percentage:g}: above 0, at most 1")
         require(self.references >= 1, f"--references {self.references}: choose 1 or more")
         require(0 < self.coverage <= 1, f"--coverage {self.coverage:g}: above 0, at most 1")
         require(self.reach >= 1, f"--reach {self.reach}: choose 1 or more")

@@ -7,6 +7,7 @@ import numpy as np
 from cv2.typing import MatLike as Image
 
 from data_prep.bootstrap_input import InputVideo
+from pipeline.errors import explain_os_errors
 from pipeline.files import link_or_copy
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
@@ -60,12 +61,16 @@ def _mask(paths: SequencePaths, index: int) -> Path:
 
 def _link_sequence(source: SequencePaths, target: SequencePaths, frame_index: list[int]) -> None:
     """Give the frames, their masks and facts a second name in the run, which is a sequence by that."""
-    for index in frame_index:
-        for mine, theirs in (
-            (source.image(index), target.image(index)),
-            (source.frame_mask(index), target.frame_mask(index)),
-        ):
-            if mine.exists() and not theirs.exists():
-                link_or_copy(mine, theirs)
-    if not target.sequence.exists():
-        link_or_copy(source.sequence, target.sequence)
+    pairs = {target.image(index): source.image(index) for index in frame_index}
+    pairs |= {target.frame_mask(index): source.frame_mask(index) for index in frame_index}
+    pairs[target.sequence] = source.sequence
+    # An earlier run may have had other frames.
+    there = [target.sequence, *target.images.glob("*"), *target.frame_masks.glob("*")]
+    with explain_os_errors("write", target.root):
+        for path in there:
+            wanted = pairs.get(path)
+            if path.exists() and (wanted is None or not wanted.exists() or not path.samefile(wanted)):
+                path.unlink()
+    for path, wanted in pairs.items():
+        if wanted.exists() and not path.exists():
+            link_or_copy(wanted, path)

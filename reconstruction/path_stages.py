@@ -1,7 +1,6 @@
 """The camera's path: points followed through the video, and the model that explains them."""
 
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -17,9 +16,10 @@ from descriptor.described_frames import DescribedFrames
 from descriptor.guided_finder import GuidedFinder
 from descriptor.keypoint_matching import KeypointMatcher
 from descriptor.pair_policy import match_from
+from pipeline.array_files import read_arrays, write_arrays
 from pipeline.color_consistency import mean_colors
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import atomic_write, read_yaml, write_bytes, write_json
+from pipeline.files import read_yaml, write_bytes, write_json
 from pipeline.flow_finder import FlowFinder
 from pipeline.paths import TrainingPaths
 from pipeline.progress import progress
@@ -40,6 +40,8 @@ Floats = npt.NDArray[np.float64]
 
 # Keyframes in which the descriptor looks for the points of a keyframe, by their distance in keyframes.
 _DESCRIPTOR_OFFSETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+# Poses fit if this share of the frames keeps one when they are adjusted.
+_MIN_FITTING_SHARE = 0.95
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +114,14 @@ def _match_pairs(
     matches: dict[tuple[int, int], Integers] = {}
     for first in progress(range(len(frames)), "matching"):
         kept = paths.correspondences / f"{first:06d}.npz"
-        if not kept.exists():
+        arrays = read_arrays(kept, ("second", "rows"))
+        if arrays is None:
             found = list(match_from(first, len(frames), config.policy, matcher.match))
-            second = np.repeat([row for row, _ in found], [len(pair.rows) for _, pair in found])
+            second = np.repeat([row for row, _ in found], [len(pair.rows) for _, pair in found]).astype(np.int64)
             rows = np.concatenate([np.zeros((0, 2), np.int64), *(pair.rows for _, pair in found)])
-            with atomic_write(kept) as partial, partial.open("wb") as stream:
-                np.savez(stream, second=second.astype(np.int64), rows=rows)
-        with np.load(kept) as arrays:
-            second, rows = arrays["second"], arrays["rows"]
+            arrays = {"second": second, "rows": rows}
+            write_arrays(kept, arrays)
+        second, rows = arrays["second"], arrays["rows"]
         matches |= {(first, int(row)): rows[second == row] for row in np.unique(second)}
     keypoints = [matcher.keypoints(row) for row in range(len(frames))]
     return tracks_from_matches(video.frame_index, keypoints, matches)
@@ -157,19 +159,16 @@ def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: Reconstruc
     limits = path_limits(config, video)
     with report.timed("mapping"):
         poses = _known_poses(video)
-        if poses is None:
+        found = None if poses is None else _adjusted(video.camera, poses, tracks, limits, paths)
+        if found is None:
             keyframes: Integers = np.array(known["keyframes"], np.int64)
             found = map_video(
                 *(tracks, keyframes, video.camera, limits, paths.mapping, paths.log, config.seed), refine_camera=False
             )
-        else:
-            found = _adjusted(video.camera, poses, tracks, limits, paths)
     with report.timed("clean"):
         colors = sample_colors(video.source, tracks, video.size)
         found = clean_models(found, tracks, colors, _cleaning(config), report)
     with report.timed("write"):
-        # An earlier run may have had more models.
-        shutil.rmtree(paths.sparse_models, ignore_errors=True)
         for number, model in enumerate(found.models):
             write_sparse(model, tracks, colors, paths, number)
         _tell(video, found, tracks, known["unreadable"], paths, report)
@@ -210,11 +209,15 @@ def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floa
 
 def _adjusted(
     camera: pycolmap.Camera, poses: Floats, tracks: Tracks, limits: Limits, paths: ReconstructionPaths
-) -> VideoModels:
+) -> VideoModels | None:
+    """The model with these poses adjusted; None if they do not fit the tracks."""
     nothing = np.full((tracks.track_count, 3), np.nan)
     model = TrackModel(camera, poses, nothing, np.zeros(len(tracks.frame), bool))
     rough = replace(limits, error_px=2 * limits.error_px)
     model = refine(refine(model, tracks, rough, paths.log), tracks, limits, paths.log)
+    if model.registered.sum() < _MIN_FITTING_SHARE * len(poses):
+        logger.warning("the poses of the first SfM do not fit what was followed: mapping starts anew")
+        return None
     logger.info("the poses of the first SfM adjusted: %d frames, %d points", model.registered.sum(), model.point_count)
     return VideoModels([model], {})
 

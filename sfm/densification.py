@@ -59,6 +59,7 @@ class Lattice:
         self._middles = middles.astype(np.float32)
         self._usable = usable[index[:, 1], index[:, 0]]
         self._taken = np.zeros((frames, len(middles)), bool)
+        self._covered = np.zeros(frames, np.int64)
 
     def free(self, row: int, usable: Booleans | None = None) -> npt.NDArray[np.float32]:
         """The middles (N, 2) px of a frame's usable cells that hold no observation.
@@ -84,11 +85,20 @@ class Lattice:
 
     def take(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> None:
         """Let observations have the cells that they are in."""
-        self._taken.reshape(-1)[self._place(frame, pixels)] = True
+        place = np.unique(self._place(frame, pixels))
+        place = place[~self._taken.reshape(-1)[place]]
+        self._taken.reshape(-1)[place] = True
+        row, cell = np.divmod(place, len(self._middles))
+        self._covered += np.bincount(row[self._usable[cell]], minlength=len(self._covered))
+
+    @property
+    def usable_cells(self) -> int:
+        """How many cells show tissue in every frame."""
+        return int(self._usable.sum())
 
     def coverage(self) -> Floats:
         """(F,) the share of each frame's usable cells that hold an observation, 0..1."""
-        return (self._taken & self._usable).sum(axis=1) / max(1, self._usable.sum())
+        return self._covered / max(1, self.usable_cells)
 
     def _place(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> Integers:
         column, row = np.floor(pixels / self._cell_px).astype(np.int64).T

@@ -4,14 +4,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 import pycolmap
 
-from pipeline.errors import explain_os_errors
-from pipeline.files import atomic_write
+from pipeline.array_files import read_arrays, write_arrays
 from pipeline.point_search import Finder
 from pipeline.progress import ProgressBar
 from pipeline.tracks import Tracks
@@ -19,6 +17,9 @@ from sfm.densification import DenseLimits, Lattice, densify_from, joined
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
+
+# A reference begins nothing if fewer of the cells are still free in it.
+_LEAST_FREE_SHARE = 0.02
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +73,16 @@ def densify(
             mask = usable(reference)
             if mask is None:
                 continue
+            if len(lattice.free(reference, mask)) < _LEAST_FREE_SHARE * lattice.usable_cells:
+                # Hidden in this frame, or taken already.
+                continue
             parts.append(_part(reference, find, lattice, camera, cam_from_world, limits, mask, folder))
             bar.update()
-    return joined(parts, np.arange(len(cam_from_world)))
+    frame_index = np.arange(len(cam_from_world))
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return Tracks(frame_index, nothing, nothing, np.zeros((0, 2), np.float32)), np.zeros((0, 3))
+    return joined(parts, frame_index)
 
 
 def _part(
@@ -95,24 +103,17 @@ def _part(
         return part
     tracks, points = densify_from(reference, find, lattice, camera, cam_from_world, limits, usable)
     logger.debug("reference %d: %d points, %d observations", reference, len(points), len(tracks.frame))
-    with atomic_write(path) as partial, partial.open("wb") as stream:
-        frame, track = tracks.frame.astype(np.int32), tracks.track.astype(np.int32)
-        np.savez(stream, frame=frame, track=track, pixels=tracks.pixels, points=points)
+    frame, track = tracks.frame.astype(np.int32), tracks.track.astype(np.int32)
+    write_arrays(path, {"frame": frame, "track": track, "pixels": tracks.pixels, "points": points})
     return tracks, points
 
 
 def _load(path: Path, frames: int) -> tuple[Tracks, Floats] | None:
-    if not path.exists():
+    arrays = read_arrays(path, ("frame", "track", "pixels", "points"))
+    if arrays is None:
         return None
-    with explain_os_errors("read", path):
-        try:
-            with np.load(path) as arrays:
-                frame, track = arrays["frame"].astype(np.int64), arrays["track"].astype(np.int64)
-                points = arrays["points"]
-                return Tracks(np.arange(frames), frame, track, arrays["pixels"], len(points)), points
-        except (ValueError, KeyError, EOFError, BadZipFile):
-            # What a failing disk left of it is made again.
-            return None
+    frame, track, points = arrays["frame"].astype(np.int64), arrays["track"].astype(np.int64), arrays["points"]
+    return Tracks(np.arange(frames), frame, track, arrays["pixels"], len(points)), points
 
 
 def _spread(rows: list[int]) -> list[int]:

@@ -51,6 +51,9 @@ def write_overlay(
     # Video has an even number of pixels in both directions.
     size = (int(camera.width * scale) // 2 * 2, int(camera.height * scale) // 2 * 2)
     near, far = _depth_range(tracks, points, cam_from_world)
+    # The same points in all frames, by their numbers, so that none comes and goes with how many others are seen.
+    seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
+    tracks = tracks.select(tracks.track % max(1, round(float(np.median(seen)) / _SHOWN_POINTS)) == 0)
     with atomic_write(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(max(1.0, fps)), options={"crf": "23"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
@@ -92,9 +95,7 @@ def _draw(
         cv2.putText(small, "no pose", (12, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 255), 2, cv2.LINE_AA)
         return
     track = tracks.track[tracks.in_frame(row)]
-    # By their number, so that a point does not come and go with how many others are seen.
-    every = max(1, round(len(track) / _SHOWN_POINTS))
-    in_camera = _in_camera(points[track[track % every == 0]], cam_from_world[row])
+    in_camera = _in_camera(points[track], cam_from_world[row])
     in_camera = in_camera[in_camera[:, 2] > 0]
     if not len(in_camera):
         return

@@ -190,11 +190,23 @@ def _frames_figure(content: ReportContent) -> go.Figure:
             go.Scatter(x=index, y=seen, name="points seen", yaxis="y2", line={"color": _GREY, "width": 1}),
         ]
     )
-    for number in index[~np.isfinite(content.cam_from_world[:, 0, 0])].tolist():
-        figure.add_vrect(x0=number - 0.5, x1=number + 0.5, fillcolor=_RED, opacity=0.3, line_width=0)
+    shapes = [
+        {
+            **{"type": "rect", "yref": "paper", "y0": 0, "y1": 1, "x0": index[first] - 0.5, "x1": index[last] + 0.5},
+            **{"fillcolor": _RED, "opacity": 0.3, "line": {"width": 0}},
+        }
+        for first, last in _runs(~np.isfinite(content.cam_from_world[:, 0, 0]))
+    ]
     right = {"overlaying": "y", "side": "right", "rangemode": "tozero", "title": "points seen", "showgrid": False}
     left = {"title": "coverage, %", "rangemode": "tozero"}
-    return _plain(figure, xaxis={"title": "frame"}, yaxis=left, yaxis2=right, legend={"orientation": "h", "y": 1.12})
+    legend = {"orientation": "h", "y": 1.12}
+    return _plain(figure, xaxis={"title": "frame"}, yaxis=left, yaxis2=right, shapes=shapes, legend=legend)
+
+
+def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and last of each stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]])))
+    return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
 
 
 def _lengths_figure(content: ReportContent) -> go.Figure:
@@ -254,4 +266,6 @@ def _stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
     ]
     total = sum(stage["total_s"] for stage in stages) / 60
     last = f"<tr><th>total</th><th>{total:.1f}</th><th></th></tr>"
-    return f"<table><tr><th>stage</th><th>minutes</th><th>memory, GiB</th></tr>{''.join(rows)}{last}</table>"
+    return (
+        f"<table><tr><th>stage</th><th>minutes</th><th>most memory so far, GiB</th></tr>{''.join(rows)}{last}</table>"
+    )

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import open3d as o3d
 import pycolmap
 
+from pipeline.errors import require
 from pipeline.training_data import TrainingData
 from sfm.alignment import align_poses, compare_paths, relative_pose_errors
 from sfm.surface_truth import SurfaceTruth
@@ -60,8 +61,13 @@ def evaluate(data: TrainingData, truth: SurfaceTruth) -> TruthFigures:
     """Compare a reconstruction with the phantom that its video shows; frames are known by their index.
 
     Raises:
-        LumenError: if fewer than 3 frames are registered.
+        LumenError: if fewer than 3 frames are registered, or it is of another video.
     """
+    last = int(data.frame_index.max(initial=0))
+    require(
+        last < len(truth.cam_from_world),
+        f"frame {last} is reconstructed, the phantom has {len(truth.cam_from_world)}: give the phantom of this video",
+    )
     reference = truth.cam_from_world[data.frame_index]
     difference = compare_paths(data.cam_from_world, reference)
     alignment = align_poses(data.cam_from_world, reference)

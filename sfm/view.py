@@ -47,6 +47,7 @@ def run(config: ViewConfig) -> Path | None:
         LumenError: if there is no reconstruction, or no display to show it on.
     """
     data = read_reconstruction(config.run)
+    require(len(data.points) > 0, f"{config.run} has no points to show")
     if config.render is not None:
         half = config.size[0] // 2, config.size[1] // 2
         write_image(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))

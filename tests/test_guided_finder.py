@@ -72,11 +72,12 @@ def moved(data: TrainingData, source: int, target: int, pixels: np.ndarray) -> n
 
 class Plane:
     def __init__(self, folder: Path, held: int = 10) -> None:
+        frame_bytes = 2 * 12 * CELLS[0] * CELLS[1] * 4
         self.data = write_plane(folder, frames=FRAMES)
         paths, index = SequencePaths(folder), self.data.frame_index.tolist()
         self.frames = WorkingFrames(paths, index, self.data.mask)
         self.descriptor = PlaneMap(self.data)
-        self.described = PlaneFrames(self.descriptor, TorchSearch(), paths, index, self.data.mask, held)
+        self.described = PlaneFrames(self.descriptor, TorchSearch(), paths, index, self.data.mask, held * frame_bytes)
         self.guided = GuidedFinder(self.frames, self.described)
         columns, rows = np.meshgrid(np.arange(60, WIDTH - 60, 6), np.arange(50, HEIGHT - 50, 6))
         self.pixels = np.column_stack([columns.ravel(), rows.ravel()]).astype(np.float32)

@@ -25,7 +25,7 @@ from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.tracks import Tracks
 from pipeline.training_files import read_training_data
-from reconstruction import run as run_module
+from reconstruction import sequence_run as run_module
 from reconstruction.config import ReconstructConfig
 from reconstruction.run import reconstruct
 from sfm import evaluate, view
@@ -261,6 +261,9 @@ def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_rec
         ({"correspondences": "both", "train_minutes": 0}, "there is no descriptor: give --weights"),
         ({"references": 0}, "--references 0: choose 1 or more"),
         ({"coverage": 1.5}, "--coverage 1.5"),
+        ({"inlier_percentage": 99}, "--inlier_percentage 99"),
+        ({"pairs": "ddl"}, "--pairs ddl is for --correspondences descriptor"),
+        ({"correspondences": "descriptor", "sigma": 0.0}, "--sigma 0"),
         ({"correspondences": "flow", "rounds": 2}, "--rounds is for a descriptor that is trained"),
     ],
 )
@@ -298,6 +301,52 @@ def test_frames_without_texture_are_no_reconstruction(sequence: SequencePaths, t
         cv2.imwrite(str(image), np.zeros((256, 320, 3), np.uint8))
     with pytest.raises(NoReconstruction, match="texture"):
         reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **FAST))
+
+
+def test_another_input_does_not_replace_a_run_unasked(
+    sequence: SequencePaths, cut_video: PhantomPaths, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    reconstruct(ReconstructConfig(sequence.root, output, until="correspond", **FAST))
+    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "extract"}
+    with pytest.raises(LumenError, match="holds the reconstruction of another input: choose another --output"):
+        reconstruct(ReconstructConfig(cut_video.video, output, **settings))
+    assert ReconstructionPaths(output).tracks.exists()
+    reconstruct(ReconstructConfig(cut_video.video, output, overwrite=True, **settings))
+    assert not ReconstructionPaths(output).tracks.exists()
+
+
+def test_settings_of_the_extraction_are_refused_for_what_is_extracted(sequence: SequencePaths, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="--stride is for videos and images"):
+        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", stride=2, **FAST))
+
+
+def test_images_may_not_hold_the_output(sequence: SequencePaths) -> None:
+    with pytest.raises(LumenError, match="is inside the images' folder"):
+        reconstruct(ReconstructConfig(sequence.images, sequence.images / "run", **FAST))
+
+
+def test_a_training_that_is_stopped_is_not_taken_for_done(
+    sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def stopped(config: Any, *, to_the_end: bool) -> None:
+        asked.append(to_the_end)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "train", stopped)
+    monkeypatch.setattr(run_module.bootstrap, "run", lambda config: [])
+    settings: dict[str, Any] = FAST | {"correspondences": "both", "cache_root": tmp_path / "cache"}
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **settings))
+    assert asked == [True, True]
+
+
+def test_no_path_is_kept_in_the_run(whole: ReconstructionPaths, video: PhantomPaths) -> None:
+    for text in (whole.config, whole.manifest, whole.input, whole.extraction_manifest):
+        assert str(video.root) not in text.read_text()
 
 
 def test_the_output_may_not_be_the_input(sequence: SequencePaths) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipeline.tracks import Tracks
-from sfm.report_page import ReportContent, shared_points, write_report
+from sfm.report_page import ReportContent, _runs, shared_points, write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FRAMES, POINTS = 12, 300
@@ -36,6 +36,11 @@ def content(**changes: object) -> ReportContent:
         "stages": [{"stage": "flesh", "total_s": 90.0, "peak_memory_mb": 2048.0}],
     }
     return ReportContent(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_stretches_are_found() -> None:
+    assert _runs(np.array([True, True, False, True, False, False, True])) == [(0, 1), (3, 3), (6, 6)]
+    assert _runs(np.zeros(3, bool)) == []
 
 
 def test_shared_points_are_counted_as_they_are() -> None:

@@ -48,6 +48,10 @@ class ReconstructConfig:
     videos of few frames a second, where every step looks like a cut."""
     keep_all: bool = False
     """Keep every sampled frame of a video whatever its quality."""
+    min_segment_frames: int = 5
+    """Do not take stretches between cuts that have fewer usable frames."""
+    image_fps: float = 30.0
+    """Frames a second of a folder of images, which carries no times."""
     record_path: bool = True
     """Write the video's path to sequence.yaml; --no_record_path if it may name a patient."""
 

@@ -32,7 +32,7 @@ from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder
 from sfm.colmap_model import frame_number
 from sfm.sift import tracks_from_matches
-from sfm.track_model import TrackModel, colored_reconstruction, refine
+from sfm.track_model import TrackModel, colored_reconstruction, in_first_camera, refine
 from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, map_video, without_points
 
@@ -168,6 +168,7 @@ def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: Reconstruc
     with report.timed("clean"):
         colors = sample_colors(video.source, tracks, video.size)
         found = clean_models(found, tracks, colors, _cleaning(config), report)
+    found = replace(found, models=[in_first_camera(model, tracks) for model in found.models])
     with report.timed("write"):
         for number, model in enumerate(found.models):
             write_sparse(model, tracks, colors, paths, number)

@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from data_prep import extract
+from data_prep.calibration import read_calibration
 from data_prep.extract import ExtractConfig
 from data_prep.frame_source import open_source, source_name
 from pipeline.errors import LumenError, explain_os_errors, require
@@ -24,6 +25,8 @@ _EXTRACTION: Mapping[str, object] = {
     "stride": 1,
     "split_at_cuts": True,
     "keep_all": False,
+    "min_segment_frames": 5,
+    "image_fps": 30.0,
     "record_path": True,
 }
 
@@ -50,13 +53,20 @@ def reconstruct(config: ReconstructConfig) -> list[Path]:
         try:
             sequences = _sequences(config, output)
         except LumenError:
-            with suppress(OSError):
-                output.rmdir()
+            _remove_if_nothing_is_in_it(output)
             raise
         if config.until == "extract":
             return [paths.root for paths in sequences]
         roots = [output / paths.root.name if len(sequences) > 1 else output for paths in sequences]
         return _run_all(config, dict(zip(roots, sequences, strict=True)))
+
+
+def _remove_if_nothing_is_in_it(output: Path) -> None:
+    marker = ReconstructionPaths(output).input
+    with suppress(OSError):
+        if list(output.iterdir()) in ([], [marker]):
+            marker.unlink(missing_ok=True)
+            output.rmdir()
 
 
 def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths]) -> list[Path]:
@@ -86,7 +96,7 @@ def _next_round(config: ReconstructConfig, run: SequenceRun) -> list[Path]:
 def _sequences(config: ReconstructConfig, output: Path) -> list[SequencePaths]:
     """The sequences of the input; those of a video are extracted into the output."""
     given = config.input
-    require(given.resolve() != output.resolve(), f"--output {output} is the input: choose another place")
+    require(given.resolve() != output.resolve(), f"the output, {output}, is the input: choose another --output")
     found = [SequencePaths(given)] if SequencePaths(given).sequence.exists() else []
     if not found and given.is_dir():
         found = RunPaths(given).sequences()
@@ -105,14 +115,17 @@ def _extract(config: ReconstructConfig, output: Path) -> list[SequencePaths]:
     given = config.input
     inside = given.is_dir() and output.resolve().is_relative_to(given.resolve())
     require(not inside, f"{output} is inside the images' folder {given}: choose another --output")
-    source = open_source(given, ExtractConfig.image_fps)
+    settings = {name: getattr(config, name) for name in _EXTRACTION}
+    extracted = ReconstructionPaths(output).extracted
+    # Everything that can be wrong is found out before what is there is given up.
+    extraction = ExtractConfig(given, extracted, overwrite=True, **settings)
+    source = open_source(given, config.image_fps)
+    if config.calibration is not None:
+        read_calibration(config.calibration, (source.info.width, source.info.height))
     inputs = {"video": source.fingerprint()}
     _claim(output, inputs, overwrite=config.overwrite)
     if config.calibration is not None:
         inputs["calibration"] = fingerprint_path(config.calibration)
-    settings = {name: getattr(config, name) for name in _EXTRACTION}
-    extracted = ReconstructionPaths(output).extracted
-    extraction = ExtractConfig(given, extracted, overwrite=True, **settings)
     # Where the calibration lies does not matter, and may name a patient.
     told = {name: value for name, value in settings.items() if name != "calibration"}
     manifest = Manifest.load(ReconstructionPaths(output).extraction_manifest)

@@ -129,6 +129,8 @@ class SequenceRun:
             stride=1,
             split_at_cuts=True,
             keep_all=False,
+            min_segment_frames=5,
+            image_fps=30.0,
             record_path=True,
         )
 

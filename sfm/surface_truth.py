@@ -42,7 +42,9 @@ class SurfaceTruth:
         """
         paths = PhantomPaths(root)
         if not paths.truth.exists():
-            raise LumenError(f"{root} is no phantom (no {paths.truth.name}): make one with data_prep/phantom.py")
+            raise LumenError(
+                f"{root} is no folder of a phantom (no {paths.truth.name} in it), as data_prep/phantom.py makes"
+            )
         facts = read_facts(paths)
         with explain_os_errors("read", paths.poses):
             poses = np.load(paths.poses)

@@ -10,7 +10,7 @@ import pycolmap
 
 from pipeline.tracks import Tracks
 from sfm.mapping import colmap_log, frame_name
-from sfm.triangulation import Limits, bearing_vectors, reprojection_errors, triangulate
+from sfm.triangulation import Limits, bearing_vectors, camera_centers, reprojection_errors, triangulate
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
@@ -192,6 +192,20 @@ def reconstruction_from(
         seen = pycolmap.Track([pycolmap.TrackElement(image_id, index) for image_id, index in elements[first:end]])
         point_ids[number] = reconstruction.add_point3D(model.points[number], seen)
     return reconstruction, point_ids, image_ids
+
+
+def in_first_camera(model: TrackModel, tracks: Tracks) -> TrackModel:
+    """The same in a world that does not depend on how it came about: the first frame with a pose looks along z with y
+    down from the origin, and observed points are at a median distance of 1 from their cameras."""
+    if not model.used.any():
+        return model
+    first = model.cam_from_world[np.flatnonzero(model.registered)[0]]
+    centers = camera_centers(model.cam_from_world)[tracks.frame[model.used]]
+    distance = np.median(np.linalg.norm(model.points[tracks.track[model.used]] - centers, axis=1))
+    points = (model.points @ first[:, :3].T + first[:, 3]) / distance
+    rotations = model.cam_from_world[:, :, :3] @ first[:, :3].T
+    shifts = (model.cam_from_world[:, :, 3] - rotations @ first[:, 3]) / distance
+    return replace(model, points=points, cam_from_world=np.concatenate([rotations, shifts[..., None]], axis=2))
 
 
 def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Floats) -> pycolmap.Reconstruction:

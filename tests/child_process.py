@@ -21,7 +21,9 @@ def stop_script_when_ready(
     script: str, folder: Path, stop: signal.Signals, delay_s: float = 0.0
 ) -> tuple[int, list[str]]:
     """Start `script`, wait until it prints "ready", send it `stop` after `delay_s`; its status and lines on stdout."""
-    command = [sys.executable, "-uc", script]
+    # A job in the background of a shell script ignores SIGINT, and so would its children.
+    listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    command = [sys.executable, "-uc", listening + script]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stderr is not None
         first = child.stdout.readline()

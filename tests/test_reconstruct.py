@@ -316,6 +316,17 @@ def test_another_input_does_not_replace_a_run_unasked(
     assert not ReconstructionPaths(output).tracks.exists()
 
 
+def test_a_wrong_calibration_costs_nothing_that_is_there(
+    whole: ReconstructionPaths, video: PhantomPaths, tmp_path: Path
+) -> None:
+    before = whole.extraction_manifest.read_bytes()
+    wrong = tmp_path / "notes.txt"
+    wrong.write_text("no calibration")
+    with pytest.raises(LumenError, match=r"notes\.txt"):
+        reconstruct(ReconstructConfig(video.video, whole.root, calibration=wrong, **FAST))
+    assert whole.extraction_manifest.read_bytes() == before
+
+
 def test_settings_of_the_extraction_are_refused_for_what_is_extracted(sequence: SequencePaths, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--stride is for videos and images"):
         reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", stride=2, **FAST))
@@ -350,7 +361,7 @@ def test_no_path_is_kept_in_the_run(whole: ReconstructionPaths, video: PhantomPa
 
 
 def test_the_output_may_not_be_the_input(sequence: SequencePaths) -> None:
-    with pytest.raises(LumenError, match="is the input"):
+    with pytest.raises(LumenError, match="is the input: choose another --output"):
         reconstruct(ReconstructConfig(sequence.root, sequence.root, **FAST))
 
 
@@ -369,7 +380,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
 def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--truth PHANTOM, or --against"):
         EvaluateConfig(whole.root)
-    with pytest.raises(LumenError, match="is no phantom"):
+    with pytest.raises(LumenError, match="is no folder of a phantom"):
         evaluate.run(EvaluateConfig(whole.root, truth=tmp_path))
     with pytest.raises(LumenError, match="holds no COLMAP model"):
         evaluate.run(EvaluateConfig(tmp_path, truth=tmp_path))

@@ -12,6 +12,7 @@ from sfm.alignment import PathDifference, compare_paths
 from sfm.track_model import (
     MIN_FRAME_POINTS,
     TrackModel,
+    in_first_camera,
     keep_points,
     model_from_keyframes,
     reconstruction_from,
@@ -20,7 +21,7 @@ from sfm.track_model import (
     triangulate_all,
     without_poor_frames,
 )
-from sfm.triangulation import Limits, reprojection_errors
+from sfm.triangulation import Limits, camera_centers, reprojection_errors
 from synthetic_video import SyntheticVideo, make_video
 
 FRAMES = 16
@@ -257,3 +258,18 @@ def test_keyframes_alone_make_a_model_of_the_tracks(video: SyntheticVideo) -> No
     assert 50 < found.sum() < video.tracks.track_count
     np.testing.assert_allclose(model.points[found], video.points[found], atol=1e-4)
     assert set(np.unique(video.tracks.frame[model.used])) <= set(keyframes)
+
+
+def test_the_world_is_that_of_the_first_camera_and_the_scene_as_far_as_one(video: SyntheticVideo) -> None:
+    model = without_poses(true_model(video), [0])
+    model = replace(model, used=model.used & (video.tracks.frame != 0))
+    moved = in_first_camera(model, video.tracks)
+    np.testing.assert_allclose(moved.cam_from_world[1], np.eye(3, 4), atol=1e-9)
+    assert np.isnan(moved.cam_from_world[0]).all()
+    centers = camera_centers(moved.cam_from_world)[video.tracks.frame[moved.used]]
+    distance = np.linalg.norm(moved.points[video.tracks.track[moved.used]] - centers, axis=1)
+    assert np.median(distance) == pytest.approx(1)
+    errors = [
+        reprojection_errors(video.tracks, each.points, each.camera, each.cam_from_world) for each in (model, moved)
+    ]
+    np.testing.assert_allclose(errors[0][model.used], errors[1][model.used], atol=1e-6)

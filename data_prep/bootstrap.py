@@ -34,7 +34,6 @@ from pipeline.tracks import Integers, Tracks
 from pipeline.working_frames import WorkingFrames
 from sfm.sift import match_sift
 from sfm.track_model import TrackModel
-from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, map_video, without_points
 
 Floats = npt.NDArray[np.float64]
@@ -76,10 +75,9 @@ class BootstrapConfig:
         require(self.points >= 50, f"--points {self.points}: choose 50 or more")
         require(self.max_error_px is None or self.max_error_px > 0, f"--max_error_px {self.max_error_px}: above 0")
         require(0 < self.min_angle_deg < 90, f"--min_angle_deg {self.min_angle_deg:g}: choose between 0 and 90")
-        require(self.min_views >= 2, f"--min_views {self.min_views}: choose 2 or more")
-        require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
-        require(0 < self.inlier_percentage <= 1, f"--inlier_percentage {self.inlier_percentage:g}: above 0, at most 1")
         require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+        # It checks what it is given.
+        _ = self.cleaning
 
     @property
     def cleaning(self) -> CleaningRules:
@@ -163,11 +161,6 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
     paths = BootstrapPaths(work.path)
     save_config(settings, paths.config)
     Manifest.load(path).complete(stage, [paths.config])
-
-
-def _limits(config: BootstrapConfig, video: InputVideo) -> Limits:
-    error_px = video.likely_error_px if config.max_error_px is None else config.max_error_px
-    return Limits(error_px, config.min_views, config.min_angle_deg)
 
 
 @dataclass(frozen=True)
@@ -281,7 +274,7 @@ def _map(
     paths: BootstrapPaths,
     report: StageReport,
 ) -> VideoModels:
-    limits = _limits(config, video)
+    limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
     tracks, keyframes = correspondences.tracks, correspondences.keyframes
     camera = video.camera
     with report.timed("camera"):

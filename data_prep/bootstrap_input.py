@@ -14,6 +14,7 @@ from pipeline.sequence import Sequence
 from pipeline.training_data import Bytes
 from pipeline.training_files import read_mask
 from pipeline.working_frames import WORKING_SIZE_PX
+from sfm.triangulation import Limits
 
 MIN_FRAMES = 3
 MIN_SIDE_PX = 32
@@ -64,6 +65,10 @@ class InputVideo:
     def likely_error_px(self) -> float:
         """How far a point that is followed well may be from where it belongs, px."""
         return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
+
+    def limits(self, max_error_px: float | None, min_views: int, min_angle_deg: float) -> Limits:
+        """What a point has to satisfy; without a largest error the likely one is taken."""
+        return Limits(self.likely_error_px if max_error_px is None else max_error_px, min_views, min_angle_deg)
 
     @property
     def content_box(self) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import NoReconstruction
+from pipeline.errors import NoReconstruction, require
 from pipeline.report import StageReport
 from pipeline.tracks import Tracks
 from sfm.cleaning import clean
@@ -31,6 +31,12 @@ class CleaningRules:
     min_views: int
     max_depth_uncertainty: float
     inlier_percentage: float
+
+    def __post_init__(self) -> None:
+        share = self.inlier_percentage
+        require(self.min_views >= 2, f"--min_views {self.min_views}: choose 2 or more")
+        require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
+        require(0 < share <= 1, f"--inlier_percentage {share:g}: above 0, at most 1")
 
 
 def clean_models(

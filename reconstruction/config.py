@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
+from data_prep.model_cleaning import CleaningRules
 from descriptor.frame_cache import default_cache_root
 from descriptor.keypoint_matching import KeypointRules
 from descriptor.matching.engines import EngineName
@@ -134,9 +135,6 @@ class ReconstructConfig:
         require(self.points >= 50, f"--points {self.points}: choose 50 or more")
         require(self.max_error_px is None or self.max_error_px > 0, f"--max_error_px {self.max_error_px}: above 0")
         require(0 < self.min_angle_deg < 90, f"--min_angle_deg {self.min_angle_deg:g}: choose between 0 and 90")
-        require(self.min_views >= 2, f"--min_views {self.min_views}: choose 2 or more")
-        require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
-        require(0 < self.inlier_percentage <= 1, f"--inlier_percentage {self.inlier_percentage:g}: above 0, at most 1")
         require(self.references >= 1, f"--references {self.references}: choose 1 or more")
         require(0 < self.coverage <= 1, f"--coverage {self.coverage:g}: above 0, at most 1")
         require(self.reach >= 1, f"--reach {self.reach}: choose 1 or more")
@@ -158,7 +156,12 @@ class ReconstructConfig:
             "--pairs ddl is for --correspondences descriptor",
         )
         # They check what they are given.
-        _ = self.policy, self.keypoint_rules
+        _ = self.policy, self.keypoint_rules, self.cleaning
+
+    @property
+    def cleaning(self) -> CleaningRules:
+        """The part of the settings that says which points stay."""
+        return _part_of(self, CleaningRules)
 
     @property
     def policy(self) -> DdlPolicy:

@@ -13,11 +13,11 @@ from reconstruction.config import ReconstructConfig
 
 # As measured on endoscopy of 640x512 and 1080p: keyframes of all frames, the pairs of a keyframe, the share of a
 # frame's cells that get a point in a reference, frames that see a point, and bytes of an observation in all files and
-# in memory. Triangulating takes about as long as finding.
+# in memory. Triangulating takes about twice as long as flow does, and descriptors are asked for a part of the pairs.
 _KEYFRAME_SHARE, _KEYFRAME_PAIRS, _DESCRIPTOR_PAIRS = 0.2, 30, 12
 _POINTS_SHARE, _VIEWS = 0.4, 11
 _DISK_BYTES, _MEMORY_BYTES, _BASE_MEMORY = 75, 260, 0.9e9
-_FLESH_FACTOR = 3.0
+_FLESH_FACTOR, _GUIDED_SHARE = 3.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def estimate(
     keyframes = _KEYFRAME_SHARE * count
     references = min(config.references, count)
     path_s = flow_s * (count + keyframes * _KEYFRAME_PAIRS) + guided_s * keyframes * _DESCRIPTOR_PAIRS
-    flesh_s = references * pairs_per_reference * (_FLESH_FACTOR * flow_s + 0.3 * guided_s)
+    flesh_s = references * pairs_per_reference * (_FLESH_FACTOR * flow_s + _GUIDED_SHARE * guided_s)
     cells = np.count_nonzero(video.mask) / cell_px**2
     observations = min(references * cells * _POINTS_SHARE * _VIEWS, config.coverage * cells * count)
     return Estimate(

@@ -14,7 +14,7 @@ from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.sequence_images import read_frame
 from pipeline.tracks import Tracks
-from pipeline.training_files import read_training_data, write_point_cloud
+from pipeline.training_files import read_training_data
 from reconstruction.path_stages import poses_of
 from sfm.colmap_model import read_model
 from sfm.export import write_nerfstudio, write_tum
@@ -29,12 +29,11 @@ def export(video: InputVideo, paths: ReconstructionPaths, report: StageReport) -
         _link_sequence(video.paths, paths.sequence, video.frame_index)
         data = read_training_data(paths.root)
     with report.timed("write"):
-        write_point_cloud(paths.point_cloud, data.points, data.colors)
         times_s = {frame.index: frame.timestamp_s for frame in video.facts.frames}
         write_tum(data, np.array([times_s[int(index)] for index in data.frame_index]), paths.trajectory)
         masks = [_mask(paths.sequence, int(index)) for index in data.frame_index]
-        cloud = paths.point_cloud
-        write_nerfstudio(data, paths.transforms, cloud, masks)
+        # Writes the cloud, too.
+        write_nerfstudio(data, paths.transforms, paths.point_cloud, masks)
     with report.timed("overlay"):
         poses = poses_of(read_model(paths.sparse()), video.frame_index)
         camera = video.camera

@@ -19,7 +19,7 @@ from pipeline.training_files import write_training_data
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
-from reconstruction.path_stages import path_limits, poses_of
+from reconstruction.path_stages import poses_of
 from sfm.colmap_model import read_model, training_data_from_model
 from sfm.densification import DenseLimits, Lattice
 from sfm.flesh import ReferenceRules, densify
@@ -52,7 +52,7 @@ def grow_flesh(
     poses = poses_of(read_model(paths.sparse()), video.frame_index)
     cell_px = cell_side(config, video)
     lattice = Lattice(video.mask > 0, len(frames), cell_px)
-    limits = DenseLimits(path_limits(config, video), config.max_depth_uncertainty)
+    limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
     rules = ReferenceRules(config.references, config.coverage)
 
     def usable(row: int) -> npt.NDArray[np.bool_] | None:
@@ -62,7 +62,9 @@ def grow_flesh(
 
     with report.timed("points"):
         find = _finder(config, frames, guided)
-        tracks, points = densify(find, lattice, camera, poses, limits, rules, usable, paths.flesh)
+        tracks, points = densify(
+            find, lattice, camera, poses, DenseLimits(limits, config.max_depth_uncertainty), rules, usable, paths.flesh
+        )
     if not len(points):
         raise NoReconstruction("no dense point: nothing that was found agrees with the camera's path")
     tracks = Tracks(np.array(video.frame_index, np.int64), tracks.frame, tracks.track, tracks.pixels, len(points))

@@ -10,7 +10,7 @@ import pycolmap
 
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors
-from data_prep.model_cleaning import CleaningRules, clean_models
+from data_prep.model_cleaning import clean_models
 from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
 from descriptor.described_frames import DescribedFrames
 from descriptor.guided_finder import GuidedFinder
@@ -156,7 +156,7 @@ def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: Reconstruc
     known = read_yaml(paths.keyframes)
     if video.camera is None:
         raise LumenError(f"{video.paths.root} is not calibrated, and its first SfM has not estimated the camera")
-    limits = path_limits(config, video)
+    limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
     with report.timed("mapping"):
         poses = _known_poses(video)
         found = None if poses is None else _adjusted(video.camera, poses, tracks, limits, paths)
@@ -167,22 +167,12 @@ def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: Reconstruc
             )
     with report.timed("clean"):
         colors = sample_colors(video.source, tracks, video.size)
-        found = clean_models(found, tracks, colors, _cleaning(config), report)
+        found = clean_models(found, tracks, colors, config.cleaning, report)
     found = replace(found, models=[in_first_camera(model, tracks) for model in found.models])
     with report.timed("write"):
         for number, model in enumerate(found.models):
             write_sparse(model, tracks, colors, paths, number)
         _tell(video, found, tracks, known["unreadable"], paths, report)
-
-
-def path_limits(config: ReconstructConfig, video: InputVideo) -> Limits:
-    """What a point has to satisfy."""
-    error_px = video.likely_error_px if config.max_error_px is None else config.max_error_px
-    return Limits(error_px, config.min_views, config.min_angle_deg)
-
-
-def _cleaning(config: ReconstructConfig) -> CleaningRules:
-    return CleaningRules(config.min_views, config.max_depth_uncertainty, config.inlier_percentage)
 
 
 def _known_poses(video: InputVideo) -> Floats | None:

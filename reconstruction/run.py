@@ -77,7 +77,8 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths]) ->
             run = SequenceRun.of(config, paths, root)
             results += run.run()
             if config.rounds > 1 and config.until == "report":
-                results = _next_round(config, run) + results
+                # The last round's outputs come first.
+                results = reconstruct(run.next_round()) + results
         except LumenError as error:
             if len(sequences) == 1 and not results:
                 raise
@@ -86,11 +87,6 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths]) ->
     if failures and not results:
         raise failures[0]
     return results
-
-
-def _next_round(config: ReconstructConfig, run: SequenceRun) -> list[Path]:
-    """Train on the dense model, and reconstruct with what comes of it; the last round's outputs come first."""
-    return reconstruct(run.next_round())
 
 
 def _sequences(config: ReconstructConfig, output: Path) -> list[SequencePaths]:

@@ -143,8 +143,7 @@ def test_mapping_keeps_to_the_limits_that_were_asked_for(
     content[60:1140, 100:1720] = 255
     nothing: Any = None
     own = InputVideo(nothing, nothing, nothing, content)
-    video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), likely_error_px=own.likely_error_px)
-    video.content_box = own.content_box
+    video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), limits=own.limits, content_box=own.content_box)
     correspondences: Any = SimpleNamespace(tracks=None, keyframes=None)
     for settings, error_px in (({}, 4.5), ({"max_error_px": 2.5}, 2.5)):
         config = BootstrapConfig(tmp_path, min_views=7, min_angle_deg=3.25, **settings)

@@ -1,0 +1,5 @@
+"""Settings with which a reconstruction of a small phantom takes seconds."""
+
+from typing import Any
+
+FAST: dict[str, Any] = {"correspondences": "flow", "points": 400, "references": 4}

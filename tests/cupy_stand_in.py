@@ -1,0 +1,107 @@
+"""What the engine on CuPy uses of it, on the CPU: the CUDA kernel runs as C++, a thread for each lane of a warp.
+
+So the engine and its kernel are tested where there is no GPU; what is left to one are CuPy's own parts.
+"""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+COMPILER = shutil.which("g++")
+
+_BEFORE = r"""
+#include <algorithm>
+#include <barrier>
+#include <thread>
+#include <vector>
+using std::max;
+#define __global__
+#define __device__ static inline
+struct uint4 { unsigned int x, y, z, w; };
+struct Place { int x, y; };
+static Place blockIdx, blockDim;
+static thread_local Place threadIdx;
+static std::barrier<> warp(32);
+static unsigned int exchanged[32];
+static unsigned int __shfl_xor_sync(unsigned int, unsigned int value, int lane)
+{
+    exchanged[threadIdx.x] = value;
+    warp.arrive_and_wait();
+    value = exchanged[threadIdx.x ^ lane];
+    warp.arrive_and_wait();
+    return value;
+}
+"""
+# One warp after the other, each of which takes one row.
+_AFTER = r"""
+extern "C" void launch(
+    int blocks, int rows_together, const uint4* products, int rows, int columns, int filled, unsigned int first_column,
+    unsigned long long* best)
+{
+    blockDim = {32, rows_together};
+    std::vector<std::thread> lanes;
+    for (int lane = 0; lane < 32; ++lane)
+        lanes.emplace_back([=] {
+            for (int warps = 0; warps < blocks * rows_together; ++warps) {
+                warp.arrive_and_wait();
+                if (lane == 0) blockIdx = {warps / rows_together, 0};
+                threadIdx = {lane, warps % rows_together};
+                warp.arrive_and_wait();
+                best_of_rows(products, rows, columns, filled, first_column, best);
+            }
+        });
+    for (auto& lane : lanes) lane.join();
+}
+"""
+
+
+def build(kernel: str, folder: Path) -> Any:
+    """A module in the place of cupy, whose only kernel is this one."""
+    source, library = folder / "kernel.cpp", folder / "kernel.so"
+    source.write_text(_BEFORE + kernel + _AFTER)
+    assert COMPILER is not None
+    command = [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", str(source), "-o", str(library)]
+    subprocess.run(command, check=True, capture_output=True)
+    launch = ctypes.CDLL(str(library)).launch
+
+    def best_of_rows(grid: tuple[int], block: tuple[int, int], arguments: tuple[Any, ...]) -> None:
+        products, rows, columns, filled, first, best = arguments
+        assert block[0] == 32 and grid[0] * block[1] >= rows and columns % 8 == 0
+        launch(
+            grid[0],
+            block[1],
+            ctypes.c_void_p(products.ctypes.data),
+            int(rows),
+            int(columns),
+            int(filled),
+            ctypes.c_uint(int(first)),
+            ctypes.c_void_p(best.ctypes.data),
+        )
+
+    def dot(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
+        assert out.flags.c_contiguous and first.dtype == second.dtype == out.dtype == np.float16
+        out[:] = first.astype(np.float32) @ second.astype(np.float32)
+
+    def raw_kernel(code: str, name: str) -> Any:
+        assert code == kernel and name == "best_of_rows"
+        return best_of_rows
+
+    return SimpleNamespace(
+        from_dlpack=lambda tensor: _in_numpy(tensor),
+        dot=dot,
+        RawKernel=raw_kernel,
+        int32=np.int32,
+        uint32=np.uint32,
+        uint64=np.uint64,
+    )
+
+
+def _in_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """The same memory, which may be written to."""
+    return tensor.numpy()

@@ -3,53 +3,108 @@
 import logging
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from descriptor.augmentation import augment
-from descriptor.batch_statistics import estimate_statistics
 from descriptor.checkpoint import Checkpoint
-from descriptor.clip import Clip
 from descriptor.distributed import Processes
-from descriptor.fcdensenet import FCDenseNet
-from descriptor.fcdensenet_descriptor import METHOD
-from descriptor.group_loss import group_loss
-from descriptor.groups import Group, GroupSampler
-from descriptor.learning_rate import learning_rate
-from descriptor.muon import Muon
-from descriptor.training_config import TrainConfig
-from descriptor.training_log import TrainingLog
+from descriptor.training_log import Picture, TrainingLog
 from descriptor.training_paths import RunFolder
-from descriptor.validation import Validation, validate
 from pipeline.config import to_mapping
 from pipeline.errors import LumenError
 from pipeline.progress import ProgressBar
 
-# Whatever the groups trained on, so that runs can be compared.
-_VALIDATION_GROUPS, _VALIDATION_FRAMES = 8, 8
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
 _MAX_GRADIENT = 10.0
 _PREPARED_STEPS = 2
-# Muon's rate by that of the parameters that AdamW changes; twice as much of both finds no more points.
-_KERNEL_RATE = 3.0
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Frames:
-    """Clips, and the rows of each that may be used."""
+class TrainerSettings(Protocol):
+    """The settings that the loop itself reads, of any method."""
 
-    clips: Sequence[Clip]
-    rows: Sequence[np.ndarray]
+    @property
+    def num_epoch(self) -> int: ...
+    @property
+    def num_iter(self) -> int: ...
+    @property
+    def max_minutes(self) -> float | None: ...
+    @property
+    def num_workers(self) -> int: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def validation_interval(self) -> int: ...
+    @property
+    def display_interval(self) -> int: ...
+
+
+class Figures(Protocol):
+    """What a validation found: a dataclass, said in one line by `str`.
+
+    Attributes:
+        pck: shares of points that are found again, by growing distance; the first decides which checkpoint is best.
+    """
+
+    @property
+    def pck(self) -> tuple[float, ...]: ...
+    @property
+    def median_px(self) -> float: ...
+
+
+class TrainingMethod(Protocol):
+    """What differs from method to method.
+
+    Attributes:
+        name: of the backend, in checkpoints.
+        network: on its device, in training mode; parameters that ask for gradients are trained.
+        parts: into which the data of a step fall; each process takes some.
+        thresholds_px: of the validations' `pck`.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def network(self) -> nn.Module: ...
+    @property
+    def parts(self) -> int: ...
+    @property
+    def thresholds_px(self) -> tuple[int, ...]: ...
+
+    def draw(self, step: int, number: int) -> Any:
+        """The part of this number of a step's data; None if chance finds nothing. Called from several threads."""
+
+    def loss(self, part: Any, step: int, share: float) -> Tensor:
+        """The mean over the points of a part, at a step, when a share 0..1 of the training is done."""
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name: checkpoints keep their state under it."""
+
+    def rates(self, share: float, step: int) -> Mapping[str, float]:
+        """Each optimizer's learning rate when a share 0..1 of the training is done; the first is shown."""
+
+    def settle(self) -> None:
+        """Make the network ready to be used with the weights as they are."""
+
+    def validate(self) -> Figures:
+        """Find points again in data that are the same each time; the network is left in training mode."""
+
+    def pictures(self) -> dict[str, Picture]:
+        """To look at in TensorBoard."""
+
+    def arrays(self, part: Any) -> dict[str, np.ndarray]:
+        """A part of the data, to be kept for inspection."""
 
 
 @dataclass
@@ -70,13 +125,11 @@ class TrainingState:
 
 
 class Trainer:
-    """Trains a network on groups of frames.
+    """Trains a network by some method.
 
     Args:
-        config: all settings.
-        network: on its device.
-        training: the frames to train on.
-        validation: the frames to validate on.
+        config: all settings, a dataclass.
+        method: what is trained, and on what.
         device: where the network is.
         processes: that train together.
         folder: where files go.
@@ -84,23 +137,17 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
-        network: FCDenseNet,
-        training: Frames,
-        validation: Frames,
+        config: TrainerSettings,
+        method: TrainingMethod,
         device: torch.device,
         processes: Processes,
         folder: RunFolder,
     ) -> None:
-        self._config, self._network, self._training = config, network, training
+        self._config, self._method, self._network = config, method, method.network
         self._device, self._processes, self._folder = device, processes, folder
         self.state = TrainingState()
-        frames = config.frames_per_group
-        self._groups = 2 * config.batch_size // frames
-        self._sampler = _sampler(config, training, frames, config.seed)
-        _require_pairs(self._sampler.draw(0, 0), config)
-        self._validation = _validation_groups(config, validation)
-        self._optimizers = _make_optimizers(config, network)
+        self._trained = [each for each in self._network.parameters() if each.requires_grad]
+        self._optimizers = method.optimizers()
         self._stop_requested = False
         self._share = 0.0
 
@@ -129,18 +176,17 @@ class Trainer:
         saved = last = time.monotonic()
         with (
             self._stopping_on_signals(),
-            TrainingLog(self._folder, config, state.step, self._processes.is_first) as log,
+            self._log() as log,
             ProgressBar("training", total=total, unit="step", done=state.step) as bar,
         ):
-            for groups in self._prepared(total):
-                cycle = state.step % config.num_iter / config.num_iter
-                rate = learning_rate(config.optimizer, *config.lr_range, self._share, cycle)
-                loss = self._step(groups, rate)
+            for parts in self._prepared(total):
+                rates = self._method.rates(self._share, state.step)
+                loss = self._step(parts, rates)
                 state.step += 1
                 # Waiting for data and validating count too: --max_minutes are those of the clock.
                 state.elapsed_s, last = state.elapsed_s + time.monotonic() - last, time.monotonic()
                 bar.update()
-                log.step(state.step, loss, rate, state.elapsed_s)
+                log.step(state.step, loss, next(iter(rates.values())), state.elapsed_s)
                 if state.step % (config.num_iter * config.validation_interval) == 0:
                     self._validate(log)
                     saved = time.monotonic()
@@ -169,13 +215,18 @@ class Trainer:
             return min(1.0, self.state.elapsed_s / 60 / config.max_minutes)
         return min(1.0, self.state.step / (config.num_epoch * config.num_iter))
 
-    def _prepared(self, total: int | None) -> Iterator[list[Group]]:
-        """This process's groups of each step to come, drawn ahead of time."""
+    def _log(self) -> TrainingLog:
+        config = self._config
+        intervals = (config.display_interval, config.num_iter)
+        return TrainingLog(self._folder, *intervals, config.batch_size, self.state.step, self._processes.is_first)
+
+    def _prepared(self, total: int | None) -> Iterator[list[Any]]:
+        """This process's parts of the data of each step to come, drawn ahead of time."""
         steps = count(self.state.step) if total is None else range(self.state.step, total)
         if self._share_done() >= 1:
             return
         with ThreadPoolExecutor(max(1, self._config.num_workers)) as pool:
-            waiting: list[Future[list[Group]]] = []
+            waiting: list[Future[list[Any]]] = []
             try:
                 for step in steps:
                     waiting.append(pool.submit(self._draw, step))
@@ -187,48 +238,39 @@ class Trainer:
                 for future in waiting:
                     future.cancel()
 
-    def _draw(self, step: int) -> list[Group]:
-        mine = range(self._processes.rank, self._groups, self._processes.count)
-        drawn = {number: self._sampler.draw(step, number) for number in mine}
-        strength, seed = self._config.augmentation, self._config.seed
-        return [
-            augment(group, strength, np.random.default_rng([seed, step, number, 1]))
-            for number, group in drawn.items()
-            if group is not None
-        ]
+    def _draw(self, step: int) -> list[Any]:
+        mine = range(self._processes.rank, self._method.parts, self._processes.count)
+        return [part for part in (self._method.draw(step, number) for number in mine) if part is not None]
 
-    def _step(self, groups: list[Group], rate: float) -> float:
-        """One step of the optimizer; the loss, the mean over all groups of all processes."""
-        config = self._config
+    def _step(self, parts: list[Any], rates: Mapping[str, float]) -> float:
+        """One step of the optimizers; the loss, the mean over all parts of all processes."""
         self._network.zero_grad()
         total = torch.zeros((), device=self._device)
-        offset = self.state.step % config.target_stride
-        for group in groups:
-            precision = torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-            loss = group_loss(self._network, group, config.matching_scale, config.target_stride, offset, precision)
-            (config.rr_weight * loss / self._groups).backward()
-            total += loss.detach() / self._groups
-        gradients = [_gradient(parameter) for parameter in self._network.parameters()]
+        for part in parts:
+            loss = self._method.loss(part, self.state.step, self._share) / self._method.parts
+            loss.backward()
+            total += loss.detach()
+        gradients = [_gradient(parameter) for parameter in self._trained]
         self._processes.sum([*gradients, total])
-        for parameter, gradient in zip(self._network.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(self._trained, gradients, strict=True):
             parameter.grad = gradient
-        norm = torch.nn.utils.clip_grad_norm_(self._network.parameters(), _MAX_GRADIENT)
+        norm = torch.nn.utils.clip_grad_norm_(self._trained, _MAX_GRADIENT)
         if not torch.isfinite(norm + total):
-            raise self._not_a_number(groups, float(total))
+            raise self._not_a_number(parts, float(total))
         for name, optimizer in self._optimizers.items():
             for settings in optimizer.param_groups:
-                settings["lr"] = rate * (_KERNEL_RATE if name == "muon" else 1)
+                settings["lr"] = rates[name]
             optimizer.step()
         return float(total)
 
-    def _not_a_number(self, groups: list[Group], loss: float) -> LumenError:
+    def _not_a_number(self, parts: list[Any], loss: float) -> LumenError:
         """Keep the batch and the weights before it, and say so."""
         path = self._folder.bad_batch(self._processes.rank)
-        arrays: dict[str, np.ndarray] = {}
-        for number, group in enumerate(groups):
-            arrays |= {f"images_{number}": group.images, f"masks_{number}": group.masks}
-            for (source, target), points in group.pairs.items():
-                arrays[f"points_{number}_{source}_{target}"] = np.stack([points.source, points.target])
+        arrays = {
+            f"{name}_{number}": array
+            for number, part in enumerate(parts)
+            for name, array in self._method.arrays(part).items()
+        }
         self._folder.save_arrays(path, arrays)
         if self._processes.is_first:
             self.save()
@@ -239,38 +281,34 @@ class Trainer:
         )
 
     def _validate(self, log: TrainingLog) -> None:
-        self._estimate_statistics()
-        found = validate(self._network, self._validation, self._config.cross_check_distance)
+        self._method.settle()
+        found = self._method.validate()
         state = self.state
-        state.history.append({"step": state.step, "elapsed_s": state.elapsed_s, **asdict(found)})
-        log.validation(state.history, found, self._network, self._validation[0])
+        state.history.append({"step": state.step, "elapsed_s": state.elapsed_s, **asdict(found)})  # type: ignore[call-overload]
+        log.validation(state.history, self._method.thresholds_px, self._method.pictures)
         if self._processes.is_first:
             minutes = state.elapsed_s / 60
             logger.info("step %d, %.1f minutes: %s", state.step, minutes, found)
             is_best = found.pck[0] > state.best
             state.best = max(state.best, found.pck[0])
             if is_best:
-                self._write(self._folder.best, found, estimate=False)
+                self._write(self._folder.best, found, settle=False)
             # After the best, which it says was written.
-            self._write(self._folder.last, found, estimate=False)
+            self._write(self._folder.last, found, settle=False)
         self._processes.wait()
 
-    def _estimate_statistics(self) -> None:
-        frames = self._training
-        estimate_statistics(self._network, frames.clips, frames.rows, self._config.seed)
-
-    def _write(self, path: Any, found: Validation | None = None, *, estimate: bool = True) -> None:
+    def _write(self, path: Path, found: Figures | None = None, *, settle: bool = True) -> None:
         if not self._processes.is_first:
             return
-        if estimate:
-            self._estimate_statistics()
+        if settle:
+            self._method.settle()
         state = self.state
         Checkpoint(
             model=self._network.state_dict(),
             epoch=state.step // self._config.num_iter,
             step=state.step,
             validation=found.median_px if found else float("nan"),
-            method=METHOD,
+            method=self._method.name,
             config=to_mapping(self._config),
             optimizer={name: each.state_dict() for name, each in self._optimizers.items()},
             training={"state": asdict(state)},
@@ -301,42 +339,6 @@ class Trainer:
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
-
-
-def _sampler(config: TrainConfig, frames: Frames, group_frames: int, seed: int) -> GroupSampler:
-    return GroupSampler(frames.clips, frames.rows, config.adjacent_range, group_frames, config.sampling_size, seed)
-
-
-def _validation_groups(config: TrainConfig, frames: Frames) -> list[Group]:
-    # Another seed than that of training, or its first groups would be validated on.
-    sampler = _sampler(config, frames, _VALIDATION_FRAMES, config.seed + 1)
-    groups = [sampler.draw(0, number) for number in range(_VALIDATION_GROUPS)]
-    found = [group for group in groups if group is not None]
-    _require_pairs(found[0] if found else None, config)
-    return found
-
-
-def _require_pairs(group: Group | None, config: TrainConfig) -> None:
-    if group is None:
-        low, high = config.adjacent_range
-        raise LumenError(
-            f"no two frames {low} to {high} apart see a point in common inside the mask: widen --adjacent_range, "
-            "or bootstrap again with more points"
-        )
-
-
-def _make_optimizers(config: TrainConfig, network: FCDenseNet) -> dict[str, torch.optim.Optimizer]:
-    rate, every = config.lr_range[0], list(network.parameters())
-    if config.optimizer == "sgd":
-        return {"sgd": torch.optim.SGD(every, lr=rate, momentum=0.9)}
-    kernels = network.hidden_kernels() if config.optimizer == "muon" else []
-    others = [parameter for parameter in every if all(parameter is not kernel for kernel in kernels)]
-    optimizers: dict[str, torch.optim.Optimizer] = {
-        "adamw": torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=1e-2)
-    }
-    if kernels:
-        optimizers["muon"] = Muon(kernels, lr=rate)
-    return optimizers
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -1,11 +1,8 @@
-"""Training a dense descriptor, from folders to checkpoints: what `train.py` runs."""
+"""Training DDL's dense descriptor: the data and the weights that `train.py` begins with."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,81 +10,39 @@ import torch
 from descriptor.checkpoint import Checkpoint
 from descriptor.clip import Clip
 from descriptor.data_root import find_sequences, load_clips
-from descriptor.device import choose_device, keep_freed_memory
-from descriptor.distributed import Processes, choose_local_device, join_processes
+from descriptor.distributed import Processes
 from descriptor.fcdensenet import FCDenseNet, NetworkShape
 from descriptor.fcdensenet_descriptor import load_network
-from descriptor.trainer import Frames, Trainer
+from descriptor.fcdensenet_training import FCDenseNetTraining, Frames
 from descriptor.training_config import CONTRAST_RADIUS, TrainConfig
 from descriptor.training_paths import RunFolder
-from pipeline.config import save_config, to_mapping
-from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.locks import held
+from descriptor.training_run import Beginning, check_same_run, run_training
+from pipeline.errors import LumenError, require
 from pipeline.report import StageReport
 
-# What may differ between a run and the one that goes on with it.
+# What may differ between a run and the one that goes on with it, besides of what may in any run.
 _FREE_TO_CHANGE = {
-    *("device", "num_workers", "num_pre_workers", "display_interval", "display_architecture", "cache_root", "log_root"),
-    *("load_trained_model", "trained_model_path", "load_intermediate_data", "validation_interval"),
+    *("num_pre_workers", "display_architecture", "cache_root"),
+    *("load_trained_model", "trained_model_path", "load_intermediate_data"),
 }
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: TrainConfig, *, to_the_end: bool = False) -> list[Path]:
-    """Train until done or stopped; a run in the same folder with the same settings goes on where it was.
+    """Train DDL's network; see `descriptor.training_run.run_training`."""
 
-    Args:
-        config: the settings.
-        to_the_end: a training that was stopped by a signal is of no use.
-
-    Returns:
-        The checkpoints: best, last.
-
-    Raises:
-        KeyboardInterrupt: if it was stopped, and was to go to the end.
-        LumenError: if data, settings or checkpoint do not fit, or the loss is no number.
-    """
-    report = StageReport("train")
-    keep_freed_memory()
-    device = choose_local_device(choose_device(config.device))
-    folder = RunFolder(config.log_root)
-    with join_processes(device) as processes, _held_by_first(folder, processes):
+    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
         _check_processes(config, processes)
-        torch.manual_seed(config.seed)
         with report.timed("data"):
             training, validation = _load_frames(config, processes)
-        config, network, checkpoint = _network(config, folder, device)
+        used, network, checkpoint = _network(config, folder, device)
         if config.display_architecture and processes.is_first:
             logger.info("%s", network)
-        trainer = Trainer(config, network, training, validation, device, processes, folder)
-        if checkpoint is not None:
-            trainer.resume(checkpoint)
-            logger.info("going on from step %d of %s", trainer.state.step, folder.last)
-        if processes.is_first:
-            save_config(config, folder.config)
-        with report.timed("train"):
-            trainer.run()
-        if trainer.was_stopped:
-            logger.info("stopped at step %d; the same command goes on from there", trainer.state.step)
-        if processes.is_first:
-            report.counts |= {"steps": trainer.state.step, "clips": len(training.clips), **trainer.state.history[-1]}
-            report.save(folder.report)
-        if trainer.was_stopped and to_the_end:
-            raise KeyboardInterrupt
-    return [folder.best, folder.last]
+        method = FCDenseNetTraining(used, network, training, validation)
+        return Beginning(used, method, checkpoint, {"clips": len(training.clips)})
 
-
-@contextmanager
-def _held_by_first(folder: RunFolder, processes: Processes) -> Iterator[None]:
-    """The run's folder is one run's at a time."""
-    if not processes.is_first:
-        yield
-        return
-    with explain_os_errors("write", folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
-    with held(folder.root, busy=f"another process is training in {folder.root}: wait for it, or choose another"):
-        yield
+    return run_training(config, begin, to_the_end=to_the_end)
 
 
 def _check_processes(config: TrainConfig, processes: Processes) -> None:
@@ -151,7 +106,7 @@ def _network(
         checkpoint = Checkpoint.load(folder.last)
         if config.contrast_radius is None:
             config = replace(config, contrast_radius=(checkpoint.config or {}).get("contrast_radius"))
-        _check_same_run(config, checkpoint, folder)
+        check_same_run(config, checkpoint, folder, _FREE_TO_CHANGE)
         return config, load_network(checkpoint, folder.last).to(device), checkpoint
     path = config.trained_model_path if config.load_trained_model else None
     if path is None:
@@ -174,18 +129,3 @@ def _trained_network(config: TrainConfig, path: Path) -> FCDenseNet:
         f"{config.contrast_radius}: give the file's, or leave the flag out",
     )
     return network
-
-
-def _check_same_run(config: TrainConfig, checkpoint: Checkpoint, folder: RunFolder) -> None:
-    before, now = checkpoint.config or {}, to_mapping(config)
-    for name, value in now.items():
-        if name not in _FREE_TO_CHANGE and before.get(name) != value and not _is_same_path(before.get(name), value):
-            raise LumenError(
-                f"{folder.root} holds a run with --{name} {before.get(name)}, this one has {value}: choose another "
-                "--log_root, or give the same settings to go on with it"
-            )
-
-
-def _is_same_path(before: Any, now: Any) -> bool:
-    """Whether both are texts that name the same place."""
-    return isinstance(before, str) and isinstance(now, str) and Path(before).resolve() == Path(now).resolve()

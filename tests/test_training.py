@@ -155,13 +155,14 @@ def test_two_processes_train_as_one_does(config: TrainConfig, tmp_path: Path) ->
 def test_a_loss_that_is_no_number_stops_with_the_batch_kept(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("descriptor.trainer.group_loss", lambda network, *_: network.finalConv.bias.sum() * np.nan)
+    nan = lambda network, *_: network.finalConv.bias.sum() * np.nan  # noqa: E731
+    monkeypatch.setattr("descriptor.fcdensenet_training.group_loss", nan)
     with pytest.raises(LumenError, match="at step 0; the batch is in"):
         train(config)
     folder = RunFolder(config.log_root)
     with np.load(folder.bad_batch(0)) as batch:
         assert batch["images_0"].shape == (2, 64, 64, 3)
-        assert batch["points_0_0_1"].shape[0] == 2
+        assert batch["points_0_1_0"].shape[0] == 2
     assert all(torch.isfinite(value).all() for value in weights(config).values())
 
 

@@ -1,10 +1,16 @@
-"""python train.py --training_data_root DIR --log_root DIR: train the dense descriptor."""
+"""python train.py --training_data_root DIR --log_root DIR: train a descriptor."""
 
 import sys
 
+from descriptor.gift.training import train as train_gift
+from descriptor.gift.training_config import GiftTrainConfig
 from descriptor.training import train
 from descriptor.training_config import TrainConfig
-from pipeline.command import run_command
+from pipeline.command import Variants, run_variant
 
 if __name__ == "__main__":
-    sys.exit(run_command(TrainConfig, train))
+    methods: Variants = {
+        "fcdensenet": (TrainConfig, train),
+        "gift": (GiftTrainConfig, train_gift),
+    }
+    sys.exit(run_variant("method", methods))

@@ -1,8 +1,8 @@
-"""Checkpoints: ours, which carry all that a run needs to go on, and those published with DDL.
+"""Checkpoints: ours, which carry all that a run needs to go on, and those published with DDL and with GIFT.
 
-A published file is a dict {model, optimizer, epoch, step, validation}; the keys of `model` begin with "module.". Ours
-is the same dict with more in it, so that what reads weights in theirs reads those in ours; `optimizer` holds the state
-of each of our optimizers by its name.
+DDL's files are a dict {model, optimizer, epoch, step, validation}; the keys of `model` begin with "module.". GIFT's are
+a dict {extractor, embedder, step}. Ours are the same dicts with more in them, so that what reads weights in theirs
+reads those in ours; `optimizer` holds the state of each of our optimizers by its name.
 """
 
 import pickle
@@ -19,6 +19,8 @@ from pipeline.files import atomic_write
 
 FORMAT_VERSION = 1
 _PREFIX = "module."
+# What GIFT's files hold the weights of apart from each other.
+_PARTS = ("extractor", "embedder")
 _AGAIN = "if it was cut off while copying, copy it again"
 
 
@@ -51,8 +53,7 @@ class Checkpoint:
         Raises:
             LumenError: if it cannot be written.
         """
-        content = {
-            "model": {_PREFIX + name: value for name, value in self.model.items()},
+        content = self._weights() | {
             "optimizer": self.optimizer or {},
             "epoch": self.epoch,
             "step": self.step,
@@ -67,6 +68,16 @@ class Checkpoint:
         with atomic_write(path) as partial, partial.open("wb") as stream:
             torch.save(content, stream)
 
+    def _weights(self) -> dict[str, Any]:
+        """The weights in the layout that was published with networks of these names."""
+        if not all(name.startswith(_PARTS) for name in self.model):
+            return {"model": {_PREFIX + name: value for name, value in self.model.items()}}
+        parts: dict[str, Any] = {part: {} for part in _PARTS}
+        for name, value in self.model.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = value
+        return parts
+
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
         """Read a checkpoint of ours or of DDL's, on the CPU, without running any code that is in it.
@@ -75,8 +86,8 @@ class Checkpoint:
             LumenError: if it is missing, cut off, holds code, or is no checkpoint of this kind.
         """
         content = read_checkpoint_file(path)
-        model = content.get("model")
-        if not isinstance(model, dict) or not all(isinstance(each, Tensor) for each in model.values()):
+        model = _published_weights(content)
+        if model is None or not all(isinstance(each, Tensor) for each in model.values()):
             raise LumenError(
                 f"{path} is no checkpoint of a dense descriptor: it holds {', '.join(map(str, content)) or 'nothing'}"
             )
@@ -87,7 +98,7 @@ class Checkpoint:
         if version != FORMAT_VERSION:
             raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: update LumenSfM")
         return cls(
-            model={name.removeprefix(_PREFIX): value for name, value in model.items()},
+            model=model,
             epoch=int(content.get("epoch") or 0),
             step=int(content.get("step") or 0),
             validation=float("nan") if content.get("validation") is None else float(content["validation"]),
@@ -96,6 +107,20 @@ class Checkpoint:
             optimizer=content.get("optimizer") or None,
             training=ours.get("training") or {},
         )
+
+
+def _published_weights(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The weights by name in a file's content; None if it holds none in a layout that is known."""
+    if isinstance(content.get("model"), dict):
+        return {str(name).removeprefix(_PREFIX): value for name, value in content["model"].items()}
+    parts = [content.get(part) for part in _PARTS]
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    return {
+        f"{name}.{key}": value
+        for name, part in zip(_PARTS, parts, strict=True)
+        for key, value in part.items()  # type: ignore[union-attr]
+    }
 
 
 def read_checkpoint_file(path: Path) -> dict[str, Any]:

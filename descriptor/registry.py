@@ -8,27 +8,40 @@ from descriptor.base import Descriptor
 from descriptor.checkpoint import read_checkpoint_file
 from descriptor.dense_sift import DenseSift
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
-from pipeline.errors import LumenError
+from descriptor.gift.gift_descriptor import GiftDescriptor
+from pipeline.errors import LumenError, require
 
 # Made from a file of weights.
-DESCRIPTORS = {FCDenseNetDescriptor.name: FCDenseNetDescriptor}
+TRAINED = (FCDenseNetDescriptor.name, GiftDescriptor.name)
 # Made from nothing.
 UNTRAINED = {DenseSift.name: DenseSift}
 
 
-def load_descriptor(path: Path, device: torch.device | None = None) -> Descriptor:
+def load_descriptor(path: Path, device: torch.device | None = None, rotations: int | None = None) -> Descriptor:
     """A trained descriptor from its file: its method and its network's shape are found from what is in it.
 
     Args:
-        path: a checkpoint of ours, or of DDL's.
+        path: a checkpoint of ours, of DDL's, or of GIFT's; or a folder of <step>.pth as GIFT writes them, of which the
+            last is taken.
         device: where to put it; the CPU by default.
+        rotations: of GIFT's group, 5 or 8, which its published files do not tell; 5 by default.
 
     Raises:
-        LumenError: if it is missing, damaged, holds code, or is of no known method.
+        LumenError: if it is missing, damaged, holds code, or is of no known method, or not of GIFT for `rotations`.
     """
+    path = _latest(path)
     content = read_checkpoint_file(path)
-    for backend in DESCRIPTORS.values():
-        if backend.recognises(content):
-            return backend.from_file(path, device or torch.device("cpu"))
+    device = device or torch.device("cpu")
+    if GiftDescriptor.recognises(content):
+        return GiftDescriptor.from_file(path, device, rotations)
+    if FCDenseNetDescriptor.recognises(content):
+        require(rotations is None, f"{path} is of {FCDenseNetDescriptor.name}, which has no group of rotations")
+        return FCDenseNetDescriptor.from_file(path, device)
     held = ", ".join(map(str, content)) or "nothing"
-    raise LumenError(f"{path} holds {held}: not a checkpoint of {' or '.join(DESCRIPTORS)}")
+    raise LumenError(f"{path} holds {held}: not a checkpoint of {' or '.join(TRAINED)}")
+
+
+def _latest(path: Path) -> Path:
+    """The file itself, or the one of the largest step in a folder."""
+    steps = {int(each.stem): each for each in path.glob("*.pth") if each.stem.isdecimal()} if path.is_dir() else {}
+    return steps[max(steps)] if steps else path

@@ -27,6 +27,8 @@ class TrainConfig:
     log_root: Path
     """Folder to write into: checkpoints, TensorBoard's events, settings."""
 
+    method: Literal["fcdensenet"] = "fcdensenet"
+    """What is trained: DDL's network; gift has settings of its own, which --method gift --help shows."""
     adjacent_range: tuple[int, int] = (1, 50)
     """Lowest and highest distance of a pair's frames in the video."""
     image_downsampling: float | None = None

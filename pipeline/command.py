@@ -7,7 +7,7 @@ import sys
 import tempfile
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +16,12 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from pipeline import __version__
-from pipeline.config import parse_command_line
+from pipeline.config import named_variant, parse_command_line
 from pipeline.errors import LumenError
 
 Config = TypeVar("Config")
+# A kind's name → its config dataclass and what runs it.
+Variants = Mapping[str, tuple[type, Callable[[Any], Any]]]
 
 EXIT_LUMEN_ERROR = 1
 EXIT_BUG = 70
@@ -42,11 +44,33 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
         it prints; 70 for a bug, whose traceback is shown together with the path of a log that holds everything needed
         to report it.
     """
+    return _run(lambda given, program: run(parse_command_line(config_type, given, program)), arguments)
+
+
+def run_variant(flag: str, variants: Variants, arguments: Sequence[str] | None = None) -> int:
+    """As `run_command`, for a command of several kinds with settings of their own.
+
+    Args:
+        flag: the setting that names the kind, on the command line or in the file of `--config`; each kind's config has
+            it as a field.
+        variants: the kinds; the first by default.
+        arguments: see `run_command`.
+    """
+
+    def choose(given: Sequence[str], program: str) -> Any:
+        name = named_variant(flag, list(variants), given)
+        config_type, run = variants[name]
+        return run(parse_command_line(config_type, given, program))
+
+    return _run(choose, arguments)
+
+
+def _run(parse_and_run: Callable[[Sequence[str], str], Any], arguments: Sequence[str] | None) -> int:
     program = sys.argv[0]
     arguments = sys.argv[1:] if arguments is None else arguments
     records = _start_logging()
     try:
-        _print_outputs(run(parse_command_line(config_type, arguments, f"python {program}")))
+        _print_outputs(parse_and_run(arguments, f"python {program}"))
     except LumenError as error:
         _say(f"error: {error}")
         return EXIT_LUMEN_ERROR

@@ -46,6 +46,26 @@ def parse_command_line(config_type: type[Config], arguments: Sequence[str], prog
     )
 
 
+def named_variant(name: str, choices: Sequence[str], arguments: Sequence[str]) -> str:
+    """Which of several kinds of settings a command line is for: `--name CHOICE`, or the key in the `--config` file.
+
+    Raises:
+        LumenError: if it names none of the choices, the first of which is the default; or the file cannot be read.
+    """
+    given, rest = _split_off(f"--{name}", list(arguments))
+    where = f"--{name}"
+    file, _ = _split_off("--config", rest)
+    if given is None and file:
+        content = read_yaml(Path(file))
+        given = content.get(name) if isinstance(content, Mapping) else None
+        where = f"{file}: {name}"
+    if given is None:
+        return choices[0]
+    if given not in choices:
+        raise LumenError(f"{where} {given}: there is none of that name{_nearest(str(given), choices, name + 's')}")
+    return str(given)
+
+
 def load_config(config_type: type[Config], path: Path, *, allow_missing: bool = False) -> Config:
     """Read a YAML file into a config dataclass.
 

@@ -21,6 +21,18 @@ def colmap_from_opencv(points_px: FloatArray) -> FloatArray:
     return points_px + 0.5
 
 
+def opencv_homography_from_colmap(homography: Float64Array) -> Float64Array:
+    """A homography (3, 3) between COLMAP pixels → the same between OpenCV's."""
+    to_colmap = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(to_colmap) @ homography @ to_colmap)
+
+
+def colmap_homography_from_opencv(homography: Float64Array) -> Float64Array:
+    """A homography (3, 3) between OpenCV pixels → the same between COLMAP's."""
+    to_colmap = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return np.asarray(to_colmap @ homography @ np.linalg.inv(to_colmap))
+
+
 def index_from_colmap(points_px: FloatArray) -> npt.NDArray[np.int64]:
     """COLMAP pixel coordinates (..., 2) → the integer (column, row) of the pixel that holds the point."""
     return np.floor(points_px).astype(np.int64)

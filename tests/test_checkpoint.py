@@ -102,8 +102,11 @@ def test_a_missing_file_and_a_folder_are_said_to_be(tmp_path: Path) -> None:
 
 
 def test_the_weights_of_another_network_are_told(network: FCDenseNet, tmp_path: Path) -> None:
+    torch.save({"encoder": {}, "decoder": {}, "step": 1}, tmp_path / "other.pth")
+    with pytest.raises(LumenError, match="encoder, decoder, step: not a checkpoint of fcdensenet or gift"):
+        load_descriptor(tmp_path / "other.pth")
     torch.save({"extractor": {}, "embedder": {}, "step": 1}, tmp_path / "gift.pth")
-    with pytest.raises(LumenError, match="extractor, embedder, step"):
+    with pytest.raises(LumenError, match="does not fit GIFT's network at .*: nothing in the file"):
         load_descriptor(tmp_path / "gift.pth")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(LumenError, match="list"):

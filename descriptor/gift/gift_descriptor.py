@@ -1,0 +1,166 @@
+"""GIFT as a backend: keypoints of any image, or every few pixels of a video's frames."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from descriptor.base import Bytes, Descriptor, DescriptorMap, Floats
+from descriptor.checkpoint import Checkpoint
+from descriptor.gift.homography import MIDDLE_GREY
+from descriptor.gift.network import FEATURES, LENGTH, Embedder, Extractor, as_input, group_features, is_gift
+from descriptor.gift.transformations import TransformationGroup
+from descriptor.network_frame import NetworkFrame, common_size, fitting_downsampling
+from pipeline.conventions import colmap_from_index
+from pipeline.errors import LumenError, require
+
+METHOD = "gift"
+PUBLISHED_ROTATIONS = 5
+# Frames are made smaller to about as many pixels as DDL's network sees, and described at every so many-th.
+_FRAME_PIXELS, _FRAME_MULTIPLE = 81_920, 32
+_STRIDE = 2
+
+
+class GiftNetwork(nn.Module):
+    """Both networks, under the published names.
+
+    Args:
+        rotations: of the group, 5 or 8.
+        embeds: whether there is an embedder; after the first stage of training there is none yet.
+    """
+
+    def __init__(self, rotations: int = PUBLISHED_ROTATIONS, *, embeds: bool = True) -> None:
+        super().__init__()
+        self.group = TransformationGroup.of(rotations)
+        self.extractor = Extractor()
+        self.embedder = Embedder(closed=self.group.is_closed) if embeds else None
+
+    @property
+    def length(self) -> int:
+        """C, of a descriptor."""
+        return FEATURES if self.embedder is None else LENGTH
+
+    def forward(self, images: Tensor, keypoints: Tensor) -> Tensor:
+        """Descriptors (N, K, C) at keypoints (N, K, 2) px of images (N, 3, H, W).
+
+        Without an embedder these are the features under the identity alone, neither scaled nor turned.
+        """
+        if self.embedder is None:
+            upright = replace(self.group, rotations_deg=(0.0,), scale_count=1)
+            return group_features(self.extractor, upright, images, keypoints)[..., 0, 0]
+        described: Tensor = self.embedder(group_features(self.extractor, self.group, images, keypoints))
+        return described
+
+
+class GiftDescriptor(Descriptor):
+    """A trained GIFT.
+
+    Args:
+        network: on its device, in evaluation mode.
+        stride: every how many-th pixel of a frame is described, in both directions.
+    """
+
+    name = METHOD
+
+    def __init__(self, network: GiftNetwork, stride: int = _STRIDE) -> None:
+        self.network, self.length, self._stride = network, network.length, stride
+        self._device = next(network.parameters()).device
+
+    @staticmethod
+    def recognises(content: dict[str, Any]) -> bool:
+        """Whether a checkpoint file's content is of this method."""
+        return is_gift(content)
+
+    @classmethod
+    def from_file(cls, path: Path, device: torch.device, rotations: int | None = None) -> Self:
+        """Read a checkpoint of ours or a published one.
+
+        Args:
+            path: the file.
+            device: where to put it.
+            rotations: of the group; by default as the file says, and 5 if it says nothing, as published ones do not.
+
+        Raises:
+            LumenError: if it is damaged, or of another network, or was trained with other rotations.
+        """
+        return cls(load_network(Checkpoint.load(path), path, rotations).to(device).eval())
+
+    @torch.inference_mode()
+    def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
+        """See `Descriptor.describe`. Cells are `stride` pixels of the smaller frame wide."""
+        height, width = image.shape[:2]
+        require(
+            mask.shape == (height, width),
+            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {width}x{height}",
+        )
+        downsampling = fitting_downsampling(mask, _FRAME_MULTIPLE, _FRAME_PIXELS)
+        frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, _FRAME_MULTIPLE))
+        cells = _every(frame, self._stride)
+        shown = frame.cut_mask(mask)
+        tissue = cells.cut_mask(mask)
+        # Black corners would be the strongest edges of a frame.
+        cut = np.where(shown[..., None], frame.cut(image), np.uint8(MIDDLE_GREY))
+        row, column = np.nonzero(tissue)
+        places = frame.network_from_image(cells.image_from_network(colmap_from_index(np.stack([column, row], axis=1))))
+        values = torch.zeros((*tissue.shape, self.length), device=self._device)
+        values[row, column] = self._at(cut, places)
+        return DescriptorMap(values.permute(2, 0, 1), torch.from_numpy(tissue), cells)
+
+    @torch.inference_mode()
+    def describe_at(self, image: Bytes, keypoints: Floats) -> Tensor:
+        """See `Descriptor.describe_at`; the image is taken in the size that it has.
+
+        Raises:
+            LumenError: if it is too small for the smallest scale.
+        """
+        return self._at(image, keypoints)
+
+    def _at(self, image: Bytes, keypoints: Floats) -> Tensor:
+        least = self.network.group.least_side_px
+        require(
+            min(image.shape[:2]) >= least,
+            f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for GIFT, whose smallest scale is a "
+            f"{2 ** (self.network.group.scale_count - 1)}th: enlarge it to {least} px or more on each side",
+        )
+        places = torch.from_numpy(np.asarray(keypoints, np.float64).reshape(1, -1, 2)).to(self._device)
+        if not places.shape[1]:
+            return torch.zeros((0, self.length), device=self._device)
+        described: Tensor = self.network(as_input(np.ascontiguousarray(image)[None], self._device), places)
+        return described[0]
+
+
+def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = None) -> GiftNetwork:
+    """The networks whose weights a checkpoint holds.
+
+    Raises:
+        LumenError: if they are not GIFT's, naming the first that does not fit, or of another group.
+    """
+    held = (checkpoint.config or {}).get("rotations")
+    require(
+        held is None or rotations in (None, held),
+        f"{path} was trained with {held} rotations, not {rotations}: leave the number out",
+    )
+    chosen = held or rotations or PUBLISHED_ROTATIONS
+    require(chosen in (5, 8), f"{chosen} rotations: GIFT's group has 5 or 8")
+    network = GiftNetwork(chosen, embeds=any(name.startswith("embedder.") for name in checkpoint.model))
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() | checkpoint.model.keys()):
+        have, want = checkpoint.model.get(name), wanted.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            shapes = ("nothing" if each is None else "x".join(map(str, each.shape)) for each in (have, want))
+            raise LumenError(
+                f"{path} does not fit GIFT's network at {name}: {next(shapes)} in the file, {next(shapes)} in the "
+                "network"
+            )
+    network.load_state_dict(checkpoint.model)
+    return network
+
+
+def _every(frame: NetworkFrame, stride: int) -> NetworkFrame:
+    """The frame whose pixels are `stride` of another's wide."""
+    small = (round(frame.small_size[0] / stride), round(frame.small_size[1] / stride))
+    origin = (round(frame.origin[0] / stride), round(frame.origin[1] / stride))
+    return NetworkFrame(frame.image_size, small, origin, (frame.size[0] // stride, frame.size[1] // stride))

@@ -1,0 +1,176 @@
+"""Training GIFT: views of pictures by random homographies, triplets with hard negatives."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from descriptor.gift.gift_descriptor import METHOD, GiftNetwork
+from descriptor.gift.loss import lattice_offset, moved_on_lattice, triplet_loss
+from descriptor.gift.network import as_input, group_features
+from descriptor.gift.picture_pairs import PairSampler, PicturePair
+from descriptor.gift.pictures import Pictures
+from descriptor.gift.training_config import GiftTrainConfig
+from descriptor.validation import THRESHOLDS_PX, Validation
+from pipeline.conventions import colmap_from_index
+
+_VALIDATION_PAIRS = 8
+_CONSISTENT_PX = 5.0
+# Of the training: until the learning rate is at its highest, and the hard examples at their nearest.
+_WARM_UP_SHARE, _APPROACH_SHARE = 0.125, 0.2
+_SHOWN_MATCHES = 40
+_GREEN, _RED = (0, 255, 0), (255, 0, 0)
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is compared of a pair; vectors that two are compared by are laid one behind the other.
+
+    Attributes:
+        points, counterparts: (P, D), of the first and of the second view.
+        grid: (G, D), of the second view's grid.
+        grid_px: (G, 2) px, where these are.
+        shared: (P,) vectors of length 1 by which a point is compared.
+        used: (P,) int64, which of the pair's points these are.
+    """
+
+    points: Tensor
+    counterparts: Tensor
+    grid: Tensor
+    grid_px: npt.NDArray[np.float64]
+    shared: Tensor
+    used: npt.NDArray[np.int64]
+
+
+class GiftTraining:
+    """A `descriptor.trainer.TrainingMethod`.
+
+    Args:
+        config: all settings.
+        network: on its device, with an embedder for stage 2.
+        training: pictures to train on.
+        validation: pictures to validate on.
+    """
+
+    name = METHOD
+    thresholds_px = THRESHOLDS_PX
+
+    def __init__(self, config: GiftTrainConfig, network: GiftNetwork, training: Pictures, validation: Pictures) -> None:
+        self._config, self.network, self.parts = config, network, config.batch_size
+        network.extractor.requires_grad_(config.stage == 1)
+        self._device = next(network.parameters()).device
+        shape = (config.image_size, config.points_per_pair, config.augmentation)
+        self._sampler = PairSampler(training, *shape, config.seed)
+        # Another seed than that of training, or its first pairs would be validated on.
+        held_out = PairSampler(validation, *shape, config.seed + 1)
+        self._validation = [held_out.draw(0, number) for number in range(_VALIDATION_PAIRS)]
+
+    def draw(self, step: int, number: int) -> PicturePair:
+        """See `TrainingMethod.draw`."""
+        return self._sampler.draw(step, number)
+
+    def loss(self, part: PicturePair, step: int, share: float) -> Tensor:
+        """See `TrainingMethod.loss`."""
+        found = self._describe(part)
+        far, near = self._config.hem_threshold_px
+        threshold = max(near, far - (far - near) * share / _APPROACH_SHARE)
+        true = part.points[1][found.used]
+        apart = np.linalg.norm(true[:, None] - found.grid_px[None], axis=2)
+        too_near = torch.from_numpy(apart <= threshold).to(self._device)
+        return triplet_loss(found.points, found.counterparts, found.grid, too_near, found.shared, self._config.margin)
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """See `TrainingMethod.optimizers`."""
+        trained = [each for each in self.network.parameters() if each.requires_grad]
+        return {"adam": torch.optim.Adam(trained, lr=self._config.lr_range[0])}
+
+    def rates(self, share: float, step: int) -> Mapping[str, float]:
+        """See `TrainingMethod.rates`: up and down in straight lines."""
+        low, high = self._config.lr_range
+        up = min(share / _WARM_UP_SHARE, (1 - share) / (1 - _WARM_UP_SHARE))
+        return {"adam": low + (high - low) * max(0.0, up)}
+
+    def settle(self) -> None:
+        """See `TrainingMethod.settle`: nothing is left to do."""
+
+    @torch.no_grad()
+    def validate(self) -> Validation:
+        """See `TrainingMethod.validate`: each point is looked for among all counterparts and the grid."""
+        errors, returns, points = [], [], 0
+        for pair in self._validation:
+            found = self._describe(pair)
+            candidates = torch.cat([found.counterparts, found.grid])
+            places = np.concatenate([pair.points[1][found.used], found.grid_px])
+            best = (found.points @ candidates.T).argmax(dim=1).cpu().numpy()
+            errors.append(np.linalg.norm(places[best] - pair.points[1][found.used], axis=1))
+            # The other way there are no more candidates than the points themselves.
+            back = (found.points @ found.counterparts.T / found.shared[:, None]).argmax(dim=0).cpu().numpy()
+            first = pair.points[0][found.used]
+            returns.append(np.linalg.norm(first[back] - first, axis=1))
+            points += len(best)
+        error = np.concatenate(errors)
+        return Validation(
+            tuple(float((error <= threshold).mean()) for threshold in THRESHOLDS_PX),
+            float(np.median(error)),
+            float((np.concatenate(returns) <= _CONSISTENT_PX).mean()),
+            points,
+        )
+
+    @torch.no_grad()
+    def pictures(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `TrainingMethod.pictures`: matches among a pair's points, green where they are right."""
+        pair = self._validation[0]
+        found = self._describe(pair)
+        best = (found.points @ found.counterparts.T).argmax(dim=1).cpu().numpy()
+        true = pair.points[1][found.used]
+        width = pair.images.shape[2]
+        canvas = np.ascontiguousarray(np.concatenate(list(pair.images), axis=1))
+        for number in range(min(_SHOWN_MATCHES, len(best))):
+            is_right = np.linalg.norm(true[best[number]] - true[number]) <= _CONSISTENT_PX
+            start, end = pair.points[0][found.used][number], true[best[number]] + [width, 0]
+            ends = (tuple(int(each) for each in start), tuple(int(each) for each in end))
+            cv2.line(canvas, *ends, _GREEN if is_right else _RED, 1, cv2.LINE_AA)
+        return {"matches": canvas}
+
+    def arrays(self, part: PicturePair) -> dict[str, np.ndarray]:
+        """See `TrainingMethod.arrays`."""
+        return {"images": part.images, "points": part.points}
+
+    def _describe(self, pair: PicturePair) -> Described:
+        images = as_input(pair.images, self._device)
+        first = torch.from_numpy(pair.points[0]).to(self._device)[None]
+        grid_px = self._grid(pair)
+        second = torch.from_numpy(np.concatenate([pair.points[1], grid_px])).to(self._device)[None]
+        group, extractor = self.network.group, self.network.extractor
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._config.stage == 1):
+            features = group_features(extractor, group, images[:1], first)[0]
+            others = group_features(extractor, group, images[1:], second)[0]
+        count = len(pair.points[0])
+        if self.network.embedder is not None:
+            described = self.network.embedder(torch.cat([features, others]))
+            shared = torch.ones(count, device=self._device)
+            points, counterparts, grid = described.split([count, count, len(grid_px)])
+            return Described(points, counterparts, grid, grid_px, shared, np.arange(count))
+        offset = lattice_offset(group, *(torch.from_numpy(each) for each in (pair.scale, pair.rotation_deg)))
+        moved, shared = moved_on_lattice(group, features, offset.to(self._device))
+        used = shared > 0
+        return Described(
+            moved.flatten(1)[used],
+            others[:count].flatten(1)[used],
+            others[count:].flatten(1),
+            grid_px,
+            shared[used],
+            used.nonzero()[:, 0].cpu().numpy(),
+        )
+
+    def _grid(self, pair: PicturePair) -> npt.NDArray[np.float64]:
+        """Middles of every so many-th pixel of the second view that shows something."""
+        step = self._config.hem_interval
+        row, column = (
+            step // 2 + step * index for index in np.nonzero(pair.shown[step // 2 :: step, step // 2 :: step])
+        )
+        return colmap_from_index(np.stack([column, row], axis=1))

@@ -1,0 +1,134 @@
+"""Random homographies, as views of a flat picture from elsewhere: the pairs that GIFT is trained on."""
+
+import math
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.conventions import opencv_homography_from_colmap
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+Random = np.random.Generator
+Kind = Literal["near_identity", "left_right", "up_down", "forward_backward", "scale", "rotation"]
+
+# What a view shows where the picture does not reach: GIFT's images are 0 there.
+MIDDLE_GREY = 127
+# Published odds.
+ODDS: dict[Kind, float] = {
+    "near_identity": 0.15,
+    "left_right": 0.25,
+    "up_down": 0.2,
+    "forward_backward": 0.1,
+    "scale": 0.25,
+    "rotation": 0.05,
+}
+# Every pair is moved by so much besides: corners by a share of the picture's sides.
+_JITTER = 0.03
+_TILT_DEG = 50.0
+_FORWARD_OCTAVES, _FORWARD_TILT_DEG = 0.7, 15.0
+_SCALE_OCTAVES = 2.0
+_ROTATION_DEG = 90.0
+_FOCAL = 1.2
+
+
+def random_homography(size: tuple[int, int], random: Random, kind: Kind | None = None) -> Floats:
+    """A homography (3, 3) from pixels of a picture to pixels of a view of it of the same size, COLMAP's convention.
+
+    Args:
+        size: height and width of the picture, px.
+        random: decides.
+        kind: of the motion; by default drawn with the published odds.
+    """
+    if kind is None:
+        kind = list(ODDS)[int(random.choice(len(ODDS), p=list(ODDS.values())))]
+    height, width = size
+    return about_middle(_motion(kind, max(size), random), size) @ _jitter((height, width), random)
+
+
+def _motion(kind: Kind, side: int, random: Random) -> Floats:
+    """The homography of a kind, the picture's middle at the origin, px."""
+    if kind == "left_right":
+        return _tilt(0.0, math.radians(_TILT_DEG * random.uniform(-1, 1)), side)
+    if kind == "up_down":
+        return _tilt(math.radians(_TILT_DEG * random.uniform(-1, 1)), 0.0, side)
+    if kind == "forward_backward":
+        across, down = np.radians(_FORWARD_TILT_DEG) * random.uniform(-1, 1, 2)
+        return similarity(2 ** (_FORWARD_OCTAVES * random.uniform(-1, 1)), 0.0) @ _tilt(down, across, side)
+    if kind == "scale":
+        return similarity(2 ** (_SCALE_OCTAVES * random.uniform(-1, 1)), 0.0)
+    if kind == "rotation":
+        return similarity(1.0, math.radians(_ROTATION_DEG * random.uniform(-1, 1)))
+    return np.eye(3)
+
+
+def similarity(scale: float, angle_rad: float) -> Floats:
+    """A scale and a rotation, from x towards y, about the origin: (3, 3)."""
+    cosine, sine = scale * math.cos(angle_rad), scale * math.sin(angle_rad)
+    return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
+
+
+def _tilt(down_rad: float, across_rad: float, side: int) -> Floats:
+    """The picture turned about a horizontal and a vertical axis through its middle, seen from in front of it."""
+    focal = _FOCAL * side
+    about_x = np.array(
+        [[1, 0, 0], [0, math.cos(down_rad), -math.sin(down_rad)], [0, math.sin(down_rad), math.cos(down_rad)]]
+    )
+    about_y = np.array(
+        [[math.cos(across_rad), 0, math.sin(across_rad)], [0, 1, 0], [-math.sin(across_rad), 0, math.cos(across_rad)]]
+    )
+    turned = (about_y @ about_x)[:, :2]
+    # A point (x, y, 0) of the picture, turned, and moved back to the distance of the focal length.
+    return np.diag([focal, focal, 1]) @ np.column_stack([turned, [0, 0, focal]])
+
+
+def about_middle(motion: Floats, size: tuple[int, int]) -> Floats:
+    """A motion about the origin (3, 3) as one about the middle of a picture of a height and width."""
+    height, width = size
+    to_middle = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
+    return np.asarray(np.linalg.inv(to_middle) @ motion @ to_middle)
+
+
+def _jitter(size: tuple[int, int], random: Random) -> Floats:
+    """The homography that moves the four corners a little."""
+    height, width = size
+    corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
+    moved = corners + _JITTER * random.uniform(-1, 1, (4, 2)) * [width, height]
+    rows = []
+    for (x, y), (u, v) in zip(corners, moved, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+    return np.append(np.linalg.solve(np.array(rows), moved.ravel()), 1.0).reshape(3, 3)
+
+
+def apply(homography: Floats, pixels: Floats) -> Floats:
+    """Where pixels (N, 2) are mapped to: (N, 2)."""
+    moved = np.column_stack([pixels, np.ones(len(pixels))]) @ homography.T
+    return np.asarray(moved[:, :2] / moved[:, 2:])
+
+
+def local_similarity(homography: Floats, pixels: Floats) -> tuple[Floats, Floats]:
+    """The scale (N,) and rotation (N,) in degrees, from x towards y, by which a homography moves what is about pixels.
+
+    Of its derivative there: the square root of the determinant, and the nearest rotation.
+    """
+    moved = np.column_stack([pixels, np.ones(len(pixels))]) @ homography.T
+    place, depth = moved[:, :2] / moved[:, 2:], moved[:, 2]
+    derivative = (homography[None, :2, :2] - place[:, :, None] * homography[None, 2:, :2]) / depth[:, None, None]
+    scale = np.sqrt(np.maximum(np.linalg.det(derivative), 1e-12))
+    turn = np.arctan2(derivative[:, 1, 0] - derivative[:, 0, 1], derivative[:, 0, 0] + derivative[:, 1, 1])
+    return scale, np.degrees(turn)
+
+
+def view_of(image: Bytes, homography: Floats) -> Bytes:
+    """A picture (H, W, 3) as a homography between pixels, COLMAP's convention, shows it in as many; grey around it."""
+    height, width = image.shape[:2]
+    # What is made smaller is blurred first, or it would show what is not there.
+    scale = float(local_similarity(homography, np.array([[width / 2, height / 2]]))[0][0])
+    if scale < 1:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5 / scale), np.uint8)
+    matrix = opencv_homography_from_colmap(homography)
+    grey = (MIDDLE_GREY,) * 3
+    seen = cv2.warpPerspective(image, matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=grey)
+    return np.asarray(seen, np.uint8)

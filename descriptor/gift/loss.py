@@ -1,0 +1,76 @@
+"""GIFT's loss: triplets of a point, its counterpart, and the most similar place of the other view that is none."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from descriptor.gift.transformations import TransformationGroup
+
+MARGIN = 0.5
+
+
+def lattice_offset(group: TransformationGroup, scale: Tensor, rotation_deg: Tensor) -> Tensor:
+    """Steps on the lattice from an element on a first view to the one that shows the same on a second.
+
+    Args:
+        group: of transformations.
+        scale, rotation_deg: (P,) by which the second view is larger than the first about each point, and turned.
+
+    Returns:
+        (P, 2) int64 steps in scale and in rotation.
+    """
+    step = group.rotations_deg[1] - group.rotations_deg[0]
+    # What is twice as large has to be made smaller by one step more.
+    return torch.stack([torch.log2(scale).round(), -(rotation_deg / step).round()], dim=1).long()
+
+
+def moved_on_lattice(group: TransformationGroup, features: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Group features of a first view, each at the element of the second view that shows the same.
+
+    Args:
+        group: of transformations.
+        features: (P, C, scales, rotations).
+        offset: (P, 2) of `lattice_offset`.
+
+    Returns:
+        The same moved, 0 where the first view has no such element; and (P,) how many elements both views have.
+    """
+    scales, rotations = group.shape
+    device = features.device
+    from_scale = torch.arange(scales, device=device)[None, :, None] - offset[:, :1, None]
+    from_rotation = torch.arange(rotations, device=device)[None, None] - offset[:, 1:, None]
+    if group.is_closed:
+        from_rotation = from_rotation % rotations
+    shared = (from_scale >= 0) & (from_scale < scales) & (from_rotation >= 0) & (from_rotation < rotations)
+    index = from_scale.clamp(0, scales - 1) * rotations + from_rotation.clamp(0, rotations - 1)
+    index = index.flatten(1)[:, None].expand(-1, features.shape[1], -1)
+    moved = features.flatten(2).gather(2, index).unflatten(2, (scales, rotations))
+    return moved * shared[:, None], shared.sum(dim=(1, 2))
+
+
+def triplet_loss(
+    anchors: Tensor, counterparts: Tensor, grid: Tensor, too_near: Tensor, shared: Tensor, margin: float = MARGIN
+) -> Tensor:
+    """The mean over points of max(0, d(point, counterpart) - d(point, negative) + margin), on squared distances.
+
+    The negative is the nearest feature of a grid that is far enough from the counterpart's place, and not nearer than
+    the counterpart by more than the margin (semi-hard).
+
+    Args:
+        anchors, counterparts: (P, D); each consists of vectors of length 1, of those `anchors` that are shared.
+        grid: (G, D) of the second view.
+        too_near: (P, G) bool, places that are no negatives of a point.
+        shared: (P,) vectors that a point shares with the second view: distances are means over them.
+        margin: see above.
+    """
+    if not len(grid) or not len(anchors):
+        return 0 * anchors.sum()
+    # The squared distance of two vectors of length 1 is 2 less twice their product.
+    near = 2 - 2 * (anchors * counterparts).sum(dim=1) / shared
+    far = 2 - 2 * (anchors @ grid.T) / shared[:, None]
+    with torch.no_grad():
+        allowed = far.masked_fill(too_near | (far < near[:, None] - margin), torch.inf)
+        hardest, chosen = allowed.min(dim=1)
+        has_negative = torch.isfinite(hardest)
+    losses = functional.relu(near - far.gather(1, chosen[:, None])[:, 0] + margin)
+    return (losses * has_negative).sum() / has_negative.sum().clamp(min=1)

@@ -1,0 +1,69 @@
+"""Training GIFT: the pictures and the weights that `train.py --method gift` begins with."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from descriptor.checkpoint import Checkpoint
+from descriptor.distributed import Processes
+from descriptor.gift.gift_descriptor import GiftNetwork, load_network
+from descriptor.gift.gift_training import GiftTraining
+from descriptor.gift.pictures import Pictures
+from descriptor.gift.training_config import GiftTrainConfig
+from descriptor.training_paths import RunFolder
+from descriptor.training_run import Beginning, check_same_run, run_training
+from pipeline.errors import require
+from pipeline.report import StageReport
+
+_FREE_TO_CHANGE = ("trained_model_path",)
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: GiftTrainConfig, *, to_the_end: bool = False) -> list[Path]:
+    """Train one stage of GIFT; see `descriptor.training_run.run_training`."""
+
+    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
+        require(
+            config.batch_size % processes.count == 0,
+            f"--batch_size {config.batch_size} pairs cannot be shared evenly by {processes.count} processes",
+        )
+        with report.timed("data"):
+            training = Pictures.find(config.training_data_root, config.frame_share)
+            validation = _held_out(config)
+        checkpoint = Checkpoint.load(folder.last) if folder.last.exists() else None
+        if checkpoint is not None:
+            check_same_run(config, checkpoint, folder, _FREE_TO_CHANGE)
+            network = load_network(checkpoint, folder.last)
+        else:
+            network = _begun(config)
+        method = GiftTraining(config, network.to(device).train(), training, validation)
+        return Beginning(config, method, checkpoint, {"pictures": len(training)})
+
+    return run_training(config, begin, to_the_end=to_the_end)
+
+
+def _held_out(config: GiftTrainConfig) -> Pictures:
+    """What is not trained on; everything if all is."""
+    first, end = config.frame_share
+    rest = (0.0, first) if first > 1 - end else (end, 1.0)
+    return Pictures.find(config.training_data_root, rest if rest[0] < rest[1] else (0.0, 1.0))
+
+
+def _begun(config: GiftTrainConfig) -> GiftNetwork:
+    """The networks of a stage before its first step."""
+    network = GiftNetwork(config.rotations, embeds=config.stage == 2)
+    path = config.trained_model_path
+    require(
+        path is not None or config.stage == 1,
+        "stage 2 needs the extractor of stage 1: give its last.pt as --trained_model_path",
+    )
+    if path is None:
+        return network
+    given = load_network(Checkpoint.load(path), path, config.rotations)
+    network.extractor.load_state_dict(given.extractor.state_dict())
+    if network.embedder is not None and given.embedder is not None:
+        network.embedder.load_state_dict(given.embedder.state_dict())
+    logger.info("starting from the weights in %s", path)
+    return network

@@ -1,9 +1,16 @@
-"""python test.py --testing_data_root DIR --trained_model_path FILE --log_root DIR: measure a dense descriptor."""
+"""python test.py --testing_data_root DIR --trained_model_path FILE --log_root DIR: measure a descriptor."""
 
 import sys
 
+from descriptor.keypoints.evaluation import KeypointConfig, measure_keypoints
 from descriptor.testing import TestConfig, measure
-from pipeline.command import run_command
+from pipeline.command import Variants, run_variant
 
 if __name__ == "__main__":
-    sys.exit(run_command(TestConfig, measure))
+    photographs = (KeypointConfig, measure_keypoints)
+    tasks: Variants = {
+        "sequences": (TestConfig, measure),
+        "hpatches": photographs,
+        "relative_pose": photographs,
+    }
+    sys.exit(run_variant("task", tasks))

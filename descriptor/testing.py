@@ -47,6 +47,9 @@ class TestConfig:
     """Folder of <patient>/<sequence>/ with training data."""
     log_root: Path
     """Folder to write into."""
+    task: Literal["sequences"] = "sequences"
+    """What to measure on: pairs of frames; hpatches and relative_pose, of photographs, have settings of their own,
+    which --task hpatches --help shows."""
     trained_model_path: Path | None = None
     """Checkpoint, ours or DDL's; without one, baselines alone are measured."""
     compared_model_paths: list[Path] = field(default_factory=list)

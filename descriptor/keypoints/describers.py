@@ -1,0 +1,94 @@
+"""What describes given keypoints: SIFT, any backend of ours from its file, and other people's packages."""
+
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from descriptor.base import Descriptor
+from descriptor.keypoints.detectors import Keypoints
+from descriptor.keypoints.peers import PEERS
+from descriptor.registry import load_descriptor
+from pipeline.conventions import opencv_from_colmap
+from pipeline.errors import LumenError, require
+
+Bytes = npt.NDArray[np.uint8]
+
+# Of keypoints whose size is not known, px.
+_SIFT_SIZE_PX = 12.0
+
+
+class Describer(Protocol):
+    """A way to describe keypoints.
+
+    Attributes:
+        name: in tables.
+    """
+
+    name: str
+
+    def describe(self, image: Bytes, keypoints: Keypoints) -> Tensor:
+        """Descriptors (N, C) of length 1 at keypoints of an image (H, W, 3) uint8 RGB."""
+
+
+class SiftDescriber:
+    """SIFT (Lowe, IJCV 2004) as RootSIFT (Arandjelović and Zisserman, CVPR 2012).
+
+    Keypoints of detectors that tell no size and direction are taken upright, in one size.
+    """
+
+    name = "sift"
+
+    def describe(self, image: Bytes, keypoints: Keypoints) -> Tensor:
+        """See `Describer.describe`."""
+        if not len(keypoints):
+            return torch.zeros((0, 128))
+        count = len(keypoints)
+        sizes = np.full(count, _SIFT_SIZE_PX) if keypoints.size_px is None else keypoints.size_px
+        angles = np.zeros(count) if keypoints.angle_deg is None else keypoints.angle_deg
+        given = [
+            cv2.KeyPoint(float(x), float(y), float(size), float(angle))
+            for (x, y), size, angle in zip(opencv_from_colmap(keypoints.pixels), sizes, angles, strict=True)
+        ]
+        kept, values = cv2.SIFT.create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), given)
+        require(len(kept) == count, "SIFT left out keypoints that it was given")
+        return functional.normalize(torch.from_numpy(values).clamp(min=0), p=1, dim=1).sqrt()
+
+
+class BackendDescriber:
+    """A backend of ours.
+
+    Args:
+        descriptor: the backend.
+        name: in tables.
+    """
+
+    def __init__(self, descriptor: Descriptor, name: str) -> None:
+        self.name, self._descriptor = name, descriptor
+
+    def describe(self, image: Bytes, keypoints: Keypoints) -> Tensor:
+        """See `Describer.describe`."""
+        return self._descriptor.describe_at(image, keypoints.pixels)
+
+
+def choose_describer(name: str, device: torch.device, rotations: int | None = None) -> Describer:
+    """SIFT, one of `descriptor.keypoints.peers`, or the backend whose weights a file holds.
+
+    Raises:
+        LumenError: if there is none, or the file is no checkpoint, or a peer's package cannot be used.
+    """
+    if name == SiftDescriber.name:
+        return SiftDescriber()
+    if name in PEERS:
+        return PEERS[name](device)
+    path = Path(name)
+    if not path.exists():
+        known = ", ".join((SiftDescriber.name, *PEERS))
+        raise LumenError(f"--descriptor {name}: choose {known}, or give a checkpoint's file")
+    backend = load_descriptor(path, device, rotations)
+    return BackendDescriber(backend, backend.name)

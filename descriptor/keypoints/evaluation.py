@@ -1,0 +1,203 @@
+"""Keypoints detected, described and matched, and how often they are right: what `test.py --task ...` runs."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from descriptor.device import choose_device
+from descriptor.gift.homography import apply
+from descriptor.keypoints.describers import Describer, choose_describer
+from descriptor.keypoints.detectors import Detector, choose_detector
+from descriptor.keypoints.hpatches import Form, HomographyPair, HPatches
+from descriptor.keypoints.matchers import MatcherName, match_descriptors
+from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_error
+from pipeline.config import save_config
+from pipeline.errors import require
+from pipeline.files import write_bytes, write_json
+from pipeline.progress import progress
+
+Floats = npt.NDArray[np.float64]
+
+_PCK_PX = (5, 2, 1)
+_CORRECT_DEG = (5, 10, 20)
+
+
+@dataclass(frozen=True)
+class KeypointConfig:
+    """Measure descriptors of keypoints on photographs.
+
+    Keypoints of two images are detected, described and matched.
+    """
+
+    data_root: Path
+    """Folder with the images: HPatches as published, or pairs NAME_left.jpg, NAME_right.jpg, NAME.txt."""
+    log_root: Path
+    """Folder to write into."""
+    task: Literal["hpatches", "relative_pose"] = "hpatches"
+    """What matches are compared with: homographies, or rotations of the camera."""
+    detector: str = "sift"
+    """sift, harris, grid, or a file of SuperPoint's weights."""
+    descriptor: tuple[str, ...] = ("sift",)
+    """What to measure, in one table: sift, aliked and xfeat (pip install 'lumensfm[peers]'), or checkpoints of any
+    backend."""
+    rotations: Literal[5, 8] | None = None
+    """Of GIFT's group, for checkpoints that do not tell; 5 by default."""
+    matcher: MatcherName = "mutual"
+    """Match each keypoint with the nearest; keep those that are each other's nearest; or those clearly nearer than the
+    second nearest."""
+    ratio: float = 0.8
+    """For --matcher ratio: distance to the nearest by that to the second nearest, at most."""
+    keypoints: int = 1024
+    """Most of an image."""
+    form: Form = "plain"
+    """HPatches as they are, es: with second images scaled by 2^1.5 to 4, or er: rotated by up to 90 degrees."""
+    image_px: int = 480
+    """HPatches: images are made smaller until the longer side is at most this."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where descriptors compute."""
+    seed: int = 0
+    """Of scales and rotations."""
+
+    def __post_init__(self) -> None:
+        require(self.keypoints >= 8, f"--keypoints {self.keypoints}: choose 8 or more")
+        require(0 < self.ratio <= 1, f"--ratio {self.ratio:g}: above 0, at most 1")
+        require(self.image_px >= 64, f"--image_px {self.image_px}: choose 64 or more")
+        require(bool(self.descriptor), "there is nothing to measure: give --descriptor")
+        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+
+
+@dataclass(frozen=True)
+class HomographyFigures:
+    """How often keypoints of images of planes are found.
+
+    Attributes:
+        name: of sequence and image.
+        pck: for 5, 2 and 1 px, the share of all keypoints that are matched that near to the truth, the mean of both
+            directions, 0..1.
+    """
+
+    name: str
+    pck: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PoseFigures:
+    """A relative pose: angle to the true rotation, and the number of matches that agree with it."""
+
+    name: str
+    angle_deg: float
+    inliers: int
+
+
+def measure_keypoints(config: KeypointConfig) -> list[Path]:
+    """Evaluate, print a line for each descriptor, and write the lines and the numbers.
+
+    Raises:
+        LumenError: if data, weights or names do not fit.
+    """
+    device = choose_device(config.device)
+    detector = choose_detector(config.detector)
+    describers = [choose_describer(name, device, config.rotations) for name in dict.fromkeys(config.descriptor)]
+    lines: list[str] = []
+    numbers: dict[str, Any] = {}
+    for given, describer in zip(dict.fromkeys(config.descriptor), describers, strict=True):
+        matcher = KeypointMatcher(detector, describer, config.matcher, config.ratio, config.keypoints)
+        line, found = _measure(config, matcher)
+        print(line)
+        lines.append(line)
+        numbers[given] = [asdict(each) for each in found]
+    outputs = [config.log_root / f"{config.task}.txt", config.log_root / f"{config.task}.json"]
+    write_bytes(outputs[0], ("\n".join(lines) + "\n").encode())
+    write_json(outputs[1], numbers)
+    save_config(config, config.log_root / "test.yaml")
+    return outputs
+
+
+def _measure(
+    config: KeypointConfig, matcher: "KeypointMatcher"
+) -> tuple[str, Sequence[HomographyFigures] | Sequence[PoseFigures]]:
+    """The line and the figures of one descriptor."""
+    if config.task == "relative_pose":
+        poses = [pose_figures(pair, matcher) for pair in progress(list(read_pairs(config.data_root)), matcher.name)]
+        return pose_line(config, matcher.name, poses), poses
+    started = time.perf_counter()
+    data = HPatches(config.data_root, config.form, config.image_px, config.seed)
+    found = []
+    for folder in progress(data.sequences(), matcher.name, unit="sequence"):
+        found += [homography_figures(pair, matcher) for pair in data.pairs(folder)]
+    return hpatches_line(config, matcher.name, found, time.perf_counter() - started), found
+
+
+class KeypointMatcher:
+    """Detects, describes and matches, as settings say.
+
+    Args:
+        detector: finds keypoints.
+        describer: describes them.
+        how: descriptors are matched.
+        ratio: for `how` "ratio".
+        count: of keypoints, at most.
+    """
+
+    def __init__(self, detector: Detector, describer: Describer, how: MatcherName, ratio: float, count: int) -> None:
+        self._detector, self._describer, self._how, self._ratio, self._count = detector, describer, how, ratio, count
+
+    @property
+    def name(self) -> str:
+        """As GIFT's tables have it."""
+        return f"{self._detector.name}_det {self._describer.name}_desc match_{self._how}"
+
+    def prepare(self, image: npt.NDArray[np.uint8]) -> tuple[Floats, Tensor]:
+        """Keypoints (N, 2) px of an image (H, W, 3) and their descriptors (N, C)."""
+        keypoints = self._detector.detect(image, self._count)
+        return keypoints.pixels, self._describer.describe(image, keypoints)
+
+    def match(self, first: Tensor, second: Tensor) -> npt.NDArray[np.int64]:
+        """Rows (K, 2) of descriptors that belong together."""
+        return match_descriptors(first, second, self._how, self._ratio)
+
+
+def homography_figures(pair: HomographyPair, matcher: KeypointMatcher) -> HomographyFigures:
+    """The share of all keypoints that are matched near to where the homography has them, in both directions."""
+    first, second = matcher.prepare(pair.first), matcher.prepare(pair.second)
+    homography = pair.second_from_first
+    shares = []
+    for (pixels, described), (other_pixels, other_described), motion in (
+        (first, second, homography),
+        (second, first, np.asarray(np.linalg.inv(homography), np.float64)),
+    ):
+        matches = matcher.match(described, other_described)
+        true = apply(motion, pixels[matches[:, 0]])
+        error = np.linalg.norm(true - other_pixels[matches[:, 1]], axis=1)
+        shares.append([float((error <= px).sum()) / max(1, len(pixels)) for px in _PCK_PX])
+    return HomographyFigures(pair.name, tuple(float(share) for share in np.mean(shares, axis=0)))
+
+
+def pose_figures(pair: PosePair, matcher: KeypointMatcher) -> PoseFigures:
+    """The relative pose of a pair's matches against the truth."""
+    (first, described), (second, other_described) = matcher.prepare(pair.first), matcher.prepare(pair.second)
+    matches = matcher.match(described, other_described)
+    return PoseFigures(pair.name, *rotation_error(pair, first[matches[:, 0]], second[matches[:, 1]]))
+
+
+def hpatches_line(config: KeypointConfig, name: str, found: Sequence[HomographyFigures], cost_s: float) -> str:
+    """As GIFT prints it: `es superpoint_det gift_desc match_mutual pck-5 0.290 -2 0.132 -1 0.057 cost 267.826 s`."""
+    shares = np.mean([each.pck for each in found], axis=0)
+    text = " ".join(f"-{px} {share:.3f}" for px, share in zip(_PCK_PX, shares, strict=True))
+    return f"{'hpatches' if config.form == 'plain' else config.form} {name} pck{text} cost {cost_s:.3f} s"
+
+
+def pose_line(config: KeypointConfig, name: str, found: Sequence[PoseFigures]) -> str:
+    """As GIFT prints it: `NAME superpoint_det gift_desc match_mutual ang diff 24.1 inlier 62.24 correct-5 0.17 ...`."""
+    angles = np.array([each.angle_deg for each in found])
+    correct = " ".join(f"-{limit} {(angles <= limit).mean():.3f}" for limit in _CORRECT_DEG)
+    inliers = float(np.mean([each.inliers for each in found]))
+    return (
+        f"{config.data_root.resolve().name} {name} ang diff {angles.mean():.3f} inlier {inliers:.3f} correct{correct}"
+    )

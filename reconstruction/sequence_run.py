@@ -33,7 +33,7 @@ from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import CONFIGS, STAGES, ReconstructConfig
-from reconstruction.estimate import estimate
+from reconstruction.estimate import Estimate, estimate
 from reconstruction.export_stage import export
 from reconstruction.flesh_stage import cell_side, grow_flesh, pairs_per_reference
 from reconstruction.path_stages import correspond, map_skeleton
@@ -195,6 +195,10 @@ class SequenceRun:
 
     def _train(self, report: StageReport) -> list[Path]:
         config = self.config
+        video = self._video()
+        frames = WorkingFrames(video.source, video.frame_index, video.mask)
+        after = self._estimate(video, frames, None)
+        logger.info("training takes %g min; after it %s for flow alone (estimated)", config.train_minutes, after)
         if config.trains_gift:
             with report.timed("train"):
                 self._train_gift()
@@ -244,11 +248,15 @@ class SequenceRun:
         video = self._video()
         frames = WorkingFrames(video.source, video.frame_index, video.mask)
         guided = self._guided(video, frames)
-        cell_px, pairs = cell_side(self.config, video), pairs_per_reference(self.config)
-        needed = estimate(self.config, video, frames, guided, cell_px, pairs)
+        needed = self._estimate(video, frames, guided)
         logger.info("%d frames of %dx%d: %s are needed (estimated)", len(frames), *video.size, needed)
         correspond(self.config, video, frames, guided, self.paths, report)
         return [self.paths.tracks, self.paths.keyframes]
+
+    def _estimate(self, video: InputVideo, frames: WorkingFrames, guided: GuidedFinder | None) -> Estimate:
+        return estimate(
+            self.config, video, frames, guided, cell_side(self.config, video), pairs_per_reference(self.config)
+        )
 
     def _skeleton(self, report: StageReport) -> list[Path]:
         map_skeleton(self.config, self._video(), self.paths, report)

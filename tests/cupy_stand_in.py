@@ -25,6 +25,13 @@ using std::max;
 #define __device__ static inline
 struct uint4 { unsigned int x, y, z, w; };
 struct Place { int x, y; };
+static unsigned long long atomicMax(unsigned long long* place, unsigned long long value)
+{
+    const unsigned long long before = *place;
+    *place = max(before, value);
+    return before;
+}
+using std::min;
 static Place blockIdx, blockDim;
 static thread_local Place threadIdx;
 static std::barrier<> warp(32);
@@ -58,22 +65,36 @@ extern "C" void launch(
         });
     for (auto& lane : lanes) lane.join();
 }
+
+extern "C" void launch_columns(
+    int blocks_x, int blocks_y, int threads, const uint4* products, int rows, int columns, int filled, int rows_each,
+    unsigned int first_row, unsigned long long* best)
+{
+    blockDim = {threads, 1};
+    for (int y = 0; y < blocks_y; ++y)
+        for (int x = 0; x < blocks_x; ++x)
+            for (int thread = 0; thread < threads; ++thread) {
+                blockIdx = {x, y};
+                threadIdx = {thread, 0};
+                best_of_columns(products, rows, columns, filled, rows_each, first_row, best);
+            }
+}
 """
 
 
 def build(kernel: str, folder: Path) -> Any:
-    """A module in the place of cupy, whose only kernel is this one."""
+    """A module in the place of cupy, whose only kernels are those of this code."""
     source, library = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(_BEFORE + kernel + _AFTER)
     assert COMPILER is not None
     command = [COMPILER, "-std=c++20", "-O1", "-shared", "-fPIC", "-pthread", str(source), "-o", str(library)]
     subprocess.run(command, check=True, capture_output=True)
-    launch = ctypes.CDLL(str(library)).launch
+    built = ctypes.CDLL(str(library))
 
     def best_of_rows(grid: tuple[int], block: tuple[int, int], arguments: tuple[Any, ...]) -> None:
         products, rows, columns, filled, first, best = arguments
         assert block[0] == 32 and grid[0] * block[1] >= rows and columns % 8 == 0
-        launch(
+        built.launch(
             grid[0],
             block[1],
             ctypes.c_void_p(products.ctypes.data),
@@ -84,13 +105,20 @@ def build(kernel: str, folder: Path) -> Any:
             ctypes.c_void_p(best.ctypes.data),
         )
 
+    def best_of_columns(grid: tuple[int, int], block: tuple[int], arguments: tuple[Any, ...]) -> None:
+        products, rows, columns, filled, rows_each, first, best = arguments
+        assert grid[0] * block[0] * 8 >= columns and grid[1] * rows_each >= rows and len(best) >= filled
+        sizes = (int(rows), int(columns), int(filled), int(rows_each), ctypes.c_uint(int(first)))
+        places = ctypes.c_void_p(products.ctypes.data), ctypes.c_void_p(best.ctypes.data)
+        built.launch_columns(*grid, *block, places[0], *sizes, places[1])
+
     def dot(first: np.ndarray, second: np.ndarray, out: np.ndarray) -> None:
         assert out.flags.c_contiguous and first.dtype == second.dtype == out.dtype == np.float16
         out[:] = first.astype(np.float32) @ second.astype(np.float32)
 
     def raw_kernel(code: str, name: str) -> Any:
-        assert code == kernel and name == "best_of_rows"
-        return best_of_rows
+        assert code == kernel
+        return {"best_of_rows": best_of_rows, "best_of_columns": best_of_columns}[name]
 
     return SimpleNamespace(
         from_dlpack=lambda tensor: _in_numpy(tensor),

@@ -204,6 +204,37 @@ def test_few_blocks_find_nearly_what_all_cells_do_on_smooth_descriptors() -> Non
     assert near.mean() > 0.98
 
 
+@pytest.mark.parametrize("engine", ["cupy"], indirect=True)
+@pytest.mark.parametrize("tile", [(8, 16), (200, 40), (10_000, 10_000)])
+def test_both_ways_at_once_is_each_way(
+    engine: CupySearch, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_search, "_TILE", tile)
+    maps = [random_map(23, 29, seed=seed) for seed in (0, 1)]
+    prepared = [engine.prepare(each) for each in maps]
+    found = engine.both_ways(*prepared)
+    for way, own, other in zip(found, (0, 1), (1, 0), strict=True):
+        wanted = maps[own].values.flatten(1).T[maps[own].mask.flatten()]
+        alone = engine.best(wanted, prepared[other])
+        assert torch.equal(way.cell, alone.cell)
+        torch.testing.assert_close(way.score, alone.score)
+    nothing = engine.prepare(described(maps[0].values, torch.zeros(23, 29, dtype=torch.bool)))
+    there, back = engine.both_ways(prepared[0], nothing)
+    assert (there.cell == -1).all() and len(there.cell) == len(prepared[0].cells) and not len(back.cell)
+
+
+@pytest.mark.parametrize("engine", ["torch", "cupy"], indirect=True)
+def test_what_rounds_to_the_same_is_not_found_to_one_side(engine: SearchEngine) -> None:
+    # Half precision hardly tells neighbours apart.
+    row, column = torch.meshgrid(torch.arange(40) / 30, torch.arange(52) / 30, indexing="ij")
+    waves = [wave(axis) for axis in (row, column) for wave in TWO_WAVES]
+    searched = described(functional.normalize(torch.stack(waves), dim=0))
+    inside = torch.arange(40 * 52).reshape(40, 52)[4:-4, 4:-4].flatten()
+    found = engine.best(searched.values.flatten(1).T[inside], engine.prepare(searched)).cell
+    assert abs((found % 52 - inside % 52).float().mean()) < 0.1
+    assert abs((found // 52 - inside // 52).float().mean()) < 0.1
+
+
 def test_the_summit_lies_between_cells() -> None:
     # Unit vectors on a circle: the response to angle 0.3 has its summit there.
     angles = torch.tensor([[-1.0, 0.0, 1.0, 2.0]]).double() * 0.5

@@ -16,8 +16,6 @@ from pipeline.errors import LumenError
 
 EngineName = Literal["auto", "torch", "cupy", "coarse_to_fine"]
 
-_INSTALL = "pip install 'lumensfm[cuda13]' (or cuda12, for older drivers)"
-
 logger = logging.getLogger(__name__)
 
 
@@ -78,10 +76,16 @@ def _import_cupy() -> Any:
         return importlib.import_module("cupy")
     except ModuleNotFoundError as error:
         if error.name == "cupy":
-            raise LumenError(f"CuPy is not installed: {_INSTALL}") from error
-        raise LumenError(f"CuPy is installed, but broken ({_one_line(error)}): {_INSTALL}") from error
+            raise LumenError(f"CuPy is not installed: {_how_to_install()}") from error
+        raise LumenError(f"CuPy is installed, but broken ({_one_line(error)}): {_how_to_install()}") from error
     except Exception as error:
-        raise LumenError(f"CuPy is installed, but broken ({_one_line(error)}): {_INSTALL}") from error
+        raise LumenError(f"CuPy is installed, but broken ({_one_line(error)}): {_how_to_install()}") from error
+
+
+def _how_to_install() -> str:
+    """For the CUDA that PyTorch was built with."""
+    extra = "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda13"
+    return f"pip install -e '.[{extra}]'"
 
 
 def _try_out(engine: CupySearch, device: torch.device) -> None:

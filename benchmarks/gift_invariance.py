@@ -48,21 +48,30 @@ def known_again(first: torch.Tensor, second: torch.Tensor) -> float:
     return float(((first @ second.T).argmax(dim=1) == torch.arange(len(first))).float().mean()) if len(first) else 0.0
 
 
+def sizes(keypoints: Keypoints) -> np.ndarray:
+    """(N,) px, of SIFT's keypoints."""
+    return np.array([each.size for each in keypoints.sift or ()])
+
+
+def part_of(keypoints: Keypoints, rows: np.ndarray) -> Keypoints:
+    """Some of SIFT's keypoints."""
+    assert keypoints.sift is not None
+    return Keypoints(keypoints.pixels[rows], tuple(keypoints.sift[row] for row in rows))
+
+
 def sift_shares(image: np.ndarray, copy: np.ndarray, points: Keypoints, motion: np.ndarray) -> tuple[float, float]:
     """Of all points, and of those detected in the copy."""
     found = SiftDetector().detect(copy, 100_000)
     there = apply(motion, points.pixels)
     if not len(found):
         return 0.0, 0.0
-    assert found.size_px is not None and found.angle_deg is not None
     apart = np.linalg.norm(there[:, None] - found.pixels[None], axis=2)
     # Of those near the place, the one of the size that the copy should show.
-    assert points.size_px is not None
     scale = math.sqrt(np.linalg.det(motion[:2, :2]))
-    size_apart = np.abs(np.log2(found.size_px[None] / (scale * points.size_px[:, None])))
+    size_apart = np.abs(np.log2(sizes(found)[None] / (scale * sizes(points)[:, None])))
     nearest = np.where(apart <= DETECTED_PX, size_apart, np.inf).argmin(axis=1)
     detected = apart[np.arange(len(there)), nearest] <= DETECTED_PX
-    at = Keypoints(found.pixels[nearest], found.size_px[nearest], found.angle_deg[nearest])
+    at = part_of(found, nearest)
     describer = SiftDescriber()
     first, second = describer.describe(image, points), describer.describe(copy, at)
     # All points of the copy are candidates, detected again or not.
@@ -83,10 +92,9 @@ def main() -> None:
     factor = SIDE_PX / max(image.shape[:2])
     image = np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8)
     every = SiftDetector().detect(image, 100_000)
-    assert every.size_px is not None and every.angle_deg is not None
     _, first = np.unique(every.pixels.round(1), axis=0, return_index=True)
     chosen = np.sort(first)[:POINTS]
-    points = Keypoints(every.pixels[chosen], every.size_px[chosen], every.angle_deg[chosen])
+    points = part_of(every, chosen)
     backends: dict[str, Descriptor] = {
         "GIFT": load_descriptor(arguments.gift),
         "extractor": load_descriptor(arguments.extractor),

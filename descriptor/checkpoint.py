@@ -80,7 +80,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
-        """Read a checkpoint of ours or of DDL's, on the CPU, without running any code that is in it.
+        """Read a checkpoint of ours, of DDL's or of GIFT's, on the CPU, without running any code that is in it.
 
         Raises:
             LumenError: if it is missing, cut off, holds code, or is no checkpoint of this kind.
@@ -89,7 +89,7 @@ class Checkpoint:
         model = _published_weights(content)
         if model is None or not all(isinstance(each, Tensor) for each in model.values()):
             raise LumenError(
-                f"{path} is no checkpoint of a dense descriptor: it holds {', '.join(map(str, content)) or 'nothing'}"
+                f"{path} is no checkpoint of a descriptor: it holds {', '.join(map(str, content)) or 'nothing'}"
             )
         ours = content.get("lumensfm") or {}
         if not isinstance(ours, dict):

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from descriptor.base import Bytes, Descriptor, DescriptorMap
 from descriptor.checkpoint import Checkpoint
 from descriptor.fcdensenet import FCDenseNet, NetworkShape, shape_of
-from descriptor.network_frame import NetworkFrame, common_size, fitting_downsampling
+from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_size
 from pipeline.errors import LumenError, require
 
 METHOD = "fcdensenet"
@@ -42,7 +41,7 @@ class FCDenseNetDescriptor(Descriptor):
         self.length = network.compact_length
         self.image_downsampling, self.network_downsampling = image_downsampling, network_downsampling
         self.network_pixels = network_pixels
-        self._fitted: tuple[Bytes, float] | None = None
+        self._fitting = FittingDownsampling()
 
     @staticmethod
     def recognises(content: dict[str, Any]) -> bool:
@@ -80,11 +79,7 @@ class FCDenseNetDescriptor(Descriptor):
     def _downsampling(self, mask: Bytes) -> float:
         if self.network_pixels is None:
             return self.image_downsampling
-        # All frames of a video have one mask.
-        if self._fitted is None or not np.array_equal(self._fitted[0], mask):
-            fitting = fitting_downsampling(mask, self.network_downsampling, self.network_pixels)
-            self._fitted = mask.copy(), fitting
-        return self._fitted[1]
+        return self._fitting.of(mask, self.network_downsampling, self.network_pixels)
 
 
 def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +112,11 @@ class FCDenseNetTraining:
             "descriptors": descriptor_colors(described, group),
             "heatmaps": heatmaps(described, group, config.matching_scale, config.heatmap_sigma),
         }
+
+    def starting_from(self, weights: Path) -> str:
+        """See `TrainingMethod.starting_from`."""
+        start = f"--load_trained_model --trained_model_path {weights}"
+        return f"{start} and a lower --lr_range, or --precision float32"
 
     def arrays(self, part: Group) -> dict[str, np.ndarray]:
         """See `TrainingMethod.arrays`."""

@@ -116,6 +116,20 @@ def fitting_downsampling(mask: Bytes, multiple: int, pixels: int) -> float:
     return tenths / 10
 
 
+class FittingDownsampling:
+    """`fitting_downsampling` for one frame after the other: all frames of a video have one mask."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Bytes, tuple[int, int], float] | None = None
+
+    def of(self, mask: Bytes, multiple: int, pixels: int) -> float:
+        """See `fitting_downsampling`."""
+        last = self._last
+        if last is None or last[1] != (multiple, pixels) or not np.array_equal(last[0], mask):
+            last = self._last = mask.copy(), (multiple, pixels), fitting_downsampling(mask, multiple, pixels)
+        return last[2]
+
+
 def _smaller(mask: Bytes, downsampling: float) -> tuple[int, int]:
     height, width = mask.shape
     return max(1, round(width / downsampling)), max(1, round(height / downsampling))

@@ -97,6 +97,8 @@ class TestConfig:
     """Where decoded frames are kept."""
     display_architecture: bool = False
     """Print the network's layers."""
+    rotations: Literal[5, 8] | None = None
+    """Of GIFT's group, for checkpoints that do not tell; 5 by default."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
     gpu_id: int = 0
@@ -143,7 +145,7 @@ def measure(config: TestConfig) -> list[Path]:
     device = choose_device(config.device, config.gpu_id)
     descriptor = _load(config, device)
     # Each under its path once, whatever was given twice.
-    compared = {str(path): load_descriptor(path, device) for path in config.compared_model_paths}
+    compared = {str(path): load_descriptor(path, device, config.rotations) for path in config.compared_model_paths}
     with report.timed("data"):
         clips = load_clips(find_sequences(config.testing_data_root, config.testing_patient_id), _data(config))
         pairs = sample_pairs(clips, config.sampling)
@@ -174,7 +176,11 @@ def _reference_floor(pairs: dict[Distances, list[PairSample]], config: TestConfi
 def _load(config: TestConfig, device: torch.device) -> Descriptor | None:
     if config.trained_model_path is None:
         return None
-    descriptor = load_descriptor(config.trained_model_path, device)
+    descriptor = load_descriptor(config.trained_model_path, device, config.rotations)
+    if not isinstance(descriptor, FCDenseNetDescriptor):
+        names = ("image_downsampling", "network_downsampling", "filter_growth_rate", "feature_length")
+        for name in names:
+            require(getattr(config, name) is None, f"--{name} is not for {descriptor.name}: leave it out")
     if isinstance(descriptor, FCDenseNetDescriptor):
         shape = descriptor.network.shape
         held = {"feature_length": shape.feature_length, "filter_growth_rate": shape.growth}

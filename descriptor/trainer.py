@@ -61,6 +61,8 @@ class Figures(Protocol):
     def pck(self) -> tuple[float, ...]: ...
     @property
     def median_px(self) -> float: ...
+    @property
+    def consistent(self) -> float: ...
 
 
 class TrainingMethod(Protocol):
@@ -105,6 +107,9 @@ class TrainingMethod(Protocol):
 
     def arrays(self, part: Any) -> dict[str, np.ndarray]:
         """A part of the data, to be kept for inspection."""
+
+    def starting_from(self, weights: Path) -> str:
+        """The flags by which another run starts from weights, and what to change if these led to no number."""
 
 
 @dataclass
@@ -157,8 +162,8 @@ class Trainer:
         states = checkpoint.optimizer or {}
         if states.keys() != self._optimizers.keys():
             raise LumenError(
-                f"{self._folder.last} does not hold what its optimizer needs to go on: choose another --log_root, and "
-                "start from its weights with --load_trained_model"
+                f"{self._folder.last} does not hold what its optimizer needs to go on: choose another --log_root, with "
+                f"{self._method.starting_from(self._folder.last)}"
             )
         for name, optimizer in self._optimizers.items():
             optimizer.load_state_dict(states[name])
@@ -276,8 +281,7 @@ class Trainer:
             self.save()
         return LumenError(
             f"the loss is {loss} or its gradient is not finite at step {self.state.step}; the batch is in {path}. Go "
-            f"on from the weights before it in another --log_root, with --load_trained_model --trained_model_path "
-            f"{self._folder.last} and a lower --lr_range, or --precision float32"
+            f"on from the weights before it in another --log_root, with {self._method.starting_from(self._folder.last)}"
         )
 
     def _validate(self, log: TrainingLog) -> None:

@@ -75,7 +75,7 @@ def lattice_figure(network: GiftNetwork, views: np.ndarray, points: np.ndarray) 
     ):
         axis.imshow(values.numpy(), cmap="coolwarm", vmin=-0.6, vmax=0.6)
         axis.set(title=title, xlabel="rotation", ylabel="scale")
-    # Element (2, 2) of the frame against every element of the view.
+    # One element of the frame against every element of the view.
     alike = (first[:, 1, 2][:, None, None] * second).sum(dim=0)
     axes[2].imshow(alike.numpy(), cmap="viridis", vmin=0, vmax=1)
     axes[2].set(

@@ -19,6 +19,7 @@ STAGES: tuple[StageName, ...] = ("extract", "bootstrap", "train", "correspond", 
 Part = TypeVar("Part")
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+TRAIN_CONFIG = CONFIGS / "train" / "cpu_quick.yaml"
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,12 @@ class ReconstructConfig:
     descriptor: Literal["fcdensenet", "gift"] | None = None
     """The method that is trained, or that --weights has to be of; by default fcdensenet, or whatever the file holds."""
     weights: Path | None = None
-    """Descriptor to begin with, a checkpoint of ours or DDL's."""
+    """Descriptor to begin with, a checkpoint of ours or DDL's, or of GIFT as it is."""
+    rotations: Literal[5, 8] | None = None
+    """Of GIFT's group, for --weights that do not tell; 5 by default."""
     train_minutes: float = 15.0
     """Train the descriptor on this very video for so long; 0 takes --weights as they are."""
-    train_config: Path = CONFIGS / "train" / "cpu_quick.yaml"
+    train_config: Path = TRAIN_CONFIG
     """The other settings of the training; gift has its own, configs/gift/cpu_quick1.yaml and cpu_quick2.yaml."""
     matcher: EngineName = "auto"
     """How descriptors are searched: exhaustively by torch or, on a GPU, by CuPy, of which auto takes the faster that is
@@ -157,6 +160,10 @@ class ReconstructConfig:
             "GIFT is trained from nothing, once: leave out --weights and --rounds, or give --train_minutes 0",
         )
         require(
+            not self.trains_gift or self.train_config == TRAIN_CONFIG,
+            "--train_config is for fcdensenet: gift is trained with configs/gift/cpu_quick1.yaml and cpu_quick2.yaml",
+        )
+        require(
             self.pairs == "keyframes" or self.correspondences == "descriptor",
             "--pairs ddl is for --correspondences descriptor",
         )
@@ -187,8 +194,12 @@ class ReconstructConfig:
         return self.uses_descriptor and self.train_minutes > 0
 
     @property
+    def trained_method(self) -> str:
+        return self.descriptor or "fcdensenet"
+
+    @property
     def trains_gift(self) -> bool:
-        return self.trains and self.descriptor == "gift"
+        return self.trains and self.trained_method == "gift"
 
 
 def _part_of(config: ReconstructConfig, part: type[Part]) -> Part:

@@ -25,7 +25,7 @@ from descriptor.training import train
 from descriptor.training_config import TrainConfig
 from descriptor.training_paths import RunFolder
 from pipeline.config import from_mapping, save_config, to_mapping
-from pipeline.errors import LumenError, explain_os_errors
+from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.files import read_yaml, remove_directory, write_json
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
@@ -45,8 +45,8 @@ _DDL_OPTIONS = tuple(each.name for part in (DdlPolicy, KeypointRules) for each i
 _POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage")
 # The settings that each stage depends on, besides what the stages before it depend on.
 _SETTINGS = {
-    "train": ("train_minutes", "descriptor", "seed"),
-    "correspond": ("correspondences", "points", "matcher", "pairs", "seed", *_DDL_OPTIONS),
+    "train": ("train_minutes", "trained_method", "seed"),
+    "correspond": ("correspondences", "points", "matcher", "pairs", "rotations", "seed", *_DDL_OPTIONS),
     "skeleton": (*_POINT_RULES, "seed"),
     "flesh": ("references", "coverage", "reach", "cell_px"),
     "export": (),
@@ -62,12 +62,17 @@ def load_weights(config: ReconstructConfig) -> Descriptor:
     """The descriptor to begin with.
 
     Raises:
-        LumenError: if there is none in the file, or one of another method than `config.descriptor`.
+        LumenError: if there is none in the file, or one of another method than `config.descriptor`, or one that cannot
+            be trained further and is to be.
     """
     assert config.weights is not None
-    descriptor = load_descriptor(config.weights, choose_device(config.device))
+    descriptor = load_descriptor(config.weights, choose_device(config.device), config.rotations)
     if config.descriptor not in (None, descriptor.name):
         raise LumenError(f"{config.weights} is of {descriptor.name}, not of --descriptor {config.descriptor}")
+    require(
+        not config.trains or isinstance(descriptor, FCDenseNetDescriptor),
+        f"{config.weights} is of {descriptor.name}, which is not trained on from weights: give --train_minutes 0",
+    )
     return descriptor
 
 
@@ -166,9 +171,11 @@ class SequenceRun:
         if name in ("train", "correspond"):
             read |= {"images": sequence.images, "mask": sequence.mask, "masks": sequence.frame_masks}
             read["weights"] = config.weights if config.uses_descriptor else None
-        if name == "train":
+        if name == "train" and config.trains_gift:
+            read |= {f"train_config_{stage}": _gift_preset(stage) for stage in (1, 2)}
+        elif name == "train":
             read |= {"train_config": config.train_config, "views": model.views_per_point, "cloud": model.structure}
-        if name in ("train", "skeleton"):
+        if name == "skeleton" or (name == "train" and not config.trains_gift):
             read["poses"] = model.motion
         return {key: fingerprint_path(path) for key, path in read.items() if path is not None and path.exists()}
 
@@ -188,7 +195,8 @@ class SequenceRun:
         """See that there is a camera, and training data where they are needed; a first SfM that is there is kept."""
         has_model = TrainingPaths(self.sequence.root).motion.exists()
         calibrated = self._video().camera is not None
-        if has_model or (calibrated and not self.config.trains):
+        needs_model = self.config.trains and not self.config.trains_gift
+        if has_model or (calibrated and not needs_model):
             return
         rules = {name: getattr(self.config, name) for name in _POINT_RULES}
         bootstrap.run(BootstrapConfig(self.sequence.root, points=self.config.points, seed=self.config.seed, **rules))
@@ -216,7 +224,7 @@ class SequenceRun:
         }
         if config.weights is not None:
             settings |= {"load_trained_model": True, "trained_model_path": str(config.weights)}
-            settings |= _shape_of(load_weights(config), config.weights)
+            settings |= _shape_of(load_weights(config))
         with report.timed("train"):
             train(from_mapping(TrainConfig, settings, str(config.train_config)), to_the_end=True)
         return [self._trained]
@@ -225,7 +233,7 @@ class SequenceRun:
         """Both stages, each in half of the time."""
         config = self.config
         for stage in (1, 2):
-            preset = CONFIGS / "gift" / f"cpu_quick{stage}.yaml"
+            preset = _gift_preset(stage)
             settings = read_yaml(preset) | {
                 "training_data_root": str(self.sequence.root),
                 "log_root": str(self._gift_stage(stage)),
@@ -296,10 +304,13 @@ class SequenceRun:
         return GuidedFinder(frames, described)
 
 
-def _shape_of(descriptor: Descriptor, path: Path) -> dict[str, Any]:
+def _gift_preset(stage: int) -> Path:
+    return CONFIGS / "gift" / f"cpu_quick{stage}.yaml"
+
+
+def _shape_of(descriptor: Descriptor) -> dict[str, Any]:
     """The settings of a training that goes on from weights, as far as these say them."""
-    if not isinstance(descriptor, FCDenseNetDescriptor):
-        raise LumenError(f"{path} is of {descriptor.name}, which is not trained here: give --train_minutes 0")
+    assert isinstance(descriptor, FCDenseNetDescriptor)
     network = descriptor.network
     return {
         "feature_length": network.shape.feature_length,

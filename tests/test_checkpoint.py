@@ -106,7 +106,7 @@ def test_the_weights_of_another_network_are_told(network: FCDenseNet, tmp_path: 
     with pytest.raises(LumenError, match="encoder, decoder, step: not a checkpoint of fcdensenet or gift"):
         load_descriptor(tmp_path / "other.pth")
     torch.save({"extractor": {}, "embedder": {}, "step": 1}, tmp_path / "gift.pth")
-    with pytest.raises(LumenError, match="does not fit GIFT's network at .*: nothing in the file"):
+    with pytest.raises(LumenError, match="another network than GIFT"):
         load_descriptor(tmp_path / "gift.pth")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(LumenError, match="list"):

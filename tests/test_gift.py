@@ -88,8 +88,8 @@ def test_what_is_saved_has_the_published_layout_and_is_loaded(saved: Path) -> No
     descriptor = load_descriptor(saved)
     assert isinstance(descriptor, GiftDescriptor) and descriptor.length == 128
     assert descriptor.network.group == EIGHT
-    with pytest.raises(LumenError, match="trained with 8 rotations, not 5"):
-        load_descriptor(saved, rotations=5)
+    # What the file tells counts.
+    assert load_descriptor(saved, rotations=5).network.group == EIGHT  # type: ignore[attr-defined]
 
 
 def test_a_published_file_has_five_rotations_unless_it_is_said(saved: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_an_image_smaller_than_the_group_needs_is_refused() -> None:
         descriptor.describe_at(picture(200, 50), np.array([[5.0, 5.0]]))
 
 
-def test_a_view_twice_as_large_and_turned_shows_the_same_one_step_further() -> None:
+def test_a_view_half_as_large_and_turned_shows_the_same_one_step_further() -> None:
     torch.manual_seed(1)
     network = GiftNetwork().eval()
     image = picture(256, 256)
@@ -182,17 +182,17 @@ def test_the_triplet_is_of_the_nearest_allowed_negative() -> None:
 
     grid, none = at(10, 40, 90), torch.zeros(1, 3, dtype=torch.bool)
     one = torch.ones(1)
-    loss = triplet_loss(at(0), at(30), grid, none, one)
+    loss = triplet_loss(at(0), at(30), grid, none, one, 0.5)
     assert loss.item() == pytest.approx(squared(30) - squared(10) + 0.5, abs=1e-5)
     # Too near the true place, and the next one counts.
-    loss = triplet_loss(at(0), at(30), grid, torch.tensor([[True, False, False]]), one)
+    loss = triplet_loss(at(0), at(30), grid, torch.tensor([[True, False, False]]), one, 0.5)
     assert loss.item() == pytest.approx(squared(30) - squared(40) + 0.5, abs=1e-5)
     # Nearer than the counterpart by more than the margin: too hard.
-    loss = triplet_loss(at(0), at(85), at(10, 80), none[:, :2], one)
+    loss = triplet_loss(at(0), at(85), at(10, 80), none[:, :2], one, 0.5)
     assert loss.item() == pytest.approx(squared(85) - squared(80) + 0.5, abs=1e-5)
     # Without a negative there is nothing to learn.
-    assert triplet_loss(at(0), at(30), grid, ~none, one).item() == 0
-    assert triplet_loss(at(0), at(30), grid[:0], none[:, :0], one).item() == 0
+    assert triplet_loss(at(0), at(30), grid, ~none, one, 0.5).item() == 0
+    assert triplet_loss(at(0), at(30), grid[:0], none[:, :0], one, 0.5).item() == 0
 
 
 @pytest.mark.parametrize("kind", list(homographies.ODDS))
@@ -222,8 +222,7 @@ def test_both_views_of_a_pair_show_its_points(found_pictures: Pictures) -> None:
     for number in range(10):
         pair = sampler.draw(0, number)
         assert pair.images.shape == (2, 128, 160, 3) and 16 <= len(pair.points[0]) <= 100
-        for size, angle, points in zip((pair.scale, pair.rotation_deg), (0, 0), pair.points, strict=True):
-            assert len(size) == len(points) and angle == 0
+        assert len(pair.scale) == len(pair.rotation_deg) == len(pair.points[0]) == len(pair.points[1])
         shades = [
             cv2.remap(
                 cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32),

@@ -1,5 +1,8 @@
 """Training GIFT by the trainer of all methods: both stages, resume, settings."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import pytest
 import torch
 
 from descriptor.checkpoint import Checkpoint
+from descriptor.fcdensenet import FCDenseNet, NetworkShape
+from descriptor.fcdensenet_descriptor import load_network as load_ddl
 from descriptor.gift.gift_descriptor import GiftNetwork
 from descriptor.gift.gift_training import GiftTraining
 from descriptor.gift.pictures import Pictures
@@ -16,7 +21,7 @@ from descriptor.gift.training_config import GiftTrainConfig
 from descriptor.registry import load_descriptor
 from descriptor.training_paths import RunFolder
 from pictures import picture
-from pipeline.config import load_config, named_variant, parse_command_line
+from pipeline.config import load_config, named_variant, parse_command_line, save_config
 from pipeline.errors import LumenError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +123,30 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         torch.testing.assert_close(value, expected[name], atol=0, rtol=0, msg=name)
 
 
+def test_two_processes_train_as_one_does(config: GiftTrainConfig) -> None:
+    train(config)
+    alone = weights(config)
+    together = replace(config, log_root=config.log_root.with_name("together"))
+    save_config(together, config.log_root / "together.yaml")
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--standalone")
+    command = [*launcher, str(ROOT / "train.py"), "--config", str(config.log_root / "together.yaml")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    for name, value in weights(together).items():
+        torch.testing.assert_close(value, alone[name], atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_weights_of_the_other_method_are_refused(config: GiftTrainConfig, tmp_path: Path) -> None:
+    network = FCDenseNet(NetworkShape(feature_length=16, growth=4))
+    Checkpoint(network.state_dict(), method="fcdensenet").save(tmp_path / "ddl.pt")
+    with pytest.raises(LumenError, match="ddl.pt holds the weights of another network than GIFT's"):
+        train(replace(config, trained_model_path=tmp_path / "ddl.pt"))
+    Checkpoint(GiftNetwork().state_dict(), method="gift").save(tmp_path / "gift.pt")
+    with pytest.raises(LumenError, match="gift.pt holds the weights of another network than the dense descriptor's"):
+        load_ddl(Checkpoint.load(tmp_path / "gift.pt"), tmp_path / "gift.pt")
+
+
 def test_a_second_stage_without_a_first_says_so(config: GiftTrainConfig) -> None:
     with pytest.raises(LumenError, match="stage 2 needs the extractor of stage 1"):
         train(replace(config, stage=2))
@@ -158,6 +187,8 @@ def test_a_method_is_named_by_flag_or_file_and_an_unknown_one_is_refused(tmp_pat
         ({"hem_threshold_px": (8.0, 16.0)}, "farther first"),
         ({"lr_range": (1e-3, 1e-4)}, "lowest"),
         ({"batch_size": 0}, "1 or more"),
+        ({"points_per_pair": 8}, "16 or more"),
+        ({"hem_interval": 40}, "half of --image_size"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

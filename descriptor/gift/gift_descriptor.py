@@ -13,7 +13,7 @@ from descriptor.checkpoint import Checkpoint
 from descriptor.gift.homography import MIDDLE_GREY
 from descriptor.gift.network import FEATURES, LENGTH, Embedder, Extractor, as_input, group_features, is_gift
 from descriptor.gift.transformations import TransformationGroup
-from descriptor.network_frame import NetworkFrame, common_size, fitting_downsampling
+from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_size
 from pipeline.conventions import colmap_from_index
 from pipeline.errors import LumenError, require
 
@@ -67,6 +67,7 @@ class GiftDescriptor(Descriptor):
 
     def __init__(self, network: GiftNetwork, stride: int = _STRIDE) -> None:
         self.network, self.length, self._stride = network, network.length, stride
+        self._downsampling = FittingDownsampling()
         self._device = next(network.parameters()).device
 
     @staticmethod
@@ -81,10 +82,10 @@ class GiftDescriptor(Descriptor):
         Args:
             path: the file.
             device: where to put it.
-            rotations: of the group; by default as the file says, and 5 if it says nothing, as published ones do not.
+            rotations: of the group, 5 or 8, if the file does not tell, as published ones do not; 5 by default.
 
         Raises:
-            LumenError: if it is damaged, or of another network, or was trained with other rotations.
+            LumenError: if it is damaged, or of another network.
         """
         return cls(load_network(Checkpoint.load(path), path, rotations).to(device).eval())
 
@@ -96,7 +97,7 @@ class GiftDescriptor(Descriptor):
             mask.shape == (height, width),
             f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {width}x{height}",
         )
-        downsampling = fitting_downsampling(mask, _FRAME_MULTIPLE, _FRAME_PIXELS)
+        downsampling = self._downsampling.of(mask, _FRAME_MULTIPLE, _FRAME_PIXELS)
         frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, _FRAME_MULTIPLE))
         cells = _every(frame, self._stride)
         shown = frame.cut_mask(mask)
@@ -136,14 +137,11 @@ def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = Non
     """The networks whose weights a checkpoint holds.
 
     Raises:
-        LumenError: if they are not GIFT's, naming the first that does not fit, or of another group.
+        LumenError: if they are not GIFT's, naming the first that does not fit.
     """
-    held = (checkpoint.config or {}).get("rotations")
-    require(
-        held is None or rotations in (None, held),
-        f"{path} was trained with {held} rotations, not {rotations}: leave the number out",
-    )
-    chosen = held or rotations or PUBLISHED_ROTATIONS
+    if not any(name.startswith("extractor.") for name in checkpoint.model):
+        raise LumenError(f"{path} holds the weights of another network than GIFT's")
+    chosen = (checkpoint.config or {}).get("rotations") or rotations or PUBLISHED_ROTATIONS
     require(chosen in (5, 8), f"{chosen} rotations: GIFT's group has 5 or 8")
     network = GiftNetwork(chosen, embeds=any(name.startswith("embedder.") for name in checkpoint.model))
     wanted = network.state_dict()

@@ -1,7 +1,9 @@
 """Training GIFT: views of pictures by random homographies, triplets with hard negatives."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -77,7 +79,7 @@ class GiftTraining:
         """See `TrainingMethod.loss`."""
         found = self._describe(part)
         far, near = self._config.hem_threshold_px
-        threshold = max(near, far - (far - near) * share / _APPROACH_SHARE)
+        threshold = max(near, far - math.floor((far - near) * share / _APPROACH_SHARE))
         true = part.points[1][found.used]
         apart = np.linalg.norm(true[:, None] - found.grid_px[None], axis=2)
         too_near = torch.from_numpy(apart <= threshold).to(self._device)
@@ -135,6 +137,10 @@ class GiftTraining:
             ends = (tuple(int(each) for each in start), tuple(int(each) for each in end))
             cv2.line(canvas, *ends, _GREEN if is_right else _RED, 1, cv2.LINE_AA)
         return {"matches": canvas}
+
+    def starting_from(self, weights: Path) -> str:
+        """See `TrainingMethod.starting_from`."""
+        return f"--trained_model_path {weights} and a lower --lr_range"
 
     def arrays(self, part: PicturePair) -> dict[str, np.ndarray]:
         """See `TrainingMethod.arrays`."""

@@ -6,8 +6,6 @@ from torch.nn import functional
 
 from descriptor.gift.transformations import TransformationGroup
 
-MARGIN = 0.5
-
 
 def lattice_offset(group: TransformationGroup, scale: Tensor, rotation_deg: Tensor) -> Tensor:
     """Steps on the lattice from an element on a first view to the one that shows the same on a second.
@@ -49,7 +47,7 @@ def moved_on_lattice(group: TransformationGroup, features: Tensor, offset: Tenso
 
 
 def triplet_loss(
-    anchors: Tensor, counterparts: Tensor, grid: Tensor, too_near: Tensor, shared: Tensor, margin: float = MARGIN
+    anchors: Tensor, counterparts: Tensor, grid: Tensor, too_near: Tensor, shared: Tensor, margin: float
 ) -> Tensor:
     """The mean over points of max(0, d(point, counterpart) - d(point, negative) + margin), on squared distances.
 

@@ -42,7 +42,8 @@ class GiftTrainConfig:
     hem_interval: int = 16
     """Hard examples are looked for on a grid of so many pixels."""
     hem_threshold_px: tuple[float, float] = (32.0, 16.0)
-    """How far hard examples are from the true place at first, and after a fifth of the training."""
+    """How far hard examples are from the true place at first, and, a pixel less at a time, after a fifth of the
+    training."""
     num_epoch: int = 80
     """Epochs."""
     num_iter: int = 250
@@ -66,6 +67,11 @@ class GiftTrainConfig:
         names = ("batch_size", "points_per_pair", "hem_interval", "num_epoch", "num_iter", "validation_interval")
         for name in (*names, "display_interval"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
+        require(self.points_per_pair >= 16, f"--points_per_pair {self.points_per_pair}: choose 16 or more")
+        require(
+            self.hem_interval <= min(self.image_size) // 2,
+            f"--hem_interval {self.hem_interval}: choose at most half of --image_size",
+        )
         require(min(self.image_size) >= 64, f"--image_size {self.image_size[0]} {self.image_size[1]}: 64 or more each")
         require(0 <= self.augmentation <= 1, f"--augmentation {self.augmentation}: choose 0..1")
         first, end = self.frame_share

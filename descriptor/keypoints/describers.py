@@ -48,15 +48,11 @@ class SiftDescriber:
         """See `Describer.describe`."""
         if not len(keypoints):
             return torch.zeros((0, 128))
-        count = len(keypoints)
-        sizes = np.full(count, _SIFT_SIZE_PX) if keypoints.size_px is None else keypoints.size_px
-        angles = np.zeros(count) if keypoints.angle_deg is None else keypoints.angle_deg
-        given = [
-            cv2.KeyPoint(float(x), float(y), float(size), float(angle))
-            for (x, y), size, angle in zip(opencv_from_colmap(keypoints.pixels), sizes, angles, strict=True)
-        ]
+        given = keypoints.sift or tuple(
+            cv2.KeyPoint(float(x), float(y), _SIFT_SIZE_PX, 0.0) for x, y in opencv_from_colmap(keypoints.pixels)
+        )
         kept, values = cv2.SIFT.create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), given)
-        require(len(kept) == count, "SIFT left out keypoints that it was given")
+        require(len(kept) == len(keypoints), "SIFT left out keypoints that it was given")
         return functional.normalize(torch.from_numpy(values).clamp(min=0), p=1, dim=1).sqrt()
 
 
@@ -65,11 +61,10 @@ class BackendDescriber:
 
     Args:
         descriptor: the backend.
-        name: in tables.
     """
 
-    def __init__(self, descriptor: Descriptor, name: str) -> None:
-        self.name, self._descriptor = name, descriptor
+    def __init__(self, descriptor: Descriptor) -> None:
+        self.name, self._descriptor = descriptor.name, descriptor
 
     def describe(self, image: Bytes, keypoints: Keypoints) -> Tensor:
         """See `Describer.describe`."""
@@ -91,4 +86,4 @@ def choose_describer(name: str, device: torch.device, rotations: int | None = No
         known = ", ".join((SiftDescriber.name, *PEERS))
         raise LumenError(f"--descriptor {name}: choose {known}, or give a checkpoint's file")
     backend = load_descriptor(path, device, rotations)
-    return BackendDescriber(backend, backend.name)
+    return BackendDescriber(backend)

@@ -29,12 +29,11 @@ class Keypoints:
 
     Attributes:
         pixels: (N, 2) px, COLMAP's convention.
-        size_px, angle_deg: (N,) float32, how large what they show is, and its direction, if the detector says so.
+        sift: (N,) of OpenCV's keypoints, if SIFT found them: size, direction, octave.
     """
 
     pixels: Floats
-    size_px: npt.NDArray[np.float32] | None = None
-    angle_deg: npt.NDArray[np.float32] | None = None
+    sift: tuple[cv2.KeyPoint, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -59,12 +58,12 @@ class SiftDetector:
     name = "sift"
 
     def detect(self, image: Bytes, count: int) -> Keypoints:
-        """See `Detector.detect`."""
+        """See `Detector.detect`. What has several directions is one keypoint, with the first of them."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        found = sorted(cv2.SIFT.create().detect(grey, None), key=lambda each: -each.response)[:count]
-        places = np.array([each.pt for each in found], np.float64).reshape(-1, 2)
-        sizes, angles = (np.array([getattr(each, name) for each in found], np.float32) for name in ("size", "angle"))
-        return Keypoints(np.asarray(colmap_from_opencv(places), np.float64), sizes, angles)
+        found = sorted(cv2.SIFT.create().detect(grey, None), key=lambda each: -each.response)
+        best = list({each.pt: each for each in reversed(found)}.values())[::-1][:count]
+        places = np.array([each.pt for each in best], np.float64).reshape(-1, 2)
+        return Keypoints(np.asarray(colmap_from_opencv(places), np.float64), tuple(best))
 
 
 class HarrisDetector:

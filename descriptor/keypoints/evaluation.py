@@ -44,7 +44,7 @@ class KeypointConfig:
     detector: str = "sift"
     """sift, harris, grid, or a file of SuperPoint's weights."""
     descriptor: tuple[str, ...] = ("sift",)
-    """What to measure, in one table: sift, aliked and xfeat (pip install 'lumensfm[peers]'), or checkpoints of any
+    """What to measure, in one table: sift, aliked and xfeat (pip install -e '.[peers]'), or checkpoints of any
     backend."""
     rotations: Literal[5, 8] | None = None
     """Of GIFT's group, for checkpoints that do not tell; 5 by default."""
@@ -103,19 +103,23 @@ def measure_keypoints(config: KeypointConfig) -> list[Path]:
     """
     device = choose_device(config.device)
     detector = choose_detector(config.detector)
-    describers = [choose_describer(name, device, config.rotations) for name in dict.fromkeys(config.descriptor)]
+    given = tuple(dict.fromkeys(config.descriptor))
+    describers = [choose_describer(name, device, config.rotations) for name in given]
+    outputs = [config.log_root / f"{config.task}.txt", config.log_root / f"{config.task}.json"]
+    save_config(config, config.log_root / "test.yaml")
     lines: list[str] = []
     numbers: dict[str, Any] = {}
-    for given, describer in zip(dict.fromkeys(config.descriptor), describers, strict=True):
-        matcher = KeypointMatcher(detector, describer, config.matcher, config.ratio, config.keypoints)
+    for name, describer in zip(given, describers, strict=True):
+        is_alone = sum(each.name == describer.name for each in describers) == 1
+        called = describer.name if is_alone else f"{describer.name}_{Path(name).resolve().parent.name}"
+        matcher = KeypointMatcher(detector, describer, called, config.matcher, config.ratio, config.keypoints)
         line, found = _measure(config, matcher)
         print(line)
         lines.append(line)
-        numbers[given] = [asdict(each) for each in found]
-    outputs = [config.log_root / f"{config.task}.txt", config.log_root / f"{config.task}.json"]
-    write_bytes(outputs[0], ("\n".join(lines) + "\n").encode())
-    write_json(outputs[1], numbers)
-    save_config(config, config.log_root / "test.yaml")
+        numbers[name] = [asdict(each) for each in found]
+        # After each, because the next may fail.
+        write_bytes(outputs[0], ("\n".join(lines) + "\n").encode())
+        write_json(outputs[1], numbers)
     return outputs
 
 
@@ -130,7 +134,11 @@ def _measure(
     data = HPatches(config.data_root, config.form, config.image_px, config.seed)
     found = []
     for folder in progress(data.sequences(), matcher.name, unit="sequence"):
-        found += [homography_figures(pair, matcher) for pair in data.pairs(folder)]
+        first = None
+        for pair in data.pairs(folder):
+            # The same for all pairs of a sequence.
+            first = first or matcher.prepare(pair.first)
+            found.append(homography_figures(pair, first, matcher))
     return hpatches_line(config, matcher.name, found, time.perf_counter() - started), found
 
 
@@ -140,18 +148,22 @@ class KeypointMatcher:
     Args:
         detector: finds keypoints.
         describer: describes them.
+        called: what the describer is called in tables.
         how: descriptors are matched.
         ratio: for `how` "ratio".
         count: of keypoints, at most.
     """
 
-    def __init__(self, detector: Detector, describer: Describer, how: MatcherName, ratio: float, count: int) -> None:
-        self._detector, self._describer, self._how, self._ratio, self._count = detector, describer, how, ratio, count
+    def __init__(
+        self, detector: Detector, describer: Describer, called: str, how: MatcherName, ratio: float, count: int
+    ) -> None:
+        self._detector, self._describer, self._called = detector, describer, called
+        self._how, self._ratio, self._count = how, ratio, count
 
     @property
     def name(self) -> str:
         """As GIFT's tables have it."""
-        return f"{self._detector.name}_det {self._describer.name}_desc match_{self._how}"
+        return f"{self._detector.name}_det {self._called}_desc match_{self._how}"
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> tuple[Floats, Tensor]:
         """Keypoints (N, 2) px of an image (H, W, 3) and their descriptors (N, C)."""
@@ -163,9 +175,17 @@ class KeypointMatcher:
         return match_descriptors(first, second, self._how, self._ratio)
 
 
-def homography_figures(pair: HomographyPair, matcher: KeypointMatcher) -> HomographyFigures:
-    """The share of all keypoints that are matched near to where the homography has them, in both directions."""
-    first, second = matcher.prepare(pair.first), matcher.prepare(pair.second)
+def homography_figures(
+    pair: HomographyPair, first: tuple[Floats, Tensor], matcher: KeypointMatcher
+) -> HomographyFigures:
+    """The share of all keypoints that are matched near to where the homography has them, in both directions.
+
+    Args:
+        pair: the images.
+        first: what `matcher` prepared of the first.
+        matcher: prepares the second, and matches.
+    """
+    second = matcher.prepare(pair.second)
     homography = pair.second_from_first
     shares = []
     for (pixels, described), (other_pixels, other_described), motion in (

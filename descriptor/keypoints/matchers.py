@@ -9,7 +9,6 @@ from torch import Tensor
 Integers = npt.NDArray[np.int64]
 MatcherName = Literal["nearest", "mutual", "ratio"]
 
-MATCHERS: tuple[MatcherName, ...] = ("nearest", "mutual", "ratio")
 # A row of products at a time: 64 MiB in single precision.
 _NUMBERS_AT_ONCE = 1 << 24
 

@@ -86,7 +86,7 @@ def _import(package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise LumenError(f"{package} cannot be imported ({error}): pip install 'lumensfm[peers]'") from error
+        raise LumenError(f"{package} cannot be imported ({error}): pip install -e '.[peers]'") from error
 
 
 PEERS: dict[str, type[AlikedDescriber] | type[XFeatDescriber]] = {

@@ -148,14 +148,14 @@ class GiftTraining:
 
     def _describe(self, pair: PicturePair) -> Described:
         images = as_input(pair.images, self._device)
-        first = torch.from_numpy(pair.points[0]).to(self._device)[None]
         grid_px = self._grid(pair)
-        second = torch.from_numpy(np.concatenate([pair.points[1], grid_px])).to(self._device)[None]
+        # Both views at once, because on a GPU many small steps take long; the first has no use for the grid.
+        places = np.stack([np.concatenate([points, grid_px]) for points in pair.points])
         group, extractor = self.network.group, self.network.extractor
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._config.stage == 1):
-            features = group_features(extractor, group, images[:1], first)[0]
-            others = group_features(extractor, group, images[1:], second)[0]
+            both = group_features(extractor, group, images, torch.from_numpy(places).to(self._device))
         count = len(pair.points[0])
+        features, others = both[0, :count], both[1]
         if self.network.embedder is not None:
             described = self.network.embedder(torch.cat([features, others]))
             shared = torch.ones(count, device=self._device)

@@ -78,9 +78,7 @@ def lattice_figure(network: GiftNetwork, views: np.ndarray, points: np.ndarray) 
     # One element of the frame against every element of the view.
     alike = (first[:, 1, 2][:, None, None] * second).sum(dim=0)
     axes[2].imshow(alike.numpy(), cmap="viridis", vmin=0, vmax=1)
-    axes[2].set(
-        title="half size, upright in the frame:\nlike which element of the view?", xlabel="rotation", ylabel="scale"
-    )
+    axes[2].set(title="like 1/2, 0° in the frame", xlabel="rotation", ylabel="scale")
     for axis in axes:
         axis.set_xticks(range(5), [f"{angle:.0f}°" for angle in network.group.rotations_deg], fontsize=7)
         axis.set_yticks(range(5), [f"1/{2**scale}" for scale in range(5)], fontsize=7)

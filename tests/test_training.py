@@ -228,7 +228,7 @@ def test_a_checkpoint_without_its_optimizers_state_is_not_gone_on_from(config: T
     train(config)
     path = RunFolder(config.log_root).last
     replace(Checkpoint.load(path), optimizer={"state": {}}).save(path)
-    with pytest.raises(LumenError, match="start from its weights with --load_trained_model"):
+    with pytest.raises(LumenError, match="choose another --log_root, with --load_trained_model"):
         train(config)
 
 

@@ -21,7 +21,7 @@ METHOD = "gift"
 PUBLISHED_ROTATIONS = 5
 # Frames are made smaller to about as many pixels as DDL's network sees, and described at every so many-th.
 _FRAME_PIXELS, _FRAME_MULTIPLE = 81_920, 32
-_STRIDE = 2
+_STRIDE = 4
 
 
 class GiftNetwork(nn.Module):

@@ -1,6 +1,7 @@
 """A whole reconstruction of a phantom: what it writes, how true it is, going on after a kill, and wrong input."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pycolmap
 import pytest
 
 from descriptor.data_root import find_sequences
+from descriptor.registry import load_descriptor
 from pipeline.command import run_command
 from pipeline.errors import LumenError
-from pipeline.paths import SequencePaths
+from pipeline.paths import SequencePaths, TrainingPaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.tracks import Tracks
@@ -176,6 +178,32 @@ def test_a_descriptor_is_trained_on_the_video_and_used(
     figures = figures_of(read_training_data(tmp_path / "run"), SurfaceTruth.load(video.root))
     assert figures.registered_share >= 0.95 and figures.surface_share < 0.04
     assert "<td>train</td>" in ReconstructionPaths(tmp_path / "run").page.read_text()
+
+
+def test_gift_is_trained_on_the_video_and_used_and_needs_no_poses(
+    sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def preset(stage: int) -> Path:
+        path = tmp_path / f"gift{stage}.yaml"
+        if not path.exists():
+            small = "image_size: [64, 80]\nbatch_size: 1\npoints_per_pair: 32\nnum_workers: 1\n"
+            path.write_text(f"method: gift\nstage: {stage}\n{small}")
+        return path
+
+    monkeypatch.setattr(run_module, "_gift_preset", preset)
+    settings = FAST | {"correspondences": "both", "descriptor": "gift", "train_minutes": 0.1, "until": "correspond"}
+    config = ReconstructConfig(sequence.root, tmp_path / "run", device="cpu", **settings)
+    (tracks,) = [path for path in reconstruct(config) if path == ReconstructionPaths(config.output).tracks]  # type: ignore[arg-type]
+    assert Tracks.load(tracks).track_count > 100
+    assert not TrainingPaths(sequence.root).motion.exists()
+    trained = tmp_path / "run" / "training" / "stage2" / "last.pt"
+    made = trained.stat().st_mtime_ns
+    # The same command has nothing to do, another preset has.
+    reconstruct(config)
+    assert trained.stat().st_mtime_ns == made
+    preset(2).write_text(preset(2).read_text() + "margin: 0.4\n")
+    reconstruct(replace(config, until="train"))
+    assert load_descriptor(trained).name == "gift" and trained.stat().st_mtime_ns > made
 
 
 def test_a_wrong_calibration_costs_nothing_that_is_there(

@@ -22,6 +22,8 @@ import cv2
 import numpy as np
 from bootstrap import COLMAP, run_alone
 
+from data_prep.bootstrap_input import InputVideo
+from pipeline.errors import LumenError
 from pipeline.paths import RunPaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
@@ -29,7 +31,7 @@ from pipeline.tracks import Tracks
 from pipeline.training_data import TrainingData
 from pipeline.training_files import read_training_data
 from sfm.alignment import compare_paths
-from sfm.colmap_model import read_model
+from sfm.colmap_model import read_model, training_data_from_model
 from sfm.surface_truth import SurfaceTruth
 from sfm.truth_comparison import evaluate
 
@@ -155,7 +157,15 @@ def colmap_row(clip: Clip, sequence: Path, work: Path) -> list[str]:
     points = model.num_points3D()
     cells = f"{model.num_reg_images()}", str(points), f"{model.compute_mean_track_length():.1f}"
     error = f"{model.compute_mean_reprojection_error():.2f} (mean)"
-    return [clip.name, COLMAP, *cells, error, "-", "-", "-", "-", "-", f"{attempt.seconds / 60:.1f}"]
+    video = InputVideo.read(sequence)
+    images = {video.source.image(each).name: video.source.image(each) for each in video.frame_index}
+    data = training_data_from_model(model, video.mask, np.array(video.frame_index), images)
+    try:
+        truth = truth_cells(clip, data)
+    except LumenError:
+        # Its cameras can be all in one place.
+        truth = ["no path", "-", "-", "-"]
+    return [clip.name, COLMAP, *cells, error, "-", *truth, f"{attempt.seconds / 60:.1f}"]
 
 
 def main() -> None:

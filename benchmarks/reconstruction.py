@@ -23,7 +23,6 @@ import numpy as np
 from bootstrap import COLMAP, run_alone
 
 from data_prep.bootstrap_input import InputVideo
-from pipeline.errors import LumenError
 from pipeline.paths import RunPaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
@@ -160,12 +159,7 @@ def colmap_row(clip: Clip, sequence: Path, work: Path) -> list[str]:
     video = InputVideo.read(sequence)
     images = {video.source.image(each).name: video.source.image(each) for each in video.frame_index}
     data = training_data_from_model(model, video.mask, np.array(video.frame_index), images)
-    try:
-        truth = truth_cells(clip, data)
-    except LumenError:
-        # Its cameras can be all in one place.
-        truth = ["no path", "-", "-", "-"]
-    return [clip.name, COLMAP, *cells, error, "-", *truth, f"{attempt.seconds / 60:.1f}"]
+    return [clip.name, COLMAP, *cells, error, "-", *truth_cells(clip, data), f"{attempt.seconds / 60:.1f}"]
 
 
 def main() -> None:

@@ -152,7 +152,7 @@ def test_of_equal_cells_the_first_is_taken(engine: SearchEngine, monkeypatch: py
 
 
 @pytest.mark.parametrize("engine", ["torch", "cupy"], indirect=True)
-@pytest.mark.parametrize("tile", [(1, 8), (7, 16), (1000, 10_000)])
+@pytest.mark.parametrize("tile", [(9, 24), (17, 40), (1000, 10_000)])
 def test_tiles_change_nothing(engine: SearchEngine, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     searched, wanted = random_map(23, 29), queries(50)
     whole = engine.best(wanted, engine.prepare(searched))
@@ -205,12 +205,12 @@ def test_few_blocks_find_nearly_what_all_cells_do_on_smooth_descriptors() -> Non
 
 
 @pytest.mark.parametrize("engine", ["cupy"], indirect=True)
-@pytest.mark.parametrize("tile", [(8, 16), (200, 40), (10_000, 10_000)])
+@pytest.mark.parametrize("tile", [(24, 16), (60, 40), (10_000, 10_000)])
 def test_both_ways_at_once_is_each_way(
     engine: CupySearch, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cupy_search, "_TILE", tile)
-    maps = [random_map(23, 29, seed=seed) for seed in (0, 1)]
+    maps = [random_map(11, 13, seed=seed) for seed in (0, 1)]
     prepared = [engine.prepare(each) for each in maps]
     found = engine.both_ways(*prepared)
     for way, own, other in zip(found, (0, 1), (1, 0), strict=True):
@@ -218,7 +218,7 @@ def test_both_ways_at_once_is_each_way(
         alone = engine.best(wanted, prepared[other])
         assert torch.equal(way.cell, alone.cell)
         torch.testing.assert_close(way.score, alone.score)
-    nothing = engine.prepare(described(maps[0].values, torch.zeros(23, 29, dtype=torch.bool)))
+    nothing = engine.prepare(described(maps[0].values, torch.zeros(11, 13, dtype=torch.bool)))
     there, back = engine.both_ways(prepared[0], nothing)
     assert (there.cell == -1).all() and len(there.cell) == len(prepared[0].cells) and not len(back.cell)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from descriptor.network_frame import NetworkFrame
+from pipeline.errors import require
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -38,6 +39,19 @@ class DescriptorMap:
             self.values[None], grid[None, None], padding_mode="border", align_corners=False
         )
         return torch.nn.functional.normalize(sampled[0, :, 0].T, dim=1)
+
+
+def check_sizes(image: Bytes, mask: Bytes) -> None:
+    """See that an image (H, W, 3) and its mask (H, W) are of one size.
+
+    Raises:
+        LumenError: if they are not.
+    """
+    (height, width), (rows, columns) = image.shape[:2], mask.shape
+    require(
+        (rows, columns) == (height, width),
+        f"the mask is of {columns}x{rows} pixels, the image of {width}x{height}",
+    )
 
 
 class Descriptor(ABC):

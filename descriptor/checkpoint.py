@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write
@@ -107,6 +107,32 @@ class Checkpoint:
             optimizer=content.get("optimizer") or None,
             training=ours.get("training") or {},
         )
+
+
+def fill(network: nn.Module, model: dict[str, Tensor], path: Path, called: str) -> None:
+    """Put the weights of a checkpoint into a network.
+
+    Args:
+        network: of the shape that the weights should have.
+        model: a checkpoint's.
+        path: of the checkpoint.
+        called: what to call the network in an error.
+
+    Raises:
+        LumenError: if they do not fit, naming the first that does not.
+    """
+    wanted = network.state_dict()
+    for name in sorted(wanted.keys() | model.keys()):
+        have, want = model.get(name), wanted.get(name)
+        if have is None or want is None or have.shape != want.shape:
+            raise LumenError(
+                f"{path} does not fit {called} at {name}: {_shape(have)} in the file, {_shape(want)} in the network"
+            )
+    network.load_state_dict(model)
+
+
+def _shape(value: Tensor | None) -> str:
+    return "nothing" if value is None else "x".join(map(str, value.shape)) or "a number"
 
 
 def _published_weights(content: dict[str, Any]) -> dict[str, Any] | None:

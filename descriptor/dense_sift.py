@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from descriptor.base import Bytes, Descriptor, DescriptorMap
+from descriptor.base import Bytes, Descriptor, DescriptorMap, check_sizes
 from descriptor.network_frame import NetworkFrame, common_size
 from pipeline.conventions import colmap_from_index, opencv_from_colmap
 from pipeline.errors import require
@@ -26,10 +26,7 @@ class DenseSift(Descriptor):
 
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
         """See `Descriptor.describe`."""
-        require(
-            mask.shape == image.shape[:2],
-            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {image.shape[1]}x{image.shape[0]}",
-        )
+        check_sizes(image, mask)
         frame = NetworkFrame.of_mask(mask, _SPACING_PX, common_size([mask], _SPACING_PX, _MULTIPLE))
         tissue = frame.cut_mask(mask)
         row, column = np.nonzero(tissue)

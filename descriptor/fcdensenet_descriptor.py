@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
 
-from descriptor.base import Bytes, Descriptor, DescriptorMap
-from descriptor.checkpoint import Checkpoint
+from descriptor.base import Bytes, Descriptor, DescriptorMap, check_sizes
+from descriptor.checkpoint import Checkpoint, fill
 from descriptor.fcdensenet import FCDenseNet, NetworkShape, shape_of
 from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_size
-from pipeline.errors import LumenError, require
+from pipeline.errors import LumenError
 
 METHOD = "fcdensenet"
 # What the published network was trained with, whose files do not say.
@@ -65,11 +64,7 @@ class FCDenseNetDescriptor(Descriptor):
     @torch.inference_mode()
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
         """See `Descriptor.describe`. Values are in the coordinates of `FCDenseNet.compact`."""
-        height, width = image.shape[:2]
-        require(
-            mask.shape == (height, width),
-            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {width}x{height}",
-        )
+        check_sizes(image, mask)
         downsampling = self._downsampling(mask)
         frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, self.network_downsampling))
         tissue = frame.cut_mask(mask)
@@ -92,17 +87,5 @@ def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
     if shape is None:
         raise LumenError(f"{path} holds the weights of another network than the dense descriptor's (fcdensenet)")
     network = FCDenseNet(shape, float((checkpoint.config or {}).get("contrast_radius") or 0.0))
-    wanted = network.state_dict()
-    for name in sorted(wanted.keys() | checkpoint.model.keys()):
-        have, want = checkpoint.model.get(name), wanted.get(name)
-        if have is None or want is None or have.shape != want.shape:
-            raise LumenError(
-                f"{path} does not fit the dense descriptor's network at {name}: "
-                f"{_shape(have)} in the file, {_shape(want)} in the network"
-            )
-    network.load_state_dict(checkpoint.model)
+    fill(network, checkpoint.model, path, "the dense descriptor's network")
     return network
-
-
-def _shape(value: Tensor | None) -> str:
-    return "nothing" if value is None else "x".join(map(str, value.shape)) or "a number"

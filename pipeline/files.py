@@ -9,9 +9,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import yaml
 
-from pipeline.errors import LumenError, explain_os_errors
+from pipeline.errors import LumenError, explain_os_errors, require
 
 _ROWS_AT_ONCE = 1000
 _PARTIAL, _REPLACED, _DISCARDED = ".partial.", ".replaced.", ".discarded."
@@ -106,6 +108,28 @@ def _parts(data: Any) -> Iterator[Any]:
             yield from (value[first : first + _ROWS_AT_ONCE] for first in range(0, len(value), _ROWS_AT_ONCE))
         else:
             yield {key: value}
+
+
+def read_numbers(path: Path, shape: tuple[int, int], what: str) -> npt.NDArray[np.float64]:
+    """The numbers of a text file, a line for each row.
+
+    Args:
+        path: the file.
+        shape: rows and columns that it has to have.
+        what: it should hold, for errors.
+
+    Raises:
+        LumenError: if it cannot be read, or holds something else.
+    """
+    try:
+        with explain_os_errors("read", path):
+            text = path.read_text()
+        values = np.array([[float(number) for number in line.split()] for line in text.strip().splitlines()])
+    # Also of what is no text at all.
+    except ValueError:
+        values = np.zeros((0, 0))
+    require(values.shape == shape, f"{path} holds no {what}: expected {shape[0]} rows of {shape[1]} numbers")
+    return values
 
 
 def read_yaml(path: Path) -> Any:

@@ -161,7 +161,10 @@ def test_folders_that_are_not_as_published_are_named(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="H_1_3 is missing"):
         list(HPatches(tmp_path).pairs(folder))
     (folder / "H_1_3").write_text("1 2 3\n4 5\n")
-    with pytest.raises(LumenError, match="three rows of three numbers"):
+    with pytest.raises(LumenError, match="3 rows of 3 numbers"):
+        read_homography(folder / "H_1_3")
+    (folder / "H_1_3").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(LumenError, match="H_1_3 holds no homography"):
         read_homography(folder / "H_1_3")
     (folder / "1.ppm").unlink()
     with pytest.raises(LumenError, match="1.ppm is missing"):
@@ -226,7 +229,7 @@ def test_relative_poses_print_the_published_line(tmp_path: Path, capsys: pytest.
     with pytest.raises(LumenError, match="scene_left.jpg is missing"):
         measure_keypoints(config)
     (tmp_path / "pairs" / "scene.txt").write_text("1 2 3\n")
-    with pytest.raises(LumenError, match="nine rows"):
+    with pytest.raises(LumenError, match="9 rows"):
         measure_keypoints(config)
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from descriptor.base import Bytes, Descriptor, DescriptorMap, Floats
-from descriptor.checkpoint import Checkpoint
+from descriptor.base import Bytes, Descriptor, DescriptorMap, Floats, check_sizes
+from descriptor.checkpoint import Checkpoint, fill
 from descriptor.gift.homography import MIDDLE_GREY
 from descriptor.gift.network import FEATURES, LENGTH, Embedder, Extractor, as_input, group_features, is_gift
 from descriptor.gift.transformations import TransformationGroup
@@ -92,11 +92,7 @@ class GiftDescriptor(Descriptor):
     @torch.inference_mode()
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
         """See `Descriptor.describe`. Cells are `stride` pixels of the smaller frame wide."""
-        height, width = image.shape[:2]
-        require(
-            mask.shape == (height, width),
-            f"the mask is of {mask.shape[1]}x{mask.shape[0]} pixels, the image of {width}x{height}",
-        )
+        check_sizes(image, mask)
         downsampling = self._downsampling.of(mask, _FRAME_MULTIPLE, _FRAME_PIXELS)
         frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, _FRAME_MULTIPLE))
         cells = _every(frame, self._stride)
@@ -144,16 +140,7 @@ def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = Non
     chosen = (checkpoint.config or {}).get("rotations") or rotations or PUBLISHED_ROTATIONS
     require(chosen in (5, 8), f"{chosen} rotations: GIFT's group has 5 or 8")
     network = GiftNetwork(chosen, embeds=any(name.startswith("embedder.") for name in checkpoint.model))
-    wanted = network.state_dict()
-    for name in sorted(wanted.keys() | checkpoint.model.keys()):
-        have, want = checkpoint.model.get(name), wanted.get(name)
-        if have is None or want is None or have.shape != want.shape:
-            shapes = ("nothing" if each is None else "x".join(map(str, each.shape)) for each in (have, want))
-            raise LumenError(
-                f"{path} does not fit GIFT's network at {name}: {next(shapes)} in the file, {next(shapes)} in the "
-                "network"
-            )
-    network.load_state_dict(checkpoint.model)
+    fill(network, checkpoint.model, path, "GIFT's network")
     return network
 
 

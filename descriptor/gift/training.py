@@ -45,7 +45,7 @@ def train(config: GiftTrainConfig, *, to_the_end: bool = False) -> list[Path]:
 
 
 def _held_out(config: GiftTrainConfig) -> Pictures:
-    """What is not trained on; everything if all is."""
+    """What is not trained on, before or after the share, whichever is more; everything if all is trained on."""
     first, end = config.frame_share
     rest = (0.0, first) if first > 1 - end else (end, 1.0)
     return Pictures.find(config.training_data_root, rest if rest[0] < rest[1] else (0.0, 1.0))

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from descriptor.gift.homography import Floats, about_middle, similarity, view_of
 from pipeline.conventions import colmap_homography_from_opencv
-from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.errors import LumenError, require
+from pipeline.files import read_numbers
 from pipeline.sequence_images import read_image
 
 Bytes = npt.NDArray[np.uint8]
@@ -120,14 +121,7 @@ def read_homography(path: Path) -> Floats:
     """
     if not path.exists():
         raise LumenError(f"{path} is missing: every image but the first needs its homography")
-    with explain_os_errors("read", path):
-        text = path.read_text()
-    try:
-        values = np.array([[float(number) for number in line.split()] for line in text.strip().splitlines()])
-    except ValueError as error:
-        raise LumenError(f"{path} holds no homography: expected three rows of three numbers") from error
-    require(values.shape == (3, 3), f"{path} holds no homography: expected three rows of three numbers")
-    return colmap_homography_from_opencv(values)
+    return colmap_homography_from_opencv(read_numbers(path, (3, 3), "homography"))
 
 
 def _smaller(image: Bytes, size: tuple[int, int]) -> Floats:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.conventions import opencv_from_colmap
-from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.errors import LumenError, require
+from pipeline.files import read_numbers
 from pipeline.sequence_images import read_image
 
 Bytes = npt.NDArray[np.uint8]
@@ -51,13 +52,7 @@ def read_pairs(root: Path) -> Iterator[PosePair]:
     if not texts:
         raise LumenError(f"{root} holds no image pairs: expected NAME.txt, NAME_left.jpg and NAME_right.jpg of each")
     for path in texts:
-        with explain_os_errors("read", path):
-            text = path.read_text()
-        try:
-            values = np.array([[float(number) for number in line.split()] for line in text.strip().splitlines()])
-        except ValueError as error:
-            raise LumenError(f"{path} holds no cameras: expected nine rows of three numbers") from error
-        require(values.shape == (9, 3), f"{path} holds no cameras: expected nine rows of three numbers (K, K, R)")
+        values = read_numbers(path, (9, 3), "cameras (K, K, R)")
         images = [_read(path.with_name(f"{path.stem}_{side}.jpg")) for side in ("left", "right")]
         yield PosePair(path.stem, images[0], images[1], values[:3], values[3:6], values[6:])
 

@@ -101,6 +101,8 @@ class Embedder(nn.Module):
         return described.unflatten(0, features.shape[:-3])
 
     def _describe(self, features: Tensor) -> Tensor:
+        # On the CPU, convolutions take a quarter less time so.
+        features = features.contiguous(memory_format=torch.channels_last)
         first, second = (self._branch(features, number).flatten(2) for number in (1, 2))
         return functional.normalize((first @ second.transpose(1, 2)).flatten(1), dim=1)
 

@@ -82,11 +82,13 @@ def sift_shares(image: np.ndarray, copy: np.ndarray, points: Keypoints, motion: 
 def main() -> None:
     """Print the table, and draw it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gift", type=Path, required=True, help="checkpoint of stage 2")
-    parser.add_argument("--extractor", type=Path, required=True, help="checkpoint of stage 1")
+    parser.add_argument("--gift", type=Path, help="checkpoint of stage 2")
+    parser.add_argument("--extractor", type=Path, help="checkpoint of stage 1")
     parser.add_argument("--image", type=Path, help="a photograph")
     parser.add_argument("--plot", type=Path, help="where to draw the curves")
     arguments = parser.parse_args()
+    if arguments.gift is None or arguments.extractor is None:
+        parser.exit(message="skipped: it needs --gift and --extractor\n")
     path = arguments.image or cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
     factor = SIDE_PX / max(image.shape[:2])

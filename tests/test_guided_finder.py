@@ -159,6 +159,14 @@ def test_only_so_many_described_frames_are_held(tmp_path: Path) -> None:
     assert len(plane.described._held) == 2
 
 
+def test_what_is_far_from_the_frame_worked_on_goes_first(tmp_path: Path) -> None:
+    plane = Plane(tmp_path / "plane", held=3)
+    plane.described.work_on(4)
+    for row in (4, 5, 9, 9, 8, 5, 4, 9):
+        assert plane.described[row] is not None
+    assert plane.descriptor.asked == [4, 5, 9, 8, 9]
+
+
 def test_flow_comes_first_and_a_point_is_found_once_in_a_frame(plane: Plane) -> None:
     rows = list(range(1, FRAMES))
     flow = FlowFinder(plane.frames, directions_by([1, 2], FRAMES))

@@ -22,7 +22,7 @@ from data_prep.unknown_camera import find_camera, likely_camera, undistort_with_
 from pipeline import __version__
 from pipeline.color_consistency import mean_colors
 from pipeline.command import run_command
-from pipeline.config import save_config, to_mapping
+from pipeline.config import from_mapping, save_config, to_mapping
 from pipeline.errors import LumenError, NoReconstruction, require
 from pipeline.files import read_yaml, write_bytes, write_json
 from pipeline.flow_finder import FlowFinder
@@ -40,6 +40,8 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT_VERSION = 2
 _UNREADABLE = "its image cannot be read"
+# Settings that the outputs do not depend on.
+_NOT_RECORDED = ("sequence", "overwrite")
 
 logger = logging.getLogger(__name__)
 
@@ -138,17 +140,7 @@ def _keep_for_inspection(error: NoReconstruction, work: WorkFolder, report: Stag
 
 def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolder) -> None:
     """Keep what a killed run of the same settings on the same frames left, and nothing else."""
-    hidden = ("sequence", "overwrite")
-    settings = {name: value for name, value in to_mapping(config).items() if name not in hidden}
-    inputs = {
-        "images": fingerprint_path(video.source.images),
-        "mask": fingerprint_path(video.source.mask),
-        "sequence": fingerprint_path(video.source.sequence),
-        "version": __version__,
-    }
-    if video.source.frame_masks.exists():
-        inputs["masks"] = fingerprint_path(video.source.frame_masks)
-    stage = Stage("bootstrap", settings, inputs, format_version=FORMAT_VERSION)
+    stage = _stage(config, video)
     path = BootstrapPaths(work.path).manifest
     with suppress(LumenError):
         reason = Manifest.load(path).reason_to_run(stage)
@@ -159,8 +151,54 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
             logger.warning("an interrupted run is given up and begun anew: %s", reason)
     work.clear()
     paths = BootstrapPaths(work.path)
-    save_config(settings, paths.config)
+    save_config(stage.config, paths.config)
     Manifest.load(path).complete(stage, [paths.config])
+
+
+def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
+    """Everything that the outputs depend on."""
+    settings = {name: value for name, value in to_mapping(config).items() if name not in _NOT_RECORDED}
+    inputs = {
+        "images": fingerprint_path(video.source.images),
+        "mask": fingerprint_path(video.source.mask),
+        "sequence": fingerprint_path(video.source.sequence),
+        "version": __version__,
+    }
+    if video.source.frame_masks.exists():
+        inputs["masks"] = fingerprint_path(video.source.frame_masks)
+    return Stage("bootstrap", settings, inputs, format_version=FORMAT_VERSION)
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """What mapping starts from.
+
+    Attributes:
+        tracks: of all frames.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        unreadable: rows of frames that cannot be read.
+    """
+
+    tracks: Tracks
+    keyframes: Integers
+    unreadable: list[int]
+
+
+def followed_before(sequence: Path, points: int) -> Correspondences | None:
+    """What the first SfM of a sequence has followed by optical flow, so many points from each keyframe.
+
+    None if there is no such, if frames have changed since, or if they were undistorted after it.
+    """
+    with suppress(LumenError):
+        video = InputVideo.read(sequence)
+        paths = BootstrapPaths.of(video.paths)
+        settings = read_yaml(paths.config) | {"sequence": str(sequence)}
+        config = from_mapping(BootstrapConfig, settings, str(paths.config))
+        fits = video.camera is not None and (config.method, config.points) == ("tracks", points)
+        if fits and Manifest.load(paths.manifest).reason_to_run(_stage(config, video)) is None:
+            keyframes, unreadable = _read_keyframes(paths)
+            return Correspondences(Tracks.load(paths.tracks), keyframes, unreadable)
+    return None
 
 
 @dataclass(frozen=True)
@@ -192,18 +230,9 @@ def _reconstruct(
     return _Reconstruction(found.models, _missing(correspondences, found), tracks, colors)
 
 
-@dataclass(frozen=True)
-class _Correspondences:
-    """What mapping starts from; rows are those of `tracks.frame_index`."""
-
-    tracks: Tracks
-    keyframes: Integers
-    unreadable: list[int]
-
-
 def _correspond(
     config: BootstrapConfig, video: InputVideo, paths: BootstrapPaths, report: StageReport
-) -> _Correspondences:
+) -> Correspondences:
     frames = WorkingFrames(video.source, video.frame_index, video.mask)
     with report.timed("keyframes"):
         keyframes, unreadable = _keyframes(frames, paths)
@@ -221,13 +250,17 @@ def _correspond(
         "track_observations": len(tracks.frame),
     }
     logger.info("%d tracks, each in %.1f frames", tracks.track_count, length)
-    return _Correspondences(tracks, keyframes, unreadable)
+    return Correspondences(tracks, keyframes, unreadable)
 
 
 def _keyframes(frames: WorkingFrames, paths: BootstrapPaths) -> tuple[Integers, list[int]]:
     if not paths.keyframes.exists():
         keyframes, unreadable = choose_keyframes(frames)
         write_json(paths.keyframes, {"keyframes": keyframes.tolist(), "unreadable": unreadable})
+    return _read_keyframes(paths)
+
+
+def _read_keyframes(paths: BootstrapPaths) -> tuple[Integers, list[int]]:
     known = read_yaml(paths.keyframes)
     return np.array(known["keyframes"], np.int64), known["unreadable"]
 
@@ -270,7 +303,7 @@ def _match_sift(config: BootstrapConfig, video: InputVideo, unreadable: list[int
 def _map(
     config: BootstrapConfig,
     video: InputVideo,
-    correspondences: _Correspondences,
+    correspondences: Correspondences,
     paths: BootstrapPaths,
     report: StageReport,
 ) -> VideoModels:
@@ -294,7 +327,7 @@ def _map(
         )
 
 
-def _missing(correspondences: _Correspondences, found: VideoModels | None = None) -> dict[int, str]:
+def _missing(correspondences: Correspondences, found: VideoModels | None = None) -> dict[int, str]:
     """Index of each frame that the best model lacks, or before there is one will lack as far as is known → why."""
     tracks = correspondences.tracks
     reasons = without_points(tracks) if found is None else found.missing(tracks)

@@ -126,6 +126,31 @@ def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int]
     return directions
 
 
+class KnownPoints:
+    """A `pipeline.point_search.Finder` that looks points up in tracks that were followed from the very same pixels."""
+
+    def __init__(self, tracks: Tracks) -> None:
+        self._tracks = tracks
+        self._by_track = np.argsort(tracks.track, kind="stable")
+        self._first = np.searchsorted(tracks.track[self._by_track], np.arange(tracks.track_count + 1))
+
+    def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
+        """Find pixels of a frame; see `pipeline.point_search.Finder`."""
+        tracks = self._tracks
+        there = tracks.in_frame(reference)
+        known = {place.tobytes(): track for place, track in zip(tracks.pixels[there], tracks.track[there], strict=True)}
+        pairs = [(point, known[place.tobytes()]) for point, place in enumerate(pixels) if place.tobytes() in known]
+        parts = [self._by_track[self._first[track] : self._first[track + 1]] for _, track in pairs]
+        observations = np.concatenate([np.zeros(0, np.int64), *parts])
+        points = np.repeat(np.array([point for point, _ in pairs], np.int64), [len(part) for part in parts])
+        order = np.argsort(tracks.frame[observations], kind="stable")
+        observations, points = observations[order], points[order]
+        rows, firsts = np.unique(tracks.frame[observations], return_index=True)
+        for row, part in zip(rows.tolist(), np.split(np.arange(len(points)), firsts[1:]), strict=False):
+            if row != reference:
+                yield row, points[part], tracks.pixels[observations[part]]
+
+
 def _seed(frame: WorkingFrame, points: int) -> Floats:
     """Corners (N, 2) float32, spread over the mask."""
     area_px = cv2.countNonZero(frame.mask)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from descriptor.guided_finder import GuidedFinder
-from pipeline.flow_finder import Directions, FlowFinder
-from pipeline.point_search import Floats, Found
+from pipeline.flow_finder import Directions
+from pipeline.point_search import Finder, Floats, Found
 
 # Where flow found this share of the points, descriptors have little to add.
 _REACHED_SHARE = 0.3
@@ -16,14 +16,12 @@ class CombinedFinder:
     """A `pipeline.point_search.Finder` of one or two ways.
 
     Args:
-        flow: goes from near to far; None does without.
+        flow: goes from near to far, or knows what did; None does without.
         guided: looks in any frame; None does without.
         rows: in which frames `guided` looks for the points of a row.
     """
 
-    def __init__(
-        self, flow: FlowFinder | None, guided: GuidedFinder | None, rows: Callable[[int], Iterable[int]]
-    ) -> None:
+    def __init__(self, flow: Finder | None, guided: GuidedFinder | None, rows: Callable[[int], Iterable[int]]) -> None:
         self._flow, self._guided, self._rows = flow, guided, rows
 
     def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:

@@ -8,10 +8,17 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
+from data_prep.bootstrap import followed_before
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors
 from data_prep.model_cleaning import clean_models
-from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
+from data_prep.point_tracking import (
+    KnownPoints,
+    check_keyframes,
+    choose_keyframes,
+    follow_points,
+    keyframe_directions,
+)
 from descriptor.described_frames import DescribedFrames
 from descriptor.guided_finder import GuidedFinder
 from descriptor.keypoint_matching import KeypointMatcher
@@ -22,6 +29,7 @@ from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import read_yaml, write_bytes, write_json
 from pipeline.flow_finder import FlowFinder
 from pipeline.paths import TrainingPaths
+from pipeline.point_search import Finder
 from pipeline.progress import progress
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
@@ -59,8 +67,9 @@ def correspond(
     Raises:
         NoReconstruction: if too few frames can be read, or none shows any texture.
     """
+    known = followed_before(video.paths.root, config.points)
     with report.timed("keyframes"):
-        keyframes, unreadable = choose_keyframes(frames)
+        keyframes, unreadable = (known.keyframes, known.unreadable) if known else choose_keyframes(frames)
     check_keyframes(len(frames), keyframes, unreadable)
     if unreadable:
         index = video.frame_index[unreadable[0]]
@@ -71,7 +80,7 @@ def correspond(
             assert guided is not None
             tracks = _match_pairs(config, video, frames, guided.described, paths)
         else:
-            tracks = _follow(config, video, frames, keyframes, guided, paths)
+            tracks = _follow(config, video, frames, keyframes, guided, known.tracks if known else None, paths)
     tracks.save(paths.tracks)
     write_json(paths.keyframes, {"keyframes": keyframes.tolist(), "unreadable": unreadable})
     report.counts |= {
@@ -91,11 +100,15 @@ def _follow(
     frames: WorkingFrames,
     keyframes: Integers,
     guided: GuidedFinder | None,
+    known: Tracks | None,
     paths: ReconstructionPaths,
 ) -> Tracks:
-    """Tracks of the points of keyframes."""
-    flow = None
-    if config.correspondences != "descriptor":
+    """Tracks of the points of keyframes; what flow would find may be known from the first SfM."""
+    flow: Finder | None = None
+    if config.correspondences != "descriptor" and known is not None:
+        logger.info("optical flow is that of the first SfM")
+        flow = KnownPoints(known)
+    elif config.correspondences != "descriptor":
         flow = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
     rows = _descriptor_rows(len(frames), keyframes.tolist(), everywhere=flow is None)
     find = CombinedFinder(flow, guided, rows)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.point_tracking import choose_keyframes, follow_points, keyframe_directions
+from data_prep.point_tracking import KnownPoints, choose_keyframes, follow_points, keyframe_directions
 from pipeline.flow_finder import FlowFinder
 from pipeline.paths import SequencePaths
 from pipeline.tracks import Tracks
@@ -160,3 +160,21 @@ def test_keyframes_come_with_the_motion_of_the_image_and_pass_over_what_cannot_b
     SequencePaths(tmp_path / "sequence").image(FIRST_INDEX + 1).unlink()
     keyframes, unreadable = choose_keyframes(frames)
     assert keyframes.tolist() == [0, 4, 8] and unreadable == [1]
+
+
+def test_what_was_followed_once_need_not_be_followed_again(tmp_path: Path) -> None:
+    frames = working_frames(tmp_path, moving_texture(SHIFTS), box_mask(BOX, SIZE))
+    once = follow(frames, tmp_path, (0, 3))
+    folder = tmp_path / "again"
+    folder.mkdir()
+    keyframes = np.array([0, 3])
+    again = follow_points(frames, once.frame_index.tolist(), keyframes, KnownPoints(once), 400, folder)
+    for name in ("frame", "track", "pixels"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
+
+
+def test_points_that_were_not_followed_are_found_nowhere(tmp_path: Path) -> None:
+    frames = working_frames(tmp_path, moving_texture(SHIFTS), box_mask(BOX, SIZE))
+    known = KnownPoints(follow(frames, tmp_path))
+    assert list(known(0, np.array([[1.5, 2.5], [3.5, 4.5]], np.float32))) == []
+    assert list(known(0, np.zeros((0, 2), np.float32))) == []

@@ -11,10 +11,13 @@ import numpy as np
 import pycolmap
 import pytest
 
+from data_prep import bootstrap
+from data_prep.bootstrap import BootstrapConfig
 from descriptor.data_root import find_sequences
 from descriptor.registry import load_descriptor
 from pipeline.command import run_command
 from pipeline.errors import LumenError
+from pipeline.flow_finder import FlowFinder
 from pipeline.paths import SequencePaths, TrainingPaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
@@ -138,6 +141,27 @@ def test_a_run_that_is_killed_after_a_stage_goes_on_to_the_same(
     again, once = (read_training_data(root) for root in (tmp_path / "run", whole.root))
     np.testing.assert_allclose(again.cam_from_world, once.cam_from_world, rtol=1e-5, atol=1e-7)
     assert abs(len(again.points) - len(once.points)) <= 0.001 * len(once.points)
+
+
+def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
+    sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def correspond(output: str) -> Tracks:
+        config = ReconstructConfig(sequence.root, tmp_path / output, until="correspond", **FAST)
+        return Tracks.load(reconstruct(config)[0])
+
+    anew = correspond("anew")
+    bootstrap.run(BootstrapConfig(sequence.root, points=FAST["points"]))
+    with monkeypatch.context() as patched:
+        patched.setattr(FlowFinder, "__call__", None)
+        patched.setattr("reconstruction.path_stages.choose_keyframes", None)
+        known = correspond("known")
+    for name in ("frame_index", "frame", "track", "pixels"):
+        np.testing.assert_array_equal(getattr(known, name), getattr(anew, name))
+    assert bootstrap.followed_before(sequence.root, FAST["points"] + 1) is None
+    image = next(iter(sorted(sequence.images.iterdir())))
+    image.write_bytes(image.read_bytes() + b" ")
+    assert bootstrap.followed_before(sequence.root, FAST["points"]) is None
 
 
 def test_it_stops_where_it_is_told_to_and_goes_on(sequence: SequencePaths, tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 A frame is matched with each of the next ones (the temporal range). Then later ones are tried with a few keypoints, but
 for so many between them (searching). Where one agrees as well as the temporal range does on average, the camera has
 come back, and every frame is matched (the spatial range) until one agrees clearly less.
+
+What is worth trying may be told otherwise: nothing (sequential matching), or what looks most alike
+(`global_descriptor`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,10 +59,21 @@ class PairMatches:
 
 # Matches a frame with another, with so many of its keypoints; None for all of them.
 MatchPair = Callable[[int, int, int | None], PairMatches]
+# The rows that are worth trying with a frame, ascending.
+Candidates = Callable[[int], Iterable[int]]
 
 
-def match_from(first: int, frame_count: int, policy: DdlPolicy, match: MatchPair) -> Iterator[tuple[int, PairMatches]]:
+def match_from(
+    first: int, frame_count: int, policy: DdlPolicy, match: MatchPair, candidates: Candidates | None = None
+) -> Iterator[tuple[int, PairMatches]]:
     """Match a frame with later ones.
+
+    Args:
+        first: its row.
+        frame_count: of the video.
+        policy: DDL's options.
+        match: matches two frames.
+        candidates: beyond the temporal range; by default every `policy.skip_interval`-th frame.
 
     Yields:
         The row of each frame that agrees well enough, with the matches.
@@ -73,15 +87,16 @@ def match_from(first: int, frame_count: int, policy: DdlPolicy, match: MatchPair
             yield second, found
     usual = float(np.mean(ratios)) if ratios else 1.0
     second = end
-    while second < frame_count:
-        if match(first, second, policy.test_keypoint_num).inlier_ratio < max(usual, policy.min_inlier_ratio):
-            second += policy.skip_interval
+    for candidate in range(end, frame_count) if candidates is None else candidates(first):
+        if candidate < second:
             continue
-        while second < frame_count:
-            found = match(first, second, None)
-            if found.inlier_ratio < policy.hysterisis_factor * max(usual, policy.min_inlier_ratio):
-                break
-            if found.inlier_ratio >= policy.min_inlier_ratio and len(found.rows):
-                yield second, found
-            second += 1
+        second = candidate
+        if match(first, second, policy.test_keypoint_num).inlier_ratio >= max(usual, policy.min_inlier_ratio):
+            while second < frame_count:
+                found = match(first, second, None)
+                if found.inlier_ratio < policy.hysterisis_factor * max(usual, policy.min_inlier_ratio):
+                    break
+                if found.inlier_ratio >= policy.min_inlier_ratio and len(found.rows):
+                    yield second, found
+                second += 1
         second += policy.skip_interval

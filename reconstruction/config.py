@@ -13,6 +13,7 @@ from descriptor.matching.engines import EngineName
 from descriptor.pair_policy import DdlPolicy
 from pipeline.errors import require
 
+PairsName = Literal["keyframes", "ddl", "similar", "sequential", "exhaustive"]
 StageName = Literal["extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report"]
 STAGES: tuple[StageName, ...] = ("extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report")
 
@@ -78,9 +79,14 @@ class ReconstructConfig:
 
     points: int = 1000
     """Points that begin in each keyframe, for the camera's path."""
-    pairs: Literal["keyframes", "ddl"] = "keyframes"
-    """Which frames are matched for the camera's path: keyframes with the frames around them and with further
-    keyframes, or as Dense Descriptor Learning (DDL) does, with the options up to --hysterisis_factor."""
+    pairs: PairsName = "keyframes"
+    """Which frames are matched for the camera's path. keyframes: points of keyframes with the frames around them and
+    with further keyframes. The others match SIFT's keypoints frame by frame, with the options of Dense Descriptor
+    Learning (DDL) up to --hysterisis_factor. ddl: the next frames, and later ones where a few keypoints agree. similar:
+    as ddl, but of the later ones only those that look most alike as a whole are tried. sequential: the next
+    frames alone. exhaustive: all with all."""
+    similar_frames: int = 10
+    """How many later frames are tried with each, for --pairs similar."""
     max_feature_detection: int = 3000
     """DDL: most keypoints of a frame, where SIFT finds something."""
     cross_check_distance: float = 5.0
@@ -136,6 +142,7 @@ class ReconstructConfig:
         require(self.rounds >= 1, f"--rounds {self.rounds}: choose 1 or more")
         require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
         require(self.train_minutes >= 0, f"--train_minutes {self.train_minutes:g}: choose 0 or more")
+        require(self.similar_frames >= 1, f"--similar_frames {self.similar_frames}: choose 1 or more")
         require(self.points >= 50, f"--points {self.points}: choose 50 or more")
         require(self.max_error_px is None or self.max_error_px > 0, f"--max_error_px {self.max_error_px}: above 0")
         require(0 < self.min_angle_deg < 90, f"--min_angle_deg {self.min_angle_deg:g}: choose between 0 and 90")
@@ -165,7 +172,7 @@ class ReconstructConfig:
         )
         require(
             self.pairs == "keyframes" or self.correspondences == "descriptor",
-            "--pairs ddl is for --correspondences descriptor",
+            f"--pairs {self.pairs} is for --correspondences descriptor",
         )
         # They check what they are given.
         _ = self.policy, self.keypoint_rules, self.cleaning

@@ -57,7 +57,11 @@ def estimate(
     count = len(frames)
     keyframes = _KEYFRAME_SHARE * count
     references = min(config.references, count)
-    path_s = flow_s * (count + keyframes * _KEYFRAME_PAIRS) + guided_s * keyframes * _DESCRIPTOR_PAIRS
+    if config.pairs == "keyframes":
+        path_s = flow_s * (count + keyframes * _KEYFRAME_PAIRS) + guided_s * keyframes * _DESCRIPTOR_PAIRS
+    else:
+        reach = count if config.pairs == "exhaustive" else config.temporal_range
+        path_s = guided_s * sum(min(reach, later) for later in range(count))
     flesh_s = references * pairs_per_reference * (_FLESH_FACTOR * flow_s + _GUIDED_SHARE * guided_s)
     cells = np.count_nonzero(video.mask) / cell_px**2
     observations = min(references * cells * _POINTS_SHARE * _VIEWS, config.coverage * cells * count)

@@ -20,9 +20,10 @@ from data_prep.point_tracking import (
     keyframe_directions,
 )
 from descriptor.described_frames import DescribedFrames
+from descriptor.global_descriptor import FrameSimilarity
 from descriptor.guided_finder import GuidedFinder
 from descriptor.keypoint_matching import KeypointMatcher
-from descriptor.pair_policy import match_from
+from descriptor.pair_policy import Candidates, DdlPolicy, match_from
 from pipeline.array_files import read_arrays, write_arrays
 from pipeline.color_consistency import mean_colors
 from pipeline.errors import LumenError, explain_os_errors
@@ -48,6 +49,8 @@ Floats = npt.NDArray[np.float64]
 
 # Keyframes in which the descriptor looks for the points of a keyframe, by their distance in keyframes.
 _DESCRIPTOR_OFFSETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
+# The camera may come back at any time: so many keyframes beyond these, so many frames apart from each other.
+_REVISITS, _REVISITS_APART = 4, 10
 # Poses fit if this share of the frames keeps one when they are adjusted.
 _MIN_FITTING_SHARE = 0.95
 
@@ -76,7 +79,7 @@ def correspond(
         report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
         logger.warning(report.warnings[-1])
     with report.timed("follow"):
-        if config.pairs == "ddl":
+        if config.pairs != "keyframes":
             assert guided is not None
             tracks = _match_pairs(config, video, frames, guided.described, paths)
         else:
@@ -110,7 +113,8 @@ def _follow(
         flow = KnownPoints(known)
     elif config.correspondences != "descriptor":
         flow = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
-    rows = _descriptor_rows(len(frames), keyframes.tolist(), everywhere=flow is None)
+    similarity = None if guided is None else FrameSimilarity(guided.described, len(frames), config.seed)
+    rows = _descriptor_rows(len(frames), keyframes.tolist(), similarity, everywhere=flow is None)
     find = CombinedFinder(flow, guided, rows)
     return follow_points(frames, video.frame_index, keyframes, find, config.points, paths.correspondences)
 
@@ -124,12 +128,14 @@ def _match_pairs(
 ) -> Tracks:
     """Tracks of keypoints that are matched pair by pair; what is matched of a frame is kept, and gone on from."""
     matcher = KeypointMatcher(frames, described, config.keypoint_rules, config.seed)
+    policy, candidates = _pair_policy(config, len(frames), described)
     matches: dict[tuple[int, int], Integers] = {}
     for first in progress(range(len(frames)), "matching"):
+        described.work_on(first)
         kept = paths.correspondences / f"{first:06d}.npz"
         arrays = read_arrays(kept, ("second", "rows"))
         if arrays is None:
-            found = list(match_from(first, len(frames), config.policy, matcher.match))
+            found = list(match_from(first, len(frames), policy, matcher.match, candidates))
             second = np.repeat([row for row, _ in found], [len(pair.rows) for _, pair in found]).astype(np.int64)
             rows = np.concatenate([np.zeros((0, 2), np.int64), *(pair.rows for _, pair in found)])
             arrays = {"second": second, "rows": rows}
@@ -140,14 +146,39 @@ def _match_pairs(
     return tracks_from_matches(video.frame_index, keypoints, matches)
 
 
-def _descriptor_rows(frame_count: int, keyframes: Sequence[int], *, everywhere: bool) -> Callable[[int], list[int]]:
-    """The frames in which the descriptor looks for a keyframe's points: keyframes near and far, and, where it is alone,
-    all frames up to the next keyframes."""
+def _pair_policy(
+    config: ReconstructConfig, frame_count: int, described: DescribedFrames
+) -> tuple[DdlPolicy, Candidates | None]:
+    """The policy of `config.pairs`, and which frames it tries beyond the next ones."""
+    if config.pairs == "similar":
+        similarity = FrameSimilarity(described, frame_count, config.seed)
+
+        def alike(first: int) -> list[int]:
+            later = range(first + config.temporal_range + 1, frame_count)
+            return similarity.most_alike(first, later, config.similar_frames, config.skip_interval)
+
+        return config.policy, alike
+    if config.pairs == "sequential":
+        return config.policy, lambda first: ()
+    if config.pairs == "exhaustive":
+        return replace(config.policy, temporal_range=frame_count), None
+    return config.policy, None
+
+
+def _descriptor_rows(
+    frame_count: int, keyframes: Sequence[int], similarity: FrameSimilarity | None, *, everywhere: bool
+) -> Callable[[int], list[int]]:
+    """The frames in which the descriptor looks for a keyframe's points: keyframes near and far, farther ones where they
+    look most alike, and, where it is alone, all frames up to the next keyframes."""
 
     def rows(row: int) -> list[int]:
         place = keyframes.index(row)
         places = [place + sign * offset for offset in _DESCRIPTOR_OFFSETS for sign in (1, -1)]
         found = {keyframes[each] for each in places if 0 <= each < len(keyframes)}
+        if similarity is not None:
+            reach = _DESCRIPTOR_OFFSETS[-1]
+            farther = [*keyframes[: max(0, place - reach)], *keyframes[place + reach + 1 :]]
+            found |= set(similarity.most_alike(row, farther, _REVISITS, _REVISITS_APART))
         if everywhere:
             first = keyframes[place - 1] if place else 0
             end = keyframes[place + 1] if place + 1 < len(keyframes) else frame_count - 1

@@ -46,7 +46,16 @@ _POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncerta
 # The settings that each stage depends on, besides what the stages before it depend on.
 _SETTINGS = {
     "train": ("train_minutes", "trained_method", "seed"),
-    "correspond": ("correspondences", "points", "matcher", "pairs", "rotations", "seed", *_DDL_OPTIONS),
+    "correspond": (
+        "correspondences",
+        "points",
+        "matcher",
+        "pairs",
+        "similar_frames",
+        "rotations",
+        "seed",
+        *_DDL_OPTIONS,
+    ),
     "skeleton": (*_POINT_RULES, "seed"),
     "flesh": ("references", "coverage", "reach", "cell_px"),
     "export": (),

@@ -44,6 +44,22 @@ def test_later_frames_are_tried_at_intervals_and_matched_where_the_camera_comes_
     assert video.matched == [1, 2, 3, 4, 11, 12, 13, 14]
 
 
+def test_only_what_is_worth_trying_is_tried_and_what_lies_around_it_is_matched() -> None:
+    ratios = [0.6, 0.6, 0.1, 0.6] + [0.1] * 6 + [0.65, 0.5, 0.3] + [0.1] * 6
+    video = Video(ratios)
+    worth = [2, 6, 11, 12, 13, 17, 18]
+    found = match_from(0, len(video.ratios), POLICY, video.match, lambda first: worth)
+    assert [second for second, _ in found] == [1, 2, 4, 11, 12]
+    # What the temporal and the spatial range hold is not tried again, nor what is nearer than the interval to them.
+    assert video.tried == [6, 11, 17]
+
+
+def test_nothing_beyond_the_temporal_range_is_tried_where_nothing_is_worth_it() -> None:
+    video = Video([0.6] * 20)
+    assert [second for second, _ in match_from(0, 21, POLICY, video.match, lambda first: ())] == [1, 2, 3, 4]
+    assert video.tried == []
+
+
 def test_the_last_frame_has_nothing_to_be_matched_with() -> None:
     assert list(match_from(5, 6, POLICY, Video([]).match)) == []
 

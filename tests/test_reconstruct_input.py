@@ -75,6 +75,7 @@ def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_rec
         ({"coverage": 1.5}, "--coverage 1.5"),
         ({"inlier_percentage": 99}, "--inlier_percentage 99"),
         ({"pairs": "ddl"}, "--pairs ddl is for --correspondences descriptor"),
+        ({"pairs": "exhaustive", "correspondences": "both"}, "--pairs exhaustive is for"),
         ({"correspondences": "descriptor", "sigma": 0.0}, "--sigma 0"),
         ({"correspondences": "flow", "rounds": 2}, "--rounds is for a descriptor that is trained"),
     ],

@@ -15,7 +15,7 @@ from pipeline.report import StageReport
 from pipeline.sequence_images import read_frame
 from pipeline.tracks import Tracks
 from pipeline.training_files import read_training_data
-from reconstruction.path_stages import poses_of
+from reconstruction.skeleton_stage import poses_of
 from sfm.colmap_model import read_model
 from sfm.export import write_nerfstudio, write_tum
 from sfm.overlay import write_overlay

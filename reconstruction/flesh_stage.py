@@ -19,7 +19,7 @@ from pipeline.training_files import write_training_data
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
-from reconstruction.path_stages import poses_of
+from reconstruction.skeleton_stage import poses_of
 from sfm.colmap_model import read_model, training_data_from_model
 from sfm.densification import DenseLimits, Lattice
 from sfm.flesh import ReferenceRules, densify

@@ -11,7 +11,7 @@ from pipeline.errors import explain_os_errors
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.tracks import Tracks
 from pipeline.training_files import read_point_cloud
-from reconstruction.path_stages import poses_of
+from reconstruction.skeleton_stage import poses_of
 from sfm.colmap_model import read_model
 from sfm.densification import Lattice
 from sfm.report_page import ReportContent, write_report

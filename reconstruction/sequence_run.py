@@ -33,11 +33,12 @@ from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import CONFIGS, STAGES, ReconstructConfig
+from reconstruction.correspond_stage import correspond
 from reconstruction.estimate import Estimate, estimate
 from reconstruction.export_stage import export
 from reconstruction.flesh_stage import cell_side, grow_flesh, pairs_per_reference
-from reconstruction.path_stages import correspond, map_skeleton
 from reconstruction.report_stage import report_on
+from reconstruction.skeleton_stage import map_skeleton
 
 FORMAT_VERSION = 1
 

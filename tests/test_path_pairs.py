@@ -11,7 +11,7 @@ from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.tracks import Tracks
 from reconstruction.config import ReconstructConfig
-from reconstruction.path_stages import _descriptor_rows, correspond
+from reconstruction.correspond_stage import _descriptor_rows, correspond
 from test_guided_finder import FRAMES, Plane, moved, plane  # noqa: F401
 
 REACH = 3
@@ -59,7 +59,7 @@ def test_what_was_matched_before_a_kill_is_not_matched_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     once, _ = match(plane, tmp_path / "run", "exhaustive")
-    monkeypatch.setattr("reconstruction.path_stages.match_from", None)
+    monkeypatch.setattr("reconstruction.correspond_stage.match_from", None)
     again, _ = match(plane, tmp_path / "run", "exhaustive")
     for name in ("frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))

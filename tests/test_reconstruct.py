@@ -154,7 +154,7 @@ def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
     bootstrap.run(BootstrapConfig(sequence.root, points=FAST["points"]))
     with monkeypatch.context() as patched:
         patched.setattr(FlowFinder, "__call__", None)
-        patched.setattr("reconstruction.path_stages.choose_keyframes", None)
+        patched.setattr("reconstruction.correspond_stage.choose_keyframes", None)
         known = correspond("known")
     for name in ("frame_index", "frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(known, name), getattr(anew, name))

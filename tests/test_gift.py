@@ -195,10 +195,9 @@ def test_the_triplet_is_of_the_nearest_allowed_negative() -> None:
     assert triplet_loss(at(0), at(30), grid[:0], none[:, :0], one, 0.5).item() == 0
 
 
-@pytest.mark.parametrize("kind", homographies.KINDS)
+@pytest.mark.parametrize("kind", list(homographies.ODDS))
 def test_local_similarities_are_those_of_small_steps(kind: homographies.Kind) -> None:
-    alone = [float(each == kind) for each in homographies.KINDS]
-    motion = homographies.random_homography((200, 300), alone, np.random.default_rng(3))
+    motion = homographies.random_homography((200, 300), np.random.default_rng(3), kind)
     points = np.array([[150.0, 100.0], [60.0, 40.0]])
     scale, rotation = homographies.local_similarity(motion, points)
     step = 1e-4
@@ -237,15 +236,6 @@ def test_both_views_of_a_pair_show_its_points(found_pictures: Pictures) -> None:
     again = PairSampler(found_pictures, (128, 160), 100, 0.0, 0).draw(0, 3)
     assert np.array_equal(again.images, sampler.draw(0, 3).images)
     assert not np.array_equal(again.points[0][:5], sampler.draw(1, 3).points[0][:5])
-
-
-def test_a_view_that_shows_a_small_part_has_as_many_points_in_it(found_pictures: Pictures) -> None:
-    scaled = [float(kind == "scale") for kind in homographies.KINDS]
-    sampler = PairSampler(found_pictures, (128, 160), 100, 0.0, 0, scaled)
-    pairs = [sampler.draw(0, number) for number in range(20)]
-    enlarged = [pair for pair in pairs if np.median(pair.scale) > 2]
-    assert len(enlarged) >= 3 and min(len(pair.points[0]) for pair in enlarged) > 60
-    assert all(np.ptp(pair.rotation_deg) < 15 for pair in pairs)
 
 
 def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> None:

@@ -66,9 +66,9 @@ class GiftTraining:
         network.extractor.requires_grad_(config.stage == 1)
         self._device = next(network.parameters()).device
         shape = (config.image_size, config.points_per_pair, config.augmentation)
-        self._sampler = PairSampler(training, *shape, config.seed, config.kind_odds)
+        self._sampler = PairSampler(training, *shape, config.seed)
         # Another seed than that of training, or its first pairs would be validated on.
-        held_out = PairSampler(validation, *shape, config.seed + 1, config.kind_odds)
+        held_out = PairSampler(validation, *shape, config.seed + 1)
         self._validation = [held_out.draw(0, number) for number in range(_VALIDATION_PAIRS)]
 
     def draw(self, step: int, number: int) -> PicturePair:

@@ -1,8 +1,7 @@
 """Random homographies, as views of a flat picture from elsewhere: the pairs that GIFT is trained on."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -17,9 +16,15 @@ Kind = Literal["near_identity", "left_right", "up_down", "forward_backward", "sc
 
 # What a view shows where the picture does not reach: GIFT's images are 0 there.
 MIDDLE_GREY = 127
-KINDS: tuple[Kind, ...] = get_args(Kind)
 # Published odds.
-ODDS = (0.15, 0.25, 0.2, 0.1, 0.25, 0.05)
+ODDS: dict[Kind, float] = {
+    "near_identity": 0.15,
+    "left_right": 0.25,
+    "up_down": 0.2,
+    "forward_backward": 0.1,
+    "scale": 0.25,
+    "rotation": 0.05,
+}
 # Every pair is moved by so much besides: corners by a share of the picture's sides.
 _JITTER = 0.03
 _TILT_DEG = 50.0
@@ -29,15 +34,16 @@ _ROTATION_DEG = 90.0
 _FOCAL = 1.2
 
 
-def random_homography(size: tuple[int, int], odds: Sequence[float], random: Random) -> Floats:
+def random_homography(size: tuple[int, int], random: Random, kind: Kind | None = None) -> Floats:
     """A homography (3, 3) from pixels of a picture to pixels of a view of it of the same size, COLMAP's convention.
 
     Args:
         size: height and width of the picture, px.
-        odds: of each of `KINDS`, of any sum.
         random: decides.
+        kind: of the motion; by default drawn with the published odds.
     """
-    kind = KINDS[int(random.choice(len(KINDS), p=np.array(odds) / sum(odds)))]
+    if kind is None:
+        kind = list(ODDS)[int(random.choice(len(ODDS), p=list(ODDS.values())))]
     height, width = size
     return about_middle(_motion(kind, max(size), random), size) @ _jitter((height, width), random)
 

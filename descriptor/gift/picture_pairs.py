@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from descriptor.augmentation import change_appearance
-from descriptor.gift.homography import MIDDLE_GREY, ODDS, apply, local_similarity, random_homography, view_of
+from descriptor.gift.homography import MIDDLE_GREY, apply, local_similarity, random_homography, view_of
 from descriptor.gift.pictures import Pictures
 from pipeline.conventions import colmap_from_index, index_from_colmap, opencv_homography_from_colmap
 from pipeline.errors import LumenError
@@ -55,20 +55,11 @@ class PairSampler:
         points: most points of a pair.
         strength: how much the light, the sharpness and the like of both views are changed, 0..1.
         seed: of everything that is drawn.
-        odds: of the kinds of motion between the views.
     """
 
-    def __init__(
-        self,
-        pictures: Pictures,
-        size: tuple[int, int],
-        points: int,
-        strength: float,
-        seed: int,
-        odds: Sequence[float] = ODDS,
-    ) -> None:
+    def __init__(self, pictures: Pictures, size: tuple[int, int], points: int, strength: float, seed: int) -> None:
         self._pictures, self._size, self._points = pictures, size, points
-        self._strength, self._seed, self._odds = strength, seed, odds
+        self._strength, self._seed = strength, seed
 
     def draw(self, step: int, number: int) -> PicturePair:
         """The pair of this number in a step.
@@ -87,10 +78,9 @@ class PairSampler:
         )
 
     def _view(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> PicturePair | None:
-        homography = random_homography(self._size, self._odds, random)
+        homography = random_homography(self._size, random)
         second, second_shown = _seen(image, shown, homography)
-        # Of all of the first, one that is four times as large shows only a sixteenth.
-        first_points = self._corners(image, shown & _seen_from(second_shown, homography), random)
+        first_points = self._corners(image, shown, random)
         second_points = apply(homography, first_points)
         inside = _inside(second_points, second_shown)
         if inside.sum() < _LEAST_POINTS:
@@ -119,13 +109,6 @@ def _seen(image: Bytes, shown: Booleans, homography: Floats) -> tuple[Bytes, Boo
     matrix = opencv_homography_from_colmap(homography)
     mask = cv2.warpPerspective(shown.astype(np.uint8) * 255, matrix, shown.shape[::-1]) == 255
     return np.where(mask[..., None], view_of(image, homography), np.uint8(MIDDLE_GREY)), mask
-
-
-def _seen_from(second_shown: Booleans, homography: Floats) -> Booleans:
-    """Where a picture (H, W) shows what a view does."""
-    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
-    matrix, size = opencv_homography_from_colmap(homography), second_shown.shape[::-1]
-    return np.asarray(cv2.warpPerspective(second_shown.astype(np.uint8), matrix, size, flags=flags) > 0)
 
 
 def _changed(image: Bytes, shown: Booleans, strength: float, random: np.random.Generator) -> Bytes:

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from descriptor.gift.homography import ODDS
 from pipeline.errors import require
 
 
@@ -34,9 +33,6 @@ class GiftTrainConfig:
     """Pairs of views a step."""
     points_per_pair: int = 512
     """Most points of a pair."""
-    kind_odds: tuple[float, float, float, float, float, float] = ODDS
-    """Odds that the views of a pair differ hardly, by a turn to the left or right, up or down, by going forward or
-    backward, by their scale, by their rotation."""
     augmentation: float = 0.5
     """How much the light, the sharpness and the like of both views are changed, 0..1."""
     frame_share: tuple[float, float] = (0.0, 1.0)
@@ -77,8 +73,6 @@ class GiftTrainConfig:
             f"--hem_interval {self.hem_interval}: choose at most half of --image_size",
         )
         require(min(self.image_size) >= 64, f"--image_size {self.image_size[0]} {self.image_size[1]}: 64 or more each")
-        odds = " ".join(f"{each:g}" for each in self.kind_odds)
-        require(min(self.kind_odds) >= 0 < sum(self.kind_odds), f"--kind_odds {odds}: none below 0, and not all 0")
         require(0 <= self.augmentation <= 1, f"--augmentation {self.augmentation}: choose 0..1")
         first, end = self.frame_share
         require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the images, such as 0 0.8")

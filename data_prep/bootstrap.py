@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -162,7 +163,8 @@ def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
         "images": fingerprint_path(video.source.images),
         "mask": fingerprint_path(video.source.mask),
         "sequence": fingerprint_path(video.source.sequence),
-        "version": __version__,
+        # Another OpenCV may find other corners, and another flow.
+        "version": f"{__version__}, OpenCV {cv2.__version__}",
     }
     if video.source.frame_masks.exists():
         inputs["masks"] = fingerprint_path(video.source.frame_masks)
@@ -196,8 +198,8 @@ def followed_before(sequence: Path, points: int) -> Correspondences | None:
         config = from_mapping(BootstrapConfig, settings, str(paths.config))
         fits = video.camera is not None and (config.method, config.points) == ("tracks", points)
         if fits and Manifest.load(paths.manifest).reason_to_run(_stage(config, video)) is None:
-            keyframes, unreadable = _read_keyframes(paths)
-            return Correspondences(Tracks.load(paths.tracks), keyframes, unreadable)
+            tracks = Tracks.load(paths.tracks)
+            return None if tracks.begun is None else Correspondences(tracks, *_read_keyframes(paths))
     return None
 
 

@@ -107,7 +107,7 @@ def follow_points(
         row = int(keyframes[place])
         parts[place] = part = _Part.of(_follow_from(frames, row, find, points))
         part.save(_part(folder, row))
-    return _tracks([part for part in parts if part is not None], frame_index)
+    return _tracks([part for part in parts if part is not None], keyframes, frame_index)
 
 
 def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
@@ -127,17 +127,24 @@ def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int]
 
 
 class KnownPoints:
-    """A `pipeline.point_search.Finder` that looks points up in tracks that were followed from the very same pixels."""
+    """A `pipeline.point_search.Finder` that looks points up in tracks that were followed from the very same pixels.
+
+    Args:
+        tracks: of which it is known where they were begun.
+    """
 
     def __init__(self, tracks: Tracks) -> None:
-        self._tracks = tracks
+        if tracks.begun is None:
+            raise ValueError("it has to be known where tracks were begun")
+        self._tracks, self._begun = tracks, tracks.begun
         self._by_track = np.argsort(tracks.track, kind="stable")
         self._first = np.searchsorted(tracks.track[self._by_track], np.arange(tracks.track_count + 1))
 
     def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
         """Find pixels of a frame; see `pipeline.point_search.Finder`."""
         tracks = self._tracks
-        there = tracks.in_frame(reference)
+        there = np.arange(len(tracks.frame))[tracks.in_frame(reference)]
+        there = there[self._begun[tracks.track[there]] == reference]
         known = {place.tobytes(): track for place, track in zip(tracks.pixels[there], tracks.track[there], strict=True)}
         pairs = [(point, known[place.tobytes()]) for point, place in enumerate(pixels) if place.tobytes() in known]
         parts = [self._by_track[self._first[track] : self._first[track + 1]] for _, track in pairs]
@@ -197,11 +204,14 @@ class _Part:
         return None if arrays is None else cls(**arrays)
 
 
-def _tracks(parts: list[_Part], frame_index: Sequence[int]) -> Tracks:
+def _tracks(parts: list[_Part], keyframes: Integers, frame_index: Sequence[int]) -> Tracks:
     """Number the points of all keyframes through, and order what was found by frame."""
-    firsts = np.cumsum([0, *(int(part.point.max(initial=-1)) + 1 for part in parts)])
+    counts = [int(part.point.max(initial=-1)) + 1 for part in parts]
+    firsts = np.cumsum([0, *counts])
     frame = np.concatenate([part.frame for part in parts])
     track = np.concatenate([part.point + first for part, first in zip(parts, firsts, strict=False)])
     pixels = np.concatenate([part.pixels for part in parts])
     order = np.argsort(frame, kind="stable")
-    return Tracks(np.array(frame_index, np.int64), frame[order], track[order], pixels[order]).at_least(2)
+    begun = np.repeat(keyframes, counts)
+    tracks = Tracks(np.array(frame_index, np.int64), frame[order], track[order], pixels[order], begun=begun)
+    return tracks.at_least(2)

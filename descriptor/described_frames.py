@@ -47,6 +47,11 @@ class DescribedFrames:
         self._held: dict[int, SearchableFrame | None] = {}
         self._near = 0
 
+    @property
+    def length(self) -> int:
+        """C, of a descriptor."""
+        return self._descriptor.length
+
     def work_on(self, row: int) -> None:
         """Keep what is near to a frame."""
         self._near = row

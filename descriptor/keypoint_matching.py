@@ -86,6 +86,7 @@ class KeypointMatcher:
 
     def match(self, first: int, second: int, count: int | None = None) -> PairMatches:
         """Match two frames; see `descriptor.pair_policy.MatchPair`."""
+        self._described.work_on(first)
         source, target = self._described[first], self._described[second]
         keypoints, others = self.keypoints(first), self.keypoints(second)
         nothing = PairMatches(np.zeros((0, 2), np.int64), 0.0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -25,6 +26,7 @@ class Tracks:
         track: (O,) int64, the number of each observation's track, from 0.
         pixels: (O, 2) float32 px, COLMAP's convention.
         track_count: T; by default one more than the largest number of a track.
+        begun: (T,) int64, the row of the frame that each track was followed from; None where it is not known.
     """
 
     frame_index: Integers
@@ -32,6 +34,7 @@ class Tracks:
     track: Integers
     pixels: Floats
     track_count: int = 0
+    begun: Integers | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.frame), len(self.track), len(self.pixels)}
@@ -57,19 +60,22 @@ class Tracks:
     def at_least(self, length: int) -> "Tracks":
         """Only tracks observed in at least `length` frames, numbered anew from 0."""
         kept = self.select(self.lengths()[self.track] >= length)
-        numbers = np.unique(kept.track, return_inverse=True)[1].astype(np.int64)
-        return replace(kept, track=numbers, track_count=0)
+        old, numbers = np.unique(kept.track, return_inverse=True)
+        begun = None if self.begun is None else self.begun[old]
+        return replace(kept, track=numbers.astype(np.int64), track_count=0, begun=begun)
 
     def save(self, path: Path) -> None:
         """Write an NPZ file, atomically."""
+        arrays: dict[str, Any] = {
+            "frame_index": self.frame_index,
+            "frame": self.frame.astype(np.int32),
+            "track": self.track.astype(np.int32),
+            "pixels": self.pixels,
+        }
+        if self.begun is not None:
+            arrays["begun"] = self.begun.astype(np.int32)
         with atomic_write(path) as partial, partial.open("wb") as stream:
-            np.savez(
-                stream,
-                frame_index=self.frame_index,
-                frame=self.frame.astype(np.int32),
-                track=self.track.astype(np.int32),
-                pixels=self.pixels,
-            )
+            np.savez(stream, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Tracks":
@@ -86,6 +92,7 @@ class Tracks:
                         frame=arrays["frame"].astype(np.int64),
                         track=arrays["track"].astype(np.int64),
                         pixels=arrays["pixels"].astype(np.float32),
+                        begun=arrays["begun"].astype(np.int64) if "begun" in arrays else None,
                     )
             except (ValueError, KeyError, EOFError, BadZipFile) as error:
                 raise LumenError(f"{path} does not hold tracks: {error}") from error

@@ -80,11 +80,11 @@ class ReconstructConfig:
     points: int = 1000
     """Points that begin in each keyframe, for the camera's path."""
     pairs: PairsName = "keyframes"
-    """Which frames are matched for the camera's path. keyframes: points of keyframes with the frames around them and
-    with further keyframes. The others match SIFT's keypoints frame by frame, with the options of Dense Descriptor
-    Learning (DDL) up to --hysterisis_factor. ddl: the next frames, and later ones where a few keypoints agree. similar:
-    as ddl, but of the later ones only those that look most alike as a whole are tried. sequential: the next
-    frames alone. exhaustive: all with all."""
+    """Which frames are matched for the camera's path. keyframes: points of keyframes with the frames around them, with
+    further keyframes, and by descriptors with any keyframe that looks alike. The others match SIFT's keypoints frame
+    by frame, with the options of Dense Descriptor Learning (DDL) up to --hysterisis_factor. ddl: the next frames, and
+    later ones where a few keypoints agree. similar: as ddl, but of the later ones only those that look most alike as a
+    whole are tried. sequential: the next frames alone. exhaustive: all with all, for some hundred frames at most."""
     similar_frames: int = 10
     """How many later frames are tried with each, for --pairs similar."""
     max_feature_detection: int = 3000
@@ -106,7 +106,7 @@ class ReconstructConfig:
     sigma: float = 1.1
     """DDL: of SIFT's detector."""
     skip_interval: int = 5
-    """DDL: every how many-th frame beyond is tried."""
+    """DDL: every how many-th frame beyond is tried; frames that are tried as similar are so far apart, too."""
     min_inlier_ratio: float = 0.2
     """DDL: pairs of which a smaller share of the matches agrees are not used."""
     hysterisis_factor: float = 0.7

@@ -54,8 +54,8 @@ def correspond(
     Raises:
         NoReconstruction: if too few frames can be read, or none shows any texture.
     """
-    known = followed_before(video.paths.root, config.points)
     with report.timed("keyframes"):
+        known = followed_before(video.paths.root, config.points)
         keyframes, unreadable = (known.keyframes, known.unreadable) if known else choose_keyframes(frames)
     check_keyframes(len(frames), keyframes, unreadable)
     if unreadable:
@@ -115,7 +115,6 @@ def _match_pairs(
     policy, candidates = _pair_policy(config, len(frames), described)
     matches: dict[tuple[int, int], Integers] = {}
     for first in progress(range(len(frames)), "matching"):
-        described.work_on(first)
         kept = paths.correspondences / f"{first:06d}.npz"
         arrays = read_arrays(kept, ("second", "rows"))
         if arrays is None:
@@ -162,7 +161,8 @@ def _descriptor_rows(
         if similarity is not None:
             reach = _DESCRIPTOR_OFFSETS[-1]
             farther = [*keyframes[: max(0, place - reach)], *keyframes[place + reach + 1 :]]
-            found |= set(similarity.most_alike(row, farther, _REVISITS, _REVISITS_APART))
+            least = float(similarity.between(row, sorted(found)).min()) if farther else 0.0
+            found |= set(similarity.most_alike(row, farther, _REVISITS, _REVISITS_APART, least))
         if everywhere:
             first = keyframes[place - 1] if place else 0
             end = keyframes[place + 1] if place + 1 < len(keyframes) else frame_count - 1

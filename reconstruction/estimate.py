@@ -14,7 +14,7 @@ from reconstruction.config import ReconstructConfig
 # As measured on endoscopy of 640x512 and 1080p: keyframes of all frames, the pairs of a keyframe, the share of a
 # frame's cells that get a point in a reference, frames that see a point, and bytes of an observation in all files and
 # in memory. Triangulating takes about twice as long as flow does, and descriptors are asked for a part of the pairs.
-_KEYFRAME_SHARE, _KEYFRAME_PAIRS, _DESCRIPTOR_PAIRS = 0.2, 30, 12
+_KEYFRAME_SHARE, _KEYFRAME_PAIRS, _DESCRIPTOR_PAIRS = 0.2, 30, 16
 _POINTS_SHARE, _VIEWS = 0.4, 11
 _DISK_BYTES, _MEMORY_BYTES, _BASE_MEMORY = 75, 260, 0.9e9
 _FLESH_FACTOR, _GUIDED_SHARE = 3.0, 0.3
@@ -53,30 +53,41 @@ def estimate(
         cell_px: side of a cell.
         pairs_per_reference: frames in which a reference's points are looked for.
     """
-    flow_s, guided_s = _pair_seconds(frames, guided)
+    flow_s, guided_s, describe_s = _seconds(frames, guided)
     count = len(frames)
     keyframes = _KEYFRAME_SHARE * count
     references = min(config.references, count)
     if config.pairs == "keyframes":
         path_s = flow_s * (count + keyframes * _KEYFRAME_PAIRS) + guided_s * keyframes * _DESCRIPTOR_PAIRS
     else:
-        reach = count if config.pairs == "exhaustive" else config.temporal_range
-        path_s = guided_s * sum(min(reach, later) for later in range(count))
+        path_s = guided_s * sum(_pairs_of_frame(config, later) for later in range(count))
+    # Frames are described once for each of the stages, and once more to compare them as a whole.
+    described_s = describe_s * count * (2 if config.pairs == "keyframes" else 3)
     flesh_s = references * pairs_per_reference * (_FLESH_FACTOR * flow_s + _GUIDED_SHARE * guided_s)
     cells = np.count_nonzero(video.mask) / cell_px**2
     observations = min(references * cells * _POINTS_SHARE * _VIEWS, config.coverage * cells * count)
     return Estimate(
-        minutes=(path_s + flesh_s) / 60,
+        minutes=(path_s + described_s + flesh_s) / 60,
         disk_gb=observations * _DISK_BYTES / 1e9,
         memory_gb=(_BASE_MEMORY + observations * _MEMORY_BYTES) / 1e9,
     )
 
 
-def _pair_seconds(frames: WorkingFrames, guided: GuidedFinder | None) -> tuple[float, float]:
-    """Seconds of one pair by flow, and of one by descriptors (0 without), from the first frames that can be read."""
+def _pairs_of_frame(config: ReconstructConfig, later: int) -> float:
+    """With how many of so many later frames a frame is matched, tries included."""
+    if config.pairs == "exhaustive":
+        return later
+    beyond = max(0, later - config.temporal_range)
+    tries = {"ddl": beyond / config.skip_interval, "similar": min(config.similar_frames, beyond)}
+    return min(config.temporal_range, later) + tries.get(config.pairs, 0)
+
+
+def _seconds(frames: WorkingFrames, guided: GuidedFinder | None) -> tuple[float, float, float]:
+    """Seconds of one pair by flow, of one by descriptors, and of describing a frame (0 without), from the first frames
+    that can be read."""
     readable = [row for row in range(min(len(frames), 20)) if frames[row] is not None][:2]
     if len(readable) < 2:
-        return 0.1, 0.0
+        return 0.1, 0.0, 0.0
     first, second = (frames[row] for row in readable)
     assert first is not None and second is not None
     points = np.zeros((1, 2), np.float32)
@@ -84,10 +95,12 @@ def _pair_seconds(frames: WorkingFrames, guided: GuidedFinder | None) -> tuple[f
     PointSearch(first.image, points).advance(second.image, second.mask)
     flow_s = time.monotonic() - started
     if guided is None:
-        return flow_s, 0.0
+        return flow_s, 0.0, 0.0
     pixels = frames.colmap_from_working(points)
-    # The first time also describes the frames, which later is done once for many pairs.
-    guided.find(readable[0], pixels, readable[1])
-    started = time.monotonic()
-    guided.find(readable[0], pixels, readable[1])
-    return flow_s, time.monotonic() - started
+    seconds = []
+    for _ in range(2):
+        started = time.monotonic()
+        guided.find(readable[0], pixels, readable[1])
+        seconds.append(time.monotonic() - started)
+    # The first time also describes both frames.
+    return flow_s, seconds[1], max(0.0, seconds[0] - seconds[1]) / 2

@@ -40,7 +40,7 @@ from reconstruction.flesh_stage import cell_side, grow_flesh, pairs_per_referenc
 from reconstruction.report_stage import report_on
 from reconstruction.skeleton_stage import map_skeleton
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _DDL_OPTIONS = tuple(each.name for part in (DdlPolicy, KeypointRules) for each in fields(part))
 _POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage")

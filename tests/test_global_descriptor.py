@@ -49,7 +49,24 @@ def test_the_most_alike_are_chosen_apart_from_each_other(plane: Plane) -> None: 
     assert similarity.most_alike(0, range(1, FRAMES), 3, 1) == [1, 2, 3]
     assert similarity.most_alike(0, range(1, FRAMES), 3, 4) == [1, 5, 9]
     assert similarity.most_alike(0, range(1, FRAMES), 2, 4) == [1, 5]
-    assert similarity.most_alike(FRAMES - 1, range(FRAMES, FRAMES), 3, 1) == []
+    alike = similarity.between(0, range(FRAMES))
+    assert similarity.most_alike(0, range(1, FRAMES), FRAMES, 1, float(alike[5])) == [1, 2, 3, 4, 5]
+
+
+def test_nothing_is_described_where_there_is_nothing_to_choose(plane: Plane) -> None:  # noqa: F811
+    assert FrameSimilarity(plane.described, FRAMES, 0).most_alike(FRAMES - 1, range(FRAMES, FRAMES), 3, 1) == []
+    assert plane.descriptor.asked == []
+
+
+def test_a_video_that_cannot_be_read_where_words_come_from_is_like_nothing(
+    plane: Plane,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("descriptor.global_descriptor._SAMPLED_FRAMES", 2)
+    for row in (0, FRAMES - 1):
+        plane.data.image_paths[row].write_bytes(b"")
+    similarity = FrameSimilarity(plane.described, FRAMES, 2**40)
+    assert not similarity.between(3, [4, 5]).any() and similarity.most_alike(3, range(4, FRAMES), 3, 1) == []
 
 
 def test_what_cannot_be_read_is_like_nothing(plane: Plane) -> None:  # noqa: F811

@@ -65,12 +65,25 @@ def test_what_was_matched_before_a_kill_is_not_matched_again(
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
 
+def test_a_run_that_was_killed_half_way_goes_on_to_the_same(plane: Plane, tmp_path: Path) -> None:  # noqa: F811
+    once, _ = match(plane, tmp_path / "run", "similar")
+    for first in range(4, FRAMES):
+        (ReconstructionPaths(tmp_path / "run").correspondences / f"{first:06d}.npz").unlink()
+    again, _ = match(plane, tmp_path / "run", "similar")
+    for name in ("frame", "track", "pixels"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
+
+
 def test_keyframes_are_looked_for_near_far_and_where_the_camera_comes_back() -> None:
     keyframes = list(range(0, 400, 5))
     asked = []
 
     class Similarity:
-        def most_alike(self, row: int, among: list[int], most: int, apart: int) -> list[int]:
+        def between(self, row: int, others: list[int]) -> np.ndarray:
+            return np.array([0.9 - abs(row - other) / 1000 for other in others])
+
+        def most_alike(self, row: int, among: list[int], most: int, apart: int, least: float) -> list[int]:
+            assert least == pytest.approx(0.78)
             asked.append((row, among))
             return among[-2:]
 

@@ -173,6 +173,25 @@ def test_what_was_followed_once_need_not_be_followed_again(tmp_path: Path) -> No
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
 
+def test_of_frames_that_show_the_same_each_has_its_own_points(tmp_path: Path) -> None:
+    still = np.concatenate([np.repeat(SHIFTS[:1], 5, axis=0), SHIFTS[1:]])
+    frames = working_frames(tmp_path, moving_texture(still), box_mask(BOX, SIZE))
+    keyframes = (0, 3, 6)
+    once = follow(frames, tmp_path, keyframes)
+    assert once.begun is not None and set(once.begun) == set(keyframes)
+    folder = tmp_path / "again"
+    folder.mkdir()
+    known = KnownPoints(Tracks.load(saved(once, tmp_path)))
+    again = follow_points(frames, once.frame_index.tolist(), np.array(keyframes), known, 400, folder)
+    for name in ("frame", "track", "pixels", "begun"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
+
+
+def saved(tracks: Tracks, folder: Path) -> Path:
+    tracks.save(folder / "tracks.npz")
+    return folder / "tracks.npz"
+
+
 def test_points_that_were_not_followed_are_found_nowhere(tmp_path: Path) -> None:
     frames = working_frames(tmp_path, moving_texture(SHIFTS), box_mask(BOX, SIZE))
     known = KnownPoints(follow(frames, tmp_path))

@@ -194,8 +194,10 @@ def followed_before(sequence: Path, points: int) -> Correspondences | None:
     with suppress(LumenError):
         video = InputVideo.read(sequence)
         paths = BootstrapPaths.of(video.paths)
-        settings = read_yaml(paths.config) | {"sequence": str(sequence)}
-        config = from_mapping(BootstrapConfig, settings, str(paths.config))
+        settings = read_yaml(paths.config)
+        if not isinstance(settings, dict):
+            return None
+        config = from_mapping(BootstrapConfig, settings | {"sequence": str(sequence)}, str(paths.config))
         fits = video.camera is not None and (config.method, config.points) == ("tracks", points)
         if fits and Manifest.load(paths.manifest).reason_to_run(_stage(config, video)) is None:
             tracks = Tracks.load(paths.tracks)
@@ -264,7 +266,10 @@ def _keyframes(frames: WorkingFrames, paths: BootstrapPaths) -> tuple[Integers, 
 
 def _read_keyframes(paths: BootstrapPaths) -> tuple[Integers, list[int]]:
     known = read_yaml(paths.keyframes)
-    return np.array(known["keyframes"], np.int64), known["unreadable"]
+    try:
+        return np.array(known["keyframes"], np.int64), list(known["unreadable"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise LumenError(f"{paths.keyframes} is damaged: remove it, and run the same command again") from error
 
 
 def _check_frames(

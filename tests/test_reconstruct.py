@@ -18,7 +18,7 @@ from descriptor.registry import load_descriptor
 from pipeline.command import run_command
 from pipeline.errors import LumenError
 from pipeline.flow_finder import FlowFinder
-from pipeline.paths import SequencePaths, TrainingPaths
+from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.tracks import Tracks
@@ -159,6 +159,13 @@ def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
     for name in ("frame_index", "frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(known, name), getattr(anew, name))
     assert bootstrap.followed_before(sequence.root, FAST["points"] + 1) is None
+    paths = BootstrapPaths.of(sequence)
+    for path in (paths.keyframes, paths.tracks, paths.config):
+        kept = path.read_bytes()
+        path.write_bytes(b"{}" if path == paths.keyframes else kept[: len(kept) // 2])
+        assert bootstrap.followed_before(sequence.root, FAST["points"]) is None, f"a damaged {path.name}"
+        path.write_bytes(kept)
+    assert bootstrap.followed_before(sequence.root, FAST["points"]) is not None
     image = next(iter(sorted(sequence.images.iterdir())))
     image.write_bytes(image.read_bytes() + b" ")
     assert bootstrap.followed_before(sequence.root, FAST["points"]) is None

@@ -26,7 +26,7 @@ from pipeline.working_frames import WorkingFrames
 
 # How many frames that look most alike are tried.
 SIMILAR = (3, 5, 10, 20)
-# Matches are made once for both policies, and their time counted for each that asks.
+# Matches are made once, and their time counted for each policy that asks.
 Known = dict[tuple[int, int, int | None], tuple[PairMatches, float]]
 
 

@@ -73,6 +73,15 @@ def test_rotations_all_around_shift_with_the_features() -> None:
     assert not torch.allclose(Embedder()(features[..., :5]), Embedder()(features[..., 1:6]), atol=1e-3)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_descriptors_differ_before_any_training(seed: int) -> None:
+    torch.manual_seed(seed)
+    network = GiftNetwork()
+    keypoints = np.random.default_rng(seed).uniform(10, 118, (50, 2))
+    described = GiftDescriptor(network.eval()).describe_at(picture(128, 160), keypoints)
+    assert (described @ described.T).mean() < 0.5
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "gift.pt"
@@ -236,6 +245,16 @@ def test_both_views_of_a_pair_show_its_points(found_pictures: Pictures) -> None:
     again = PairSampler(found_pictures, (128, 160), 100, 0.0, 0).draw(0, 3)
     assert np.array_equal(again.images, sampler.draw(0, 3).images)
     assert not np.array_equal(again.points[0][:5], sampler.draw(1, 3).points[0][:5])
+
+
+def test_a_view_that_shows_a_small_part_has_as_many_points_in_it(
+    found_pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homographies, "ODDS", {"scale": 1.0})
+    sampler = PairSampler(found_pictures, (128, 160), 100, 0.0, 0)
+    pairs = [sampler.draw(0, number) for number in range(20)]
+    enlarged = [pair for pair in pairs if np.median(pair.scale) > 2]
+    assert len(enlarged) >= 3 and min(len(pair.points[0]) for pair in enlarged) > 60
 
 
 def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> None:

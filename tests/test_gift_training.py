@@ -196,3 +196,20 @@ def test_settings_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(LumenError, match=message):
         replace(config, **change)  # type: ignore[arg-type]
+
+
+def test_a_training_that_describes_all_places_alike_warns(
+    config: GiftTrainConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures = Pictures.find(config.training_data_root)
+    network = GiftNetwork()
+    assert network.embedder is not None
+    method = GiftTraining(replace(config, stage=2), network, pictures, pictures)
+    method.validate()
+    assert not caplog.records
+    with torch.no_grad():
+        for name, bias in network.embedder.named_parameters():
+            if name.endswith("embed3.2.bias"):
+                bias.fill_(1e3)
+    method.validate()
+    assert "described alike" in caplog.text and "--seed" in caplog.text

@@ -1,5 +1,6 @@
 """Training GIFT: views of pictures by random homographies, triplets with hard negatives."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from descriptor.gift.gift_descriptor import METHOD, GiftNetwork
 from descriptor.gift.loss import lattice_offset, moved_on_lattice, triplet_loss
@@ -25,7 +27,11 @@ _CONSISTENT_PX = 5.0
 # Of the training: until the learning rate is at its highest, and the hard examples at their nearest.
 _WARM_UP_SHARE, _APPROACH_SHARE = 0.125, 0.2
 _SHOWN_MATCHES = 40
+# Descriptors of places far apart whose products are so high on average tell nothing any more.
+_ALIKE = 0.99
 _GREEN, _RED = (0, 255, 0), (255, 0, 0)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ class GiftTraining:
     @torch.no_grad()
     def validate(self) -> Validation:
         """See `TrainingMethod.validate`: each point is looked for among all counterparts and the grid."""
-        errors, returns, points = [], [], 0
+        errors, returns, points, products = [], [], 0, []
         for pair in self._validation:
             found = self._describe(pair)
             candidates = torch.cat([found.counterparts, found.grid])
@@ -114,6 +120,14 @@ class GiftTraining:
             first = pair.points[0][found.used]
             returns.append(np.linalg.norm(first[back] - first, axis=1))
             points += len(best)
+            grid = functional.normalize(found.grid, dim=1)
+            products.append(float((grid @ grid.T).mean()))
+        if np.mean(products) > _ALIKE:
+            logger.warning(
+                "all places are described alike, with products of %.3f on average, to which hard negatives can lead: "
+                "train anew in another --log_root with another --seed, or a lower --lr_range",
+                np.mean(products),
+            )
         error = np.concatenate(errors)
         return Validation(
             tuple(float((error <= threshold).mean()) for threshold in THRESHOLDS_PX),

@@ -80,7 +80,8 @@ class PairSampler:
     def _view(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> PicturePair | None:
         homography = random_homography(self._size, random)
         second, second_shown = _seen(image, shown, homography)
-        first_points = self._corners(image, shown, random)
+        # Of all of the first, one that is four times as large shows only a sixteenth.
+        first_points = self._corners(image, shown & _seen_from(second_shown, homography), random)
         second_points = apply(homography, first_points)
         inside = _inside(second_points, second_shown)
         if inside.sum() < _LEAST_POINTS:
@@ -109,6 +110,13 @@ def _seen(image: Bytes, shown: Booleans, homography: Floats) -> tuple[Bytes, Boo
     matrix = opencv_homography_from_colmap(homography)
     mask = cv2.warpPerspective(shown.astype(np.uint8) * 255, matrix, shown.shape[::-1]) == 255
     return np.where(mask[..., None], view_of(image, homography), np.uint8(MIDDLE_GREY)), mask
+
+
+def _seen_from(second_shown: Booleans, homography: Floats) -> Booleans:
+    """Where a picture (H, W) shows what a view does."""
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
+    matrix, size = opencv_homography_from_colmap(homography), second_shown.shape[::-1]
+    return np.asarray(cv2.warpPerspective(second_shown.astype(np.uint8), matrix, size, flags=flags) > 0)
 
 
 def _changed(image: Bytes, shown: Booleans, strength: float, random: np.random.Generator) -> Bytes:

@@ -27,7 +27,7 @@ _CONSISTENT_PX = 5.0
 # Of the training: until the learning rate is at its highest, and the hard examples at their nearest.
 _WARM_UP_SHARE, _APPROACH_SHARE = 0.125, 0.2
 _SHOWN_MATCHES = 40
-# Descriptors of places far apart whose products are so high on average tell nothing any more.
+# Mean product of the descriptors of a view's grid above which they have been drawn together.
 _ALIKE = 0.99
 _GREEN, _RED = (0, 255, 0), (255, 0, 0)
 

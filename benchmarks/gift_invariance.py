@@ -36,11 +36,9 @@ def copy_of(image: np.ndarray, motion: np.ndarray) -> tuple[np.ndarray, np.ndarr
     corners = apply(motion, np.array([[0, 0], [width, 0], [0, height], [width, height]], float))
     low, high = corners.min(axis=0), corners.max(axis=0)
     shift = np.array([[1, 0, -low[0]], [0, 1, -low[1]], [0, 0, 1]])
-    size = np.ceil(high - low - 1e-6).astype(int)
-    # The canvas has to hold both, because views have their picture's size.
-    canvas = np.full((max(height, size[1]), max(width, size[0]), 3), 127, np.uint8)
-    canvas[:height, :width] = image
-    return view_of(canvas, shift @ motion)[: max(64, size[1]), : max(64, size[0])], shift @ motion
+    # GIFT describes nothing smaller than 64 px.
+    columns, rows = (max(64, int(side)) for side in np.ceil(high - low - 1e-6))
+    return view_of(image, shift @ motion, (rows, columns)), shift @ motion
 
 
 def known_again(first: torch.Tensor, second: torch.Tensor) -> float:

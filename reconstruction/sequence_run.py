@@ -240,19 +240,26 @@ class SequenceRun:
         return [self._trained]
 
     def _train_gift(self) -> None:
-        """Both stages, each in half of the time."""
+        """Both stages, which share the time as their presets do."""
         config = self.config
-        for stage in (1, 2):
-            preset = _gift_preset(stage)
-            settings = read_yaml(preset) | {
+        presets = {stage: read_yaml(_gift_preset(stage)) for stage in (1, 2)}
+        minutes = {stage: preset.get("max_minutes") for stage, preset in presets.items()}
+        for stage, own in minutes.items():
+            require(
+                isinstance(own, int | float) and own > 0,
+                f"{_gift_preset(stage)}: give max_minutes, by which both stages share the time",
+            )
+        for stage, preset in presets.items():
+            share = minutes[stage] / sum(minutes.values())
+            settings = preset | {
                 "training_data_root": str(self.sequence.root),
                 "log_root": str(self._gift_stage(stage)),
                 "trained_model_path": str(RunFolder(self._gift_stage(1)).last) if stage == 2 else None,
-                "max_minutes": config.train_minutes / 2,
+                "max_minutes": share * config.train_minutes,
                 "device": config.device,
                 "seed": config.seed,
             }
-            train_gift(from_mapping(GiftTrainConfig, settings, str(preset)), to_the_end=True)
+            train_gift(from_mapping(GiftTrainConfig, settings, str(_gift_preset(stage))), to_the_end=True)
 
     def _gift_stage(self, stage: int) -> Path:
         return self.paths.training / f"stage{stage}"

@@ -13,7 +13,7 @@ from torch.nn import functional
 from descriptor.checkpoint import Checkpoint
 from descriptor.gift import homography as homographies
 from descriptor.gift.gift_descriptor import GiftDescriptor, GiftNetwork, load_network
-from descriptor.gift.loss import lattice_offset, moved_on_lattice, triplet_loss
+from descriptor.gift.loss import lattice_offset, moved_on_lattice, spread_loss, triplet_loss
 from descriptor.gift.network import Embedder, as_input, group_features
 from descriptor.gift.picture_pairs import PairSampler
 from descriptor.gift.pictures import Pictures
@@ -204,6 +204,22 @@ def test_the_triplet_is_of_the_nearest_allowed_negative() -> None:
     assert triplet_loss(at(0), at(30), grid[:0], none[:, :0], one, 0.5).item() == 0
 
 
+def test_descriptors_of_other_places_are_to_be_spread_out_evenly() -> None:
+    none = torch.zeros(500, 500, dtype=torch.bool)
+    first, second = torch.nn.functional.normalize(torch.randn(2, 500, 128, generator=torch.manual_seed(0)), dim=-1)
+    # Random vectors are; the mean of their products' squares is 1 / 128.
+    assert spread_loss(first, second, none).item() == pytest.approx(0, abs=1e-3)
+    assert spread_loss(first, first[:1].expand(500, 128), none).item() < 0.05
+    # The same vector everywhere: 1 of the mean, and 1 - 1 / 128 of the mean square.
+    same = first[:1].expand(500, 128)
+    assert spread_loss(same, same, none).item() == pytest.approx(2 - 1 / 128, abs=1e-5)
+    # Places that are near each other may look alike.
+    near = torch.eye(500, dtype=torch.bool)
+    apart = torch.eye(500)[:, :128]
+    assert spread_loss(apart[:128], apart[:128], near[:128, :128]).item() == 0
+    assert spread_loss(same, same, ~none).item() == 0
+
+
 @pytest.mark.parametrize("kind", list(homographies.ODDS))
 def test_local_similarities_are_those_of_small_steps(kind: homographies.Kind) -> None:
     motion = homographies.random_homography((200, 300), np.random.default_rng(3), kind)
@@ -230,7 +246,7 @@ def test_both_views_of_a_pair_show_its_points(found_pictures: Pictures) -> None:
     errors = []
     for number in range(10):
         pair = sampler.draw(0, number)
-        assert pair.images.shape == (2, 128, 160, 3) and 16 <= len(pair.points[0]) <= 100
+        assert [image.shape for image in pair.images] == [(128, 160, 3)] * 2 and 16 <= len(pair.points[0]) <= 100
         assert len(pair.scale) == len(pair.rotation_deg) == len(pair.points[0]) == len(pair.points[1])
         shades = [
             cv2.remap(
@@ -257,6 +273,34 @@ def test_a_view_that_shows_a_small_part_has_as_many_points_in_it(
     assert len(enlarged) >= 3 and min(len(pair.points[0]) for pair in enlarged) > 60
 
 
+def test_of_two_sizes_one_shows_all_or_a_part_of_the_other(found_pictures: Pictures) -> None:
+    size = (160, 200)
+    sampler = PairSampler(found_pictures, size, 100, 0.0, 0, 1.0)
+    pairs = [sampler.draw(0, number) for number in range(24)]
+    for pair in pairs:
+        sizes = [image.shape[:2] for image in pair.images]
+        assert [mask.shape for mask in pair.shown] == sizes
+        assert size in sizes and min(min(sizes)) >= 64 and max(sizes) == size
+        ratio = float(np.median(pair.scale))
+        assert 1.5 < max(ratio, 1 / ratio) < 2.8 and np.allclose(pair.scale, ratio, rtol=0.2)
+        assert np.abs(pair.rotation_deg).max() < 30 and len(pair.points[0]) >= 16
+        if ratio > 1 and sizes[0] != size:
+            # A part of the first, made larger: it may show more around it.
+            assert sizes[1] == size and sizes[0][0] > 0.9 * size[0] / ratio
+        greys = []
+        for image, points, larger in zip(pair.images, pair.points, (1 / ratio, ratio), strict=True):
+            assert (points > 0).all() and (points < image.shape[1::-1]).all()
+            # Seen equally sharply; a pixel's grey is that of its middle.
+            alike = cv2.GaussianBlur(image[..., 0].astype(np.float32), (0, 0), max(1.0, larger))
+            at = (points - 0.5).astype(np.float32)
+            greys.append(cv2.remap(alike, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR)[0])
+        assert np.corrcoef(*greys)[0, 1] > 0.9
+    enlarged = [pair for pair in pairs if np.median(pair.scale) > 1]
+    heights = [pair.images[0].shape[0] for pair in enlarged]
+    assert len(heights) > 6 and min(heights) < 80 < 120 < max(heights)
+    assert sum(pair.images[0].shape[:2] == size and np.median(pair.scale) < 1 for pair in pairs) > 1
+
+
 def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> None:
     (tmp_path / "seq" / "images").mkdir(parents=True)
     mask = np.zeros((240, 320), np.uint8)
@@ -273,7 +317,7 @@ def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> Non
     assert len(found) == 2 and found.masks[0] is not None
     assert all(len(Pictures.find(root, (0.0, 0.5))) == 2 for root in (tmp_path / "seq", tmp_path / "seq" / "images"))
     pair = PairSampler(found, (96, 96), 50, 0.5, 0).draw(0, 0)
-    assert (pair.images[1][~pair.shown] == 127).all()
+    assert (pair.images[1][~pair.shown[1]] == 127).all()
     with pytest.raises(LumenError, match="no images"):
         Pictures.find(tmp_path, (0.0, 0.1))
 

@@ -98,6 +98,19 @@ def test_steps_along_the_gradient_tell_a_pairs_points_from_their_neighbours(
 
 
 @pytest.mark.parametrize("stage", [1, 2])
+def test_pairs_of_two_sizes_are_trained_on_and_looked_at(config: GiftTrainConfig, stage: int) -> None:
+    config = replace(config, stage=stage, two_sizes=1.0, image_size=(128, 136), hem_interval=8)
+    pictures = Pictures.find(config.training_data_root)
+    method = GiftTraining(config, GiftNetwork(8, embeds=stage == 2), pictures, pictures)
+    pairs = [method.draw(0, number) for number in range(4)]
+    losses = [method.loss(pair, 0, 1.0).item() for pair in pairs]
+    assert all(0 <= loss < 3 for loss in losses) and max(losses) > 0
+    assert set(method.arrays(pairs[0])) == {"first", "second", "points"}
+    assert method.validate().points > 100
+    assert method.pictures()["matches"].shape == (128, 272, 3)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     config: GiftTrainConfig, stage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +202,10 @@ def test_a_method_is_named_by_flag_or_file_and_an_unknown_one_is_refused(tmp_pat
         ({"batch_size": 0}, "1 or more"),
         ({"points_per_pair": 8}, "16 or more"),
         ({"hem_interval": 40}, "half of --image_size"),
+        ({"spread_weight": -1.0}, "0 or more"),
+        ({"spread_weight": 1.0, "stage": 1}, "stage 2"),
+        ({"two_sizes": 1.5}, "0..1"),
+        ({"two_sizes": 0.5}, "128 or more"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(

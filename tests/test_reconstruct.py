@@ -217,7 +217,7 @@ def test_gift_is_trained_on_the_video_and_used_and_needs_no_poses(
     def preset(stage: int) -> Path:
         path = tmp_path / f"gift{stage}.yaml"
         if not path.exists():
-            small = "image_size: [64, 80]\nbatch_size: 1\npoints_per_pair: 32\nnum_workers: 1\n"
+            small = "image_size: [64, 80]\nbatch_size: 1\npoints_per_pair: 32\nnum_workers: 1\nmax_minutes: 1\n"
             path.write_text(f"method: gift\nstage: {stage}\n{small}")
         return path
 

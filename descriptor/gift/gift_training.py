@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from descriptor.gift.gift_descriptor import METHOD, GiftNetwork
-from descriptor.gift.loss import lattice_offset, moved_on_lattice, triplet_loss
+from descriptor.gift.loss import lattice_offset, moved_on_lattice, spread_loss, triplet_loss
 from descriptor.gift.network import as_input, group_features
 from descriptor.gift.picture_pairs import PairSampler, PicturePair
 from descriptor.gift.pictures import Pictures
@@ -72,9 +72,9 @@ class GiftTraining:
         network.extractor.requires_grad_(config.stage == 1)
         self._device = next(network.parameters()).device
         shape = (config.image_size, config.points_per_pair, config.augmentation)
-        self._sampler = PairSampler(training, *shape, config.seed)
+        self._sampler = PairSampler(training, *shape, config.seed, config.two_sizes)
         # Another seed than that of training, or its first pairs would be validated on.
-        held_out = PairSampler(validation, *shape, config.seed + 1)
+        held_out = PairSampler(validation, *shape, config.seed + 1, config.two_sizes)
         self._validation = [held_out.draw(0, number) for number in range(_VALIDATION_PAIRS)]
 
     def draw(self, step: int, number: int) -> PicturePair:
@@ -88,8 +88,10 @@ class GiftTraining:
         threshold = max(near, far - math.floor((far - near) * share / _APPROACH_SHARE))
         true = part.points[1][found.used]
         apart = np.linalg.norm(true[:, None] - found.grid_px[None], axis=2)
-        too_near = torch.from_numpy(apart <= threshold).to(self._device)
-        return triplet_loss(found.points, found.counterparts, found.grid, too_near, found.shared, self._config.margin)
+        too_near = torch.from_numpy(apart <= threshold * self._unit_px(part)).to(self._device)
+        margin, weight = self._config.margin, self._config.spread_weight
+        loss = triplet_loss(found.points, found.counterparts, found.grid, too_near, found.shared, margin)
+        return loss + weight * spread_loss(found.points, found.grid, too_near) if weight else loss
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """See `TrainingMethod.optimizers`."""
@@ -143,8 +145,10 @@ class GiftTraining:
         found = self._describe(pair)
         best = (found.points @ found.counterparts.T).argmax(dim=1).cpu().numpy()
         true = pair.points[1][found.used]
-        width = pair.images.shape[2]
-        canvas = np.ascontiguousarray(np.concatenate(list(pair.images), axis=1))
+        height, width = np.max([image.shape[:2] for image in pair.images], axis=0)
+        canvas = np.zeros((height, 2 * width, 3), np.uint8)
+        for image, left in zip(pair.images, (0, width), strict=True):
+            canvas[: image.shape[0], left : left + image.shape[1]] = image
         for number in range(min(_SHOWN_MATCHES, len(best))):
             is_right = np.linalg.norm(true[best[number]] - true[number]) <= _CONSISTENT_PX
             start, end = pair.points[0][found.used][number], true[best[number]] + [width, 0]
@@ -158,18 +162,13 @@ class GiftTraining:
 
     def arrays(self, part: PicturePair) -> dict[str, np.ndarray]:
         """See `TrainingMethod.arrays`."""
-        return {"images": part.images, "points": part.points}
+        return {"first": part.images[0], "second": part.images[1], "points": part.points}
 
     def _describe(self, pair: PicturePair) -> Described:
-        images = as_input(pair.images, self._device)
         grid_px = self._grid(pair)
-        # Both views at once, because on a GPU many small steps take long; the first has no use for the grid.
-        places = np.stack([np.concatenate([points, grid_px]) for points in pair.points])
-        group, extractor = self.network.group, self.network.extractor
+        count, group = len(pair.points[0]), self.network.group
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._config.stage == 1):
-            both = group_features(extractor, group, images, torch.from_numpy(places).to(self._device))
-        count = len(pair.points[0])
-        features, others = both[0, :count], both[1]
+            features, others = self._group_features(pair, grid_px)
         if self.network.embedder is not None:
             described = self.network.embedder(torch.cat([features, others]))
             shared = torch.ones(count, device=self._device)
@@ -187,10 +186,30 @@ class GiftTraining:
             used.nonzero()[:, 0].cpu().numpy(),
         )
 
+    def _group_features(self, pair: PicturePair, grid_px: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Of a pair's points in the first view, and of their counterparts and the grid in the second."""
+        places = [pair.points[0], np.concatenate([pair.points[1], grid_px])]
+        if pair.images[0].shape == pair.images[1].shape:
+            # Both views at once, because on a GPU many small steps take long; the first has no use for the grid.
+            places[0] = np.concatenate([pair.points[0], grid_px])
+            first, second = self._features_at(np.stack(pair.images), np.stack(places))
+            return first[: len(pair.points[0])], second
+        first, second = (
+            self._features_at(image[None], own[None])[0] for image, own in zip(pair.images, places, strict=True)
+        )
+        return first, second
+
+    def _features_at(self, images: npt.NDArray[np.uint8], places: npt.NDArray[np.float64]) -> Tensor:
+        where = torch.from_numpy(places).to(self._device)
+        return group_features(self.network.extractor, self.network.group, as_input(images, self._device), where)
+
     def _grid(self, pair: PicturePair) -> npt.NDArray[np.float64]:
         """Middles of every so many-th pixel of the second view that shows something."""
-        step = self._config.hem_interval
-        row, column = (
-            step // 2 + step * index for index in np.nonzero(pair.shown[step // 2 :: step, step // 2 :: step])
-        )
+        step = max(1, round(self._config.hem_interval * self._unit_px(pair)))
+        shown = pair.shown[1][step // 2 :: step, step // 2 :: step]
+        row, column = (step // 2 + step * index for index in np.nonzero(shown))
         return colmap_from_index(np.stack([column, row], axis=1))
+
+    def _unit_px(self, pair: PicturePair) -> float:
+        """By which distances on the second view are counted: less than 1 where it is the smaller one."""
+        return pair.images[1].shape[0] / self._config.image_size[0]

@@ -45,7 +45,7 @@ def random_homography(size: tuple[int, int], random: Random, kind: Kind | None =
     if kind is None:
         kind = list(ODDS)[int(random.choice(len(ODDS), p=list(ODDS.values())))]
     height, width = size
-    return about_middle(_motion(kind, max(size), random), size) @ _jitter((height, width), random)
+    return about_middle(_motion(kind, max(size), random), size) @ jitter((height, width), random)
 
 
 def _motion(kind: Kind, side: int, random: Random) -> Floats:
@@ -91,8 +91,8 @@ def about_middle(motion: Floats, size: tuple[int, int]) -> Floats:
     return np.asarray(np.linalg.inv(to_middle) @ motion @ to_middle)
 
 
-def _jitter(size: tuple[int, int], random: Random) -> Floats:
-    """The homography that moves the four corners a little."""
+def jitter(size: tuple[int, int], random: Random) -> Floats:
+    """The homography that moves the four corners of a picture of a height and width a little."""
     height, width = size
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
     moved = corners + _JITTER * random.uniform(-1, 1, (4, 2)) * [width, height]
@@ -121,8 +121,14 @@ def local_similarity(homography: Floats, pixels: Floats) -> tuple[Floats, Floats
     return scale, np.degrees(turn)
 
 
-def view_of(image: Bytes, homography: Floats) -> Bytes:
-    """A picture (H, W, 3) as a homography between pixels, COLMAP's convention, shows it in as many; grey around it."""
+def view_of(image: Bytes, homography: Floats, size: tuple[int, int] | None = None) -> Bytes:
+    """A picture (H, W, 3) as a homography between pixels, COLMAP's convention, shows it; grey around it.
+
+    Args:
+        image: the picture.
+        homography: (3, 3).
+        size: height and width of the view; by default the picture's.
+    """
     height, width = image.shape[:2]
     # What is made smaller is blurred first, or it would show what is not there.
     scale = float(local_similarity(homography, np.array([[width / 2, height / 2]]))[0][0])
@@ -130,5 +136,6 @@ def view_of(image: Bytes, homography: Floats) -> Bytes:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5 / scale), np.uint8)
     matrix = opencv_homography_from_colmap(homography)
     grey = (MIDDLE_GREY,) * 3
-    seen = cv2.warpPerspective(image, matrix, (width, height), borderMode=cv2.BORDER_CONSTANT, borderValue=grey)
+    canvas = (width, height) if size is None else size[::-1]
+    seen = cv2.warpPerspective(image, matrix, canvas, borderMode=cv2.BORDER_CONSTANT, borderValue=grey)
     return np.asarray(seen, np.uint8)

@@ -46,6 +46,22 @@ def moved_on_lattice(group: TransformationGroup, features: Tensor, offset: Tenso
     return moved * shared[:, None], shared.sum(dim=(1, 2))
 
 
+def spread_loss(anchors: Tensor, grid: Tensor, too_near: Tensor) -> Tensor:
+    """How far descriptors of different places are from being spread out evenly.
+
+    The global orthogonal regularization of Zhang et al., "Learning Spread-out Local Feature Descriptors" (ICCV 2017):
+    products of random vectors of length 1 have the mean 0 and the mean square 1 / D.
+
+    Args:
+        anchors, grid, too_near: see `triplet_loss`, with D-vectors of length 1.
+    """
+    differ = ~too_near
+    count = differ.sum().clamp(min=1)
+    products = (anchors @ grid.T) * differ
+    mean, mean_square = products.sum() / count, products.square().sum() / count
+    return mean.square() + functional.relu(mean_square - 1 / anchors.shape[1])
+
+
 def triplet_loss(
     anchors: Tensor, counterparts: Tensor, grid: Tensor, too_near: Tensor, shared: Tensor, margin: float
 ) -> Tensor:

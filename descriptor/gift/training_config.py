@@ -33,12 +33,18 @@ class GiftTrainConfig:
     """Pairs of views a step."""
     points_per_pair: int = 512
     """Most points of a pair."""
+    two_sizes: float = 0.0
+    """Share of pairs of a picture and all of it made smaller, or a part of it made larger, up to four times, and turned
+    a little: they take less time than others, and teach scale and rotation soonest."""
     augmentation: float = 0.5
     """How much the light, the sharpness and the like of both views are changed, 0..1."""
     frame_share: tuple[float, float] = (0.0, 1.0)
     """Which part of each folder's images to train on; the rest is validated on, if there is one."""
     margin: float = 0.5
     """Of the triplet loss, on squared distances."""
+    spread_weight: float = 0.0
+    """Of what keeps the descriptors of different places apart, in stage 2. With 0, as published, hard examples
+    sometimes draw all of them together in a short training."""
     hem_interval: int = 16
     """Hard examples are looked for on a grid of so many pixels."""
     hem_threshold_px: tuple[float, float] = (32.0, 16.0)
@@ -73,6 +79,11 @@ class GiftTrainConfig:
             f"--hem_interval {self.hem_interval}: choose at most half of --image_size",
         )
         require(min(self.image_size) >= 64, f"--image_size {self.image_size[0]} {self.image_size[1]}: 64 or more each")
+        require(0 <= self.two_sizes <= 1, f"--two_sizes {self.two_sizes}: choose 0..1")
+        require(
+            self.two_sizes == 0 or min(self.image_size) >= 128,
+            f"--image_size {self.image_size[0]} {self.image_size[1]}: 128 or more each for --two_sizes",
+        )
         require(0 <= self.augmentation <= 1, f"--augmentation {self.augmentation}: choose 0..1")
         first, end = self.frame_share
         require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the images, such as 0 0.8")
@@ -80,6 +91,8 @@ class GiftTrainConfig:
         require(0 < slow <= fast, f"--lr_range {slow} {fast}: give the lowest, above 0, and the highest")
         far, near = self.hem_threshold_px
         require(far >= near > 0, f"--hem_threshold_px {far} {near}: give the farther first, both above 0")
+        require(self.spread_weight >= 0, f"--spread_weight {self.spread_weight}: choose 0 or more")
+        require(self.spread_weight == 0 or self.stage == 2, "--spread_weight is of --stage 2")
         require(self.margin > 0, f"--margin {self.margin}: choose more than 0")
         require(self.max_minutes is None or self.max_minutes > 0, f"--max_minutes {self.max_minutes}: more than 0")
         require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")

@@ -127,7 +127,7 @@ class GiftTraining:
         if np.mean(products) > _ALIKE:
             logger.warning(
                 "all places are described alike, with products of %.3f on average, to which hard negatives can lead: "
-                "train anew in another --log_root with another --seed, or a lower --lr_range",
+                "train anew in another --log_root: stage 2 with --spread_weight 1, or another --seed or --lr_range",
                 np.mean(products),
             )
         error = np.concatenate(errors)

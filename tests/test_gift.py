@@ -15,7 +15,7 @@ from descriptor.gift import homography as homographies
 from descriptor.gift.gift_descriptor import GiftDescriptor, GiftNetwork, load_network
 from descriptor.gift.loss import lattice_offset, moved_on_lattice, spread_loss, triplet_loss
 from descriptor.gift.network import Embedder, as_input, group_features
-from descriptor.gift.picture_pairs import PairSampler
+from descriptor.gift.picture_pairs import PairSampler, PicturePair
 from descriptor.gift.pictures import Pictures
 from descriptor.gift.transformations import TransformationGroup
 from descriptor.registry import load_descriptor
@@ -299,6 +299,27 @@ def test_of_two_sizes_one_shows_all_or_a_part_of_the_other(found_pictures: Pictu
     heights = [pair.images[0].shape[0] for pair in enlarged]
     assert len(heights) > 6 and min(heights) < 80 < 120 < max(heights)
     assert sum(pair.images[0].shape[:2] == size and np.median(pair.scale) < 1 for pair in pairs) > 1
+
+
+def test_corners_of_a_picture_made_smaller_are_points_too(found_pictures: Pictures) -> None:
+    size, points = (160, 200), 120
+
+    def drawn(corner_sizes: int) -> list[PicturePair]:
+        """Pairs of all of a picture and of it made smaller: of the first, all usable corners are points."""
+        sampler = PairSampler(found_pictures, size, points, 0.0, 0, 1.0, corner_sizes)
+        pairs = [sampler.draw(0, number) for number in range(24)]
+        return [pair for pair in pairs if pair.images[0].shape[:2] == size and np.median(pair.scale) < 1]
+
+    of_one, of_four = drawn(1), drawn(4)
+    assert min(len(of_one), len(of_four)) > 1
+    # A pixel's middle is at a half; that of a pixel made of 2, 4 or 8 at 1, 2 or 4 more than whole ones of those.
+    assert all((pair.points[0] % 1 == 0.5).all() for pair in of_one)
+    for pair in of_four:
+        assert points / 2 < len(pair.points[0]) <= points
+        assert len(np.unique(pair.points[0], axis=0)) == len(pair.points[0])
+        for middle in (0.5, 1.0, 2.0, 4.0):
+            own = np.all(pair.points[0] % (2 * middle) == middle, axis=1)
+            assert points / 8 < own.sum() <= points / 4, middle
 
 
 def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> None:

@@ -75,23 +75,26 @@ def test_the_first_stage_trains_the_extractor_and_the_second_the_embedder(config
     assert load_descriptor(RunFolder(second.log_root).last).length == 128
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "adam"), (2, "muon")])
 def test_steps_along_the_gradient_tell_a_pairs_points_from_their_neighbours(
-    config: GiftTrainConfig, stage: int
+    config: GiftTrainConfig, stage: int, optimizer: str
 ) -> None:
     torch.manual_seed(0)
-    config = replace(config, stage=stage, hem_interval=2, hem_threshold_px=(2.0, 2.0), augmentation=1.0)
+    config = replace(
+        config, stage=stage, optimizer=optimizer, hem_interval=2, hem_threshold_px=(2.0, 2.0), augmentation=1.0
+    )
     pictures = Pictures.find(config.training_data_root)
     method = GiftTraining(config, GiftNetwork(embeds=stage == 2), pictures, pictures)
     pair = method.draw(0, 0)
-    (optimizer,) = method.optimizers().values()
+    optimizers = method.optimizers().values()
     losses = []
     for _ in range(30):
-        optimizer.zero_grad()
+        method.network.zero_grad()
         loss = method.loss(pair, 0, 1.0)
         loss.backward()
-        optimizer.param_groups[0]["lr"] = 2e-3
-        optimizer.step()
+        for each in optimizers:
+            each.param_groups[0]["lr"] = 2e-3
+            each.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
     assert 0 <= method.validate().pck[0] <= method.validate().pck[-1] <= 1
@@ -110,10 +113,11 @@ def test_pairs_of_two_sizes_are_trained_on_and_looked_at(config: GiftTrainConfig
     assert method.pictures()["matches"].shape == (128, 272, 3)
 
 
-@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (2, "adam")])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    config: GiftTrainConfig, stage: int, monkeypatch: pytest.MonkeyPatch
+    config: GiftTrainConfig, stage: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    config = replace(config, optimizer=optimizer)
     if stage == 2:
         train(replace(config, num_epoch=1, num_iter=1))
         config = second_stage(config)
@@ -201,6 +205,8 @@ def test_a_method_is_named_by_flag_or_file_and_an_unknown_one_is_refused(tmp_pat
         ({"lr_range": (1e-3, 1e-4)}, "lowest"),
         ({"batch_size": 0}, "1 or more"),
         ({"points_per_pair": 8}, "16 or more"),
+        ({"corner_sizes": 0}, "1..5"),
+        ({"corner_sizes": 6}, "1..5"),
         ({"hem_interval": 40}, "half of --image_size"),
         ({"spread_weight": -1.0}, "0 or more"),
         ({"spread_weight": 1.0, "stage": 1}, "stage 2"),

@@ -19,6 +19,7 @@ from descriptor.gift.network import as_input, group_features
 from descriptor.gift.picture_pairs import PairSampler, PicturePair
 from descriptor.gift.pictures import Pictures
 from descriptor.gift.training_config import GiftTrainConfig
+from descriptor.muon import Muon
 from descriptor.validation import THRESHOLDS_PX, Validation
 from pipeline.conventions import colmap_from_index
 
@@ -71,10 +72,9 @@ class GiftTraining:
         self._config, self.network, self.parts = config, network, config.batch_size
         network.extractor.requires_grad_(config.stage == 1)
         self._device = next(network.parameters()).device
-        shape = (config.image_size, config.points_per_pair, config.augmentation)
-        self._sampler = PairSampler(training, *shape, config.seed, config.two_sizes)
+        self._sampler = _sampler(config, training, config.seed)
         # Another seed than that of training, or its first pairs would be validated on.
-        held_out = PairSampler(validation, *shape, config.seed + 1, config.two_sizes)
+        held_out = _sampler(config, validation, config.seed + 1)
         self._validation = [held_out.draw(0, number) for number in range(_VALIDATION_PAIRS)]
 
     def draw(self, step: int, number: int) -> PicturePair:
@@ -94,15 +94,24 @@ class GiftTraining:
         return loss + weight * spread_loss(found.points, found.grid, too_near) if weight else loss
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """See `TrainingMethod.optimizers`."""
+        """See `TrainingMethod.optimizers`: Muon changes kernels alone."""
         trained = [each for each in self.network.parameters() if each.requires_grad]
-        return {"adam": torch.optim.Adam(trained, lr=self._config.lr_range[0])}
+        rate = self._config.lr_range[0]
+        if self._config.optimizer == "adam":
+            return {"adam": torch.optim.Adam(trained, lr=rate)}
+        kernels = [each for each in trained if each.ndim > 1]
+        biases = [each for each in trained if each.ndim == 1]
+        made: dict[str, torch.optim.Optimizer] = {"muon": Muon(kernels, lr=rate)}
+        if biases:  # The extractor has none.
+            made["adam"] = torch.optim.Adam(biases, lr=rate)
+        return made
 
     def rates(self, share: float, step: int) -> Mapping[str, float]:
         """See `TrainingMethod.rates`: up and down in straight lines."""
         low, high = self._config.lr_range
         up = min(share / _WARM_UP_SHARE, (1 - share) / (1 - _WARM_UP_SHARE))
-        return {"adam": low + (high - low) * max(0.0, up)}
+        rate = low + (high - low) * max(0.0, up)
+        return {"adam": rate, "muon": rate}
 
     def settle(self) -> None:
         """See `TrainingMethod.settle`: nothing is left to do."""
@@ -149,7 +158,8 @@ class GiftTraining:
         canvas = np.zeros((height, 2 * width, 3), np.uint8)
         for image, left in zip(pair.images, (0, width), strict=True):
             canvas[: image.shape[0], left : left + image.shape[1]] = image
-        for number in range(min(_SHOWN_MATCHES, len(best))):
+        # Spread over all of them, because the corners of one size follow those of another.
+        for number in np.linspace(0, len(best) - 1, min(_SHOWN_MATCHES, len(best))).astype(int):
             is_right = np.linalg.norm(true[best[number]] - true[number]) <= _CONSISTENT_PX
             start, end = pair.points[0][found.used][number], true[best[number]] + [width, 0]
             ends = (tuple(int(each) for each in start), tuple(int(each) for each in end))
@@ -213,3 +223,8 @@ class GiftTraining:
     def _unit_px(self, pair: PicturePair) -> float:
         """By which distances on the second view are counted: less than 1 where it is the smaller one."""
         return pair.images[1].shape[0] / self._config.image_size[0]
+
+
+def _sampler(config: GiftTrainConfig, pictures: Pictures, seed: int) -> PairSampler:
+    shape = (config.image_size, config.points_per_pair, config.augmentation)
+    return PairSampler(pictures, *shape, seed, config.two_sizes, config.corner_sizes)

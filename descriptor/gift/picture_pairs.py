@@ -32,6 +32,8 @@ _LEAST_POINTS = 16
 # Points are drawn among this share of the pixels, those of the highest Harris response.
 _CORNER_SHARE = 0.1
 _HARRIS_BLOCK_PX, _HARRIS_APERTURE_PX, _HARRIS_K = 3, 3, 0.04
+# Of a pixel made of several: the share of them that are usable, but for rounding.
+_WHOLE = 0.999
 # From the edge, px.
 _BORDER_PX = 4
 # Of pairs of two sizes: the smaller one by so many octaves at least and at most, unless a side came below so much, and
@@ -77,6 +79,7 @@ class PairSampler:
         seed: of everything that is drawn.
         two_sizes: share of pairs of a picture and all of it made smaller, or a part of it made larger, up to four
             times, and turned a little. They take less time than others.
+        corner_sizes: so many sizes of the picture, 1, 1/2, 1/4, ..., each have their share of the points as corners.
     """
 
     def __init__(
@@ -87,9 +90,10 @@ class PairSampler:
         strength: float,
         seed: int,
         two_sizes: float = 0.0,
+        corner_sizes: int = 1,
     ) -> None:
         self._pictures, self._size, self._points = pictures, size, points
-        self._strength, self._seed, self._two_sizes = strength, seed, two_sizes
+        self._strength, self._seed, self._two_sizes, self._corner_sizes = strength, seed, two_sizes, corner_sizes
 
     def draw(self, step: int, number: int) -> PicturePair:
         """The pair of this number in a step.
@@ -148,24 +152,37 @@ class PairSampler:
         return PicturePair(views, (shown, second_shown), points, scale, rotation)
 
     def _corners(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> Floats:
-        """Points where the picture has corners, none twice."""
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32) / 255
-        response = cv2.cornerHarris(grey, _HARRIS_BLOCK_PX, _HARRIS_APERTURE_PX, _HARRIS_K)
+        """Points where the picture, or it made smaller, has corners."""
+        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255, np.float32)
         # What shows nothing has an edge that is no corner of the picture.
         around = 2 * math.ceil(self._border_px(shown.shape)) + 1
-        usable = cv2.erode(shown.astype(np.uint8), np.ones((around, around), np.uint8), borderValue=0) > 0
-        row, column = np.nonzero(usable)
-        strongest = np.argsort(-response[row, column])[: max(self._points, int(_CORNER_SHARE * len(row)))]
-        chosen = random.permutation(strongest)[: self._points]
-        return colmap_from_index(np.stack([column[chosen], row[chosen]], axis=1))
+        kernel = np.ones((around, around), np.uint8)
+        usable = np.asarray(cv2.erode(shown.astype(np.float32), kernel, borderValue=0), np.float32)
+        points = np.empty((0, 2))
+        # The smallest first: where it has too few pixels, the others make up for it.
+        for number in range(self._corner_sizes)[::-1]:
+            size = _scaled(shown.shape, 0.5**number)
+            smaller, whole = (_resized(each, size) for each in (grey, usable))
+            response = cv2.cornerHarris(smaller, _HARRIS_BLOCK_PX, _HARRIS_APERTURE_PX, _HARRIS_K)
+            row, column = np.nonzero(whole > _WHOLE)
+            count = (self._points - len(points)) // (number + 1)
+            strongest = np.argsort(-response[row, column])[: max(count, int(_CORNER_SHARE * len(row)))]
+            chosen = random.permutation(strongest)[:count]
+            middles = colmap_from_index(np.stack([column[chosen], row[chosen]], axis=1))
+            points = np.concatenate([points, middles * shown.shape[::-1] / size[::-1]])
+        return points
 
     def _border_px(self, size: tuple[int, ...]) -> float:
         return _BORDER_PX * size[0] / self._size[0]
 
 
-def _scaled(size: tuple[int, int], factor: float) -> tuple[int, int]:
+def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:
     height, width = size
-    return round(height * factor), round(width * factor)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _seen(image: Bytes, shown: Booleans, homography: Floats, size: tuple[int, int]) -> tuple[Bytes, Booleans]:

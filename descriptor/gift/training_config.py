@@ -36,6 +36,9 @@ class GiftTrainConfig:
     two_sizes: float = 0.0
     """Share of pairs of a picture and all of it made smaller, or a part of it made larger, up to four times, and turned
     a little: they take less time than others, and teach scale and rotation soonest."""
+    corner_sizes: int = 1
+    """Points are corners of the picture at so many sizes, 1, 1/2, 1/4, ...: with 1, as published, only small details
+    are trained on, and places in the midst of large ones are hardly known again."""
     augmentation: float = 0.5
     """How much the light, the sharpness and the like of both views are changed, 0..1."""
     frame_share: tuple[float, float] = (0.0, 1.0)
@@ -56,6 +59,8 @@ class GiftTrainConfig:
     """Steps of an epoch."""
     max_minutes: float | None = None
     """Train this long by the clock instead of --num_epoch."""
+    optimizer: Literal["adam", "muon"] = "adam"
+    """adam as published, or muon, which learns more in few steps."""
     lr_range: tuple[float, float] = (1.0e-4, 1.0e-3)
     """Learning rate at the start and the end, and at its highest, an eighth into the training."""
     validation_interval: int = 4
@@ -74,6 +79,7 @@ class GiftTrainConfig:
         for name in (*names, "display_interval"):
             require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
         require(self.points_per_pair >= 16, f"--points_per_pair {self.points_per_pair}: choose 16 or more")
+        require(1 <= self.corner_sizes <= 5, f"--corner_sizes {self.corner_sizes}: choose 1..5")
         require(
             self.hem_interval <= min(self.image_size) // 2,
             f"--hem_interval {self.hem_interval}: choose at most half of --image_size",

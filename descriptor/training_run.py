@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,10 +101,15 @@ def run_training(
 def check_same_run(config: Any, checkpoint: Checkpoint, folder: RunFolder, free: Collection[str] = ()) -> None:
     """See that a run's settings are those of the checkpoint that it goes on from, but for some that are free.
 
+    Settings that its version did not have are taken to be as by default.
+
     Raises:
         LumenError: naming the first that is not.
     """
-    before, now = checkpoint.config or {}, to_mapping(config)
+    named = checkpoint.config or {}
+    defaults = {each.name: each.default for each in fields(config) if each.default is not MISSING}
+    unnamed = {name: value for name, value in defaults.items() if name not in named}
+    before, now = to_mapping(replace(config, **unnamed)) | dict(named), to_mapping(config)
     for name, value in now.items():
         is_free = name in _FREE_TO_CHANGE or name in free
         if not is_free and before.get(name) != value and not _is_same_path(before.get(name), value):

@@ -173,6 +173,14 @@ def test_other_settings_do_not_go_on_with_a_run(config: GiftTrainConfig) -> None
     train(config)
     with pytest.raises(LumenError, match="holds a run with --margin 0.5"):
         train(replace(config, margin=0.4))
+    # A run of a version that had no such setting was as it is by default.
+    last = RunFolder(config.log_root).last
+    checkpoint = Checkpoint.load(last)
+    settings = {name: value for name, value in (checkpoint.config or {}).items() if name != "corner_sizes"}
+    replace(checkpoint, config=settings).save(last)
+    with pytest.raises(LumenError, match="holds a run with --corner_sizes 1, this one has 4"):
+        train(replace(config, corner_sizes=4))
+    train(config)
 
 
 @pytest.mark.parametrize("name", ["stage1", "stage2", "cpu_quick1", "cpu_quick2"])

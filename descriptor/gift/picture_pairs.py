@@ -178,7 +178,7 @@ class PairSampler:
 
 def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:
     height, width = size
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    return round(height * factor), round(width * factor)
 
 
 def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:

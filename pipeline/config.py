@@ -37,13 +37,14 @@ def parse_command_line(config_type: type[Config], arguments: Sequence[str], prog
     """
     name, flags = _split_off("--preset", list(arguments)) if _presets(config_type) else (None, list(arguments))
     file, flags = _split_off("--config", flags)
-    files = [*([_preset(config_type, name)] if name else []), *([Path(file)] if file else [])]
+    files = [*([_preset(config_type, name)] if name else []), *([_expanded(Path(file))] if file else [])]
     # tyro takes None as "no default", though its type says otherwise.
     default: Config = _load_layers(config_type, files) if files else None  # type: ignore[assignment]
     description = f"{inspect.getdoc(config_type)}\n\n{_layers_help(config_type)}"
-    return tyro.cli(
+    config = tyro.cli(
         config_type, prog=program, args=flags, default=default, description=description, use_underscores=True
     )
+    return _with_home(config)
 
 
 def named_variant(name: str, choices: Sequence[str], arguments: Sequence[str]) -> str:
@@ -56,7 +57,7 @@ def named_variant(name: str, choices: Sequence[str], arguments: Sequence[str]) -
     where = f"--{name}"
     file, _ = _split_off("--config", rest)
     if given is None and file:
-        content = read_yaml(Path(file))
+        content = read_yaml(_expanded(Path(file)))
         given = content.get(name) if isinstance(content, Mapping) else None
         where = f"{file}: {name}"
     if given is None:
@@ -122,6 +123,33 @@ def to_mapping(config: Any) -> dict[str, Any]:
 def save_config(config: Any, path: Path) -> None:
     """Write the resolved config, so that a result carries what made it."""
     write_yaml(path, to_mapping(config))
+
+
+def _with_home(value: Any) -> Any:
+    """A value with `~` in all paths in it replaced by the home folder: a shell leaves it in `--output=~/x`."""
+    if isinstance(value, Path):
+        return _expanded(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_home, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        expanded = {name: _with_home(each) for name, each in changed.items()}
+        return dataclasses.replace(value, **expanded) if expanded != changed else value
+    return value
+
+
+def _expanded(path: Path) -> Path:
+    """The path with `~` replaced by the home folder; as shells do, a name of no user is left as it is.
+
+    Raises:
+        LumenError: if it is not known where the home folder is.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        if path.parts[0] == "~":
+            raise LumenError(f"{path}: it is not known where the home folder is: write the whole path") from error
+        return path
 
 
 def _split_off(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -233,7 +261,7 @@ def _plain(message: str) -> str:
 
 def _decode(hint: type, value: Any) -> Any:
     if issubclass(hint, Path) and isinstance(value, str):
-        return Path(value)
+        return _expanded(Path(value))
     raise msgspec.ValidationError(f"Expected {hint.__name__}")
 
 

@@ -227,3 +227,23 @@ def test_yaml_round_trip(tmp_path: Path, config: Config) -> None:
     save_config(config, tmp_path / "config.yaml")
     assert load_config(Config, tmp_path / "config.yaml") == config
     assert from_mapping(Config, to_mapping(config), "memory") == config
+
+
+def test_the_home_folder_is_meant_by_a_tilde_in_flags_and_yaml_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert parse("~/clip.mp4", "--output=~/x") == Config(video=tmp_path / "clip.mp4", output=tmp_path / "x")
+    file = preset(tmp_path, "video: ~/clip.mp4\noutput: ~/x")
+    assert parse("--config", file) == Config(video=tmp_path / "clip.mp4", output=tmp_path / "x")
+    assert parse("--config=~/preset with space.yaml").output == tmp_path / "x"
+    assert load_config(Config, Path(file)).output == tmp_path / "x"
+    assert parse("~no_such_user.mp4").video == Path("~no_such_user.mp4")
+
+
+def test_a_home_folder_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda _: [][0])
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(LumenError, match=r"~/clip.mp4: it is not known where the home folder is"):
+        parse("~/clip.mp4")

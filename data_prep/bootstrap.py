@@ -1,14 +1,12 @@
 """Sequence → SfM training data: a first Structure from Motion, from nothing but the frames."""
 
 import logging
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -20,7 +18,6 @@ from data_prep.bootstrap_summary import describe_models, summary_line
 from data_prep.model_cleaning import CleaningRules, clean_models
 from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
 from data_prep.unknown_camera import find_camera, likely_camera, undistort_with_models
-from pipeline import __version__
 from pipeline.color_consistency import mean_colors
 from pipeline.command import run_command
 from pipeline.config import from_mapping, save_config, to_mapping
@@ -28,7 +25,8 @@ from pipeline.errors import LumenError, NoReconstruction, require
 from pipeline.files import read_yaml, write_bytes, write_json
 from pipeline.flow_finder import FlowFinder
 from pipeline.manifest import Manifest, Stage, fingerprint_path
-from pipeline.outputs import WorkFolder, work_folder
+from pipeline.output_record import remove_own
+from pipeline.outputs import WorkFolder, joined_output, work_folder
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
 from pipeline.tracks import Integers, Tracks
@@ -104,7 +102,7 @@ def run(config: BootstrapConfig) -> list[Path]:
     video = InputVideo.read(config.sequence)
     output = BootstrapPaths.of(video.paths).root
     replaceable = config.overwrite or not TrainingPaths(video.paths.root).motion.exists()
-    with work_folder(output, is_ours=_is_ours, overwrite=replaceable) as work:
+    with joined_output(video.paths.root), work_folder(output, "bootstrap.py", overwrite=replaceable) as work:
         paths = BootstrapPaths(work.path)
         _resume_or_clear(config, video, work)
         try:
@@ -117,16 +115,11 @@ def run(config: BootstrapConfig) -> list[Path]:
                 # The frames will be those of another camera.
                 work.remove_output()
             _write(video, found, paths, report)
-        for folder in (paths.correspondences, paths.mapping):
-            shutil.rmtree(folder, ignore_errors=True)
+        remove_own(paths.correspondences, paths.mapping)
         report.save(paths.report)
         work.publish()
     final = BootstrapPaths(output)
     return [TrainingPaths(video.paths.root).model, final.overview]
-
-
-def _is_ours(folder: Path) -> bool:
-    return BootstrapPaths(folder).report.exists()
 
 
 def _keep_for_inspection(error: NoReconstruction, work: WorkFolder, report: StageReport) -> Path:
@@ -156,6 +149,21 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
     Manifest.load(path).complete(stage, [paths.config])
 
 
+def reason_to_run(config: BootstrapConfig) -> str | None:
+    """Why a sequence's first SfM has to be made, or made again; None if there is one of these settings and frames.
+
+    Raises:
+        LumenError: if the sequence cannot be read.
+    """
+    video = InputVideo.read(config.sequence)
+    if not TrainingPaths(video.paths.root).motion.exists():
+        return "not run yet"
+    try:
+        return Manifest.load(BootstrapPaths.of(video.paths).manifest).reason_to_run(_stage(config, video))
+    except LumenError as error:
+        return str(error)
+
+
 def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
     """Everything that the outputs depend on."""
     settings = {name: value for name, value in to_mapping(config).items() if name not in _NOT_RECORDED}
@@ -163,8 +171,6 @@ def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
         "images": fingerprint_path(video.source.images),
         "mask": fingerprint_path(video.source.mask),
         "sequence": fingerprint_path(video.source.sequence),
-        # Another OpenCV may find other corners, and another flow.
-        "version": f"{__version__}, OpenCV {cv2.__version__}",
     }
     if video.source.frame_masks.exists():
         inputs["masks"] = fingerprint_path(video.source.frame_masks)
@@ -210,7 +216,7 @@ class _Reconstruction:
     """What is written: models, the best first, of the tracks with their colours.
 
     Attributes:
-        missing: index of each frame that the best model lacks → why.
+        missing: index of each frame that is in no model → why.
     """
 
     models: list[TrackModel]
@@ -335,7 +341,7 @@ def _map(
 
 
 def _missing(correspondences: Correspondences, found: VideoModels | None = None) -> dict[int, str]:
-    """Index of each frame that the best model lacks, or before there is one will lack as far as is known → why."""
+    """Index of each frame that is in no model, or before there is one of each that cannot be in any → why."""
     tracks = correspondences.tracks
     reasons = without_points(tracks) if found is None else found.missing(tracks)
     reasons |= dict.fromkeys(correspondences.unreadable, _UNREADABLE)

@@ -11,7 +11,6 @@ import pycolmap
 
 from pipeline.color_consistency import mean_colors
 from pipeline.conventions import opencv_from_colmap
-from pipeline.errors import explain_os_errors
 from pipeline.image_sampling import sample
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
@@ -20,6 +19,7 @@ from pipeline.tracks import Tracks
 from pipeline.training_data import Bytes, inside_mask
 from pipeline.training_files import write_training_data
 from sfm.colmap_model import training_data_from_model
+from sfm.colmap_writing import write_binary_model
 from sfm.track_model import TrackModel, colored_reconstruction, keep_points
 from sfm.triangulation import reprojection_errors
 
@@ -136,6 +136,5 @@ def write_model(
     images = {paths.image(int(index)).name: paths.image(int(index)) for index in tracks.frame_index}
     data = training_data_from_model(reconstruction, mask, tracks.frame_index, images)
     motion = write_training_data(data, paths.root, number, models)[-1]
-    with explain_os_errors("write", motion.parent):
-        reconstruction.write_binary(motion.parent)
+    write_binary_model(reconstruction, motion.parent)
     return motion.parent

@@ -27,7 +27,7 @@ def describe_models(
         video: the sequence.
         models: what is written of it, the best first.
         best: figures of the first model.
-        missing: index of each frame that the best model lacks → why.
+        missing: index of each frame that is in no model → why.
         camera: of the frames that were mapped.
         report: to fill in.
     """

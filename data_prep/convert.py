@@ -27,6 +27,7 @@ from pipeline.sequence_images import read_own_mask
 from pipeline.training_data import Bytes, TrainingData
 from pipeline.training_files import read_mask, read_training_data, write_training_data
 from sfm.colmap_model import frame_number, model_from_training_data, read_model, training_data_from_model
+from sfm.colmap_writing import write_binary_model
 from sfm.export import write_nerfstudio, write_tum
 
 _CHECKED_FRAMES = 12
@@ -78,11 +79,9 @@ def run(config: ConvertConfig) -> list[Path]:
         LumenError: if the input holds neither, or lacks something that the output needs.
     """
     report = StageReport("convert")
-    _protect_input(config)
-    write = _conversion(config)
-    with work_folder(
-        config.output, is_ours=lambda folder: ConversionPaths(folder).report.exists(), overwrite=config.overwrite
-    ) as work:
+    inputs = (config.input, config.images, config.mask)
+    with work_folder(config.output, "convert.py", inputs=inputs, overwrite=config.overwrite) as work:
+        write = _conversion(config)
         work.clear()
         paths = ConversionPaths(work.path)
         try:
@@ -104,14 +103,6 @@ def run(config: ConvertConfig) -> list[Path]:
             raise
     final = ConversionPaths(config.output)
     return [final.main(config.to), *([final.check] if config.check else [])]
-
-
-def _protect_input(config: ConvertConfig) -> None:
-    """Refuse an output whose replacement would take an input with it."""
-    output = config.output.resolve()
-    for path in (config.input, config.images, config.mask):
-        if path is not None and path.resolve().is_relative_to(output):
-            raise LumenError(f"--output {config.output} would replace {path}, which is read: choose another output")
 
 
 def _conversion(config: ConvertConfig) -> Callable[[ConversionPaths], TrainingData]:
@@ -217,9 +208,7 @@ def _write(
     masks = [] if config.to == "training" else _write_masks(config, data, paths)
     data = replace(data, image_paths=[_link(data, view, paths) for view in range(len(data.image_paths))])
     if config.to == "colmap":
-        with explain_os_errors("write", paths.model):
-            paths.model.mkdir(parents=True)
-            _colmap_model(config, data).write_binary(paths.model)
+        write_binary_model(_colmap_model(config, data), paths.model)
     elif config.to == "training":
         _link_depths(config.input, data, TrainingPaths(paths.root))
         write_training_data(data, paths.root)

@@ -2,14 +2,12 @@
 
 import logging
 import math
-import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pycolmap
 import tyro
 
 from data_prep.calibration import read_calibration
@@ -23,21 +21,24 @@ from data_prep.extraction_plan import (
     why_nothing_is_kept,
 )
 from data_prep.frame_choice import ChoiceRules, choose_frames
-from data_prep.frame_source import open_source, source_name
+from data_prep.frame_source import open_source, source_name, source_place
 from data_prep.sequence_writer import FrameFormat, write_frames, write_sequence
 from data_prep.source_frame import FrameSource
 from data_prep.undistort import plan_undistortion
 from data_prep.video_survey import Survey, survey_video
-from pipeline import __version__
 from pipeline.command import run_command
 from pipeline.config import save_config, to_mapping
-from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.errors import LumenError, require
 from pipeline.images import write_image
 from pipeline.manifest import Manifest, Stage, fingerprint_path
+from pipeline.output_record import remove_own
 from pipeline.outputs import WorkFolder, work_folder
 from pipeline.paths import RunPaths
 from pipeline.report import StageReport
 from pipeline.sequence import Calibration, Sequence
+
+if TYPE_CHECKING:
+    import pycolmap
 
 FORMAT_VERSION = 1
 _MARGIN_SHARE = 0.004
@@ -149,7 +150,8 @@ def run(config: ExtractConfig) -> list[Path]:
     output = config.output or Path("sequences") / source_name(config.video)
     if not config.overwrite:
         _refuse_another_video(output, source)
-    with work_folder(output, is_ours=_is_extraction, overwrite=config.overwrite) as work:
+    inputs = (source_place(config.video), config.calibration)
+    with work_folder(output, "extract.py", inputs=inputs, overwrite=config.overwrite) as work:
         paths = RunPaths(work.path)
         with report.timed("fingerprint"):
             sha256 = source.fingerprint()
@@ -170,17 +172,9 @@ def run(config: ExtractConfig) -> list[Path]:
     return [*(output / name for name in names), RunPaths(output).contact_sheet]
 
 
-def _is_extraction(folder: Path) -> bool:
-    """Whether a folder holds what `run` writes and nothing else."""
-    paths = RunPaths(folder)
-    files = (paths.manifest, paths.contact_sheet, paths.survey, paths.content_area, paths.config("extract"))
-    known = {path.name for path in (*files, paths.report("extract").parent, *paths.segments())}
-    return paths.report("extract").exists() and all(child.name in known for child in folder.iterdir())
-
-
 def _refuse_another_video(output: Path, source: FrameSource) -> None:
     """Say so if what is in the way comes of another video: `work_folder` would only advise to replace it."""
-    sequences = RunPaths(output).sequences() if _is_extraction(output) else []
+    sequences = RunPaths(output).sequences() if RunPaths(output).report("extract").exists() else []
     if not sequences:
         return
     try:
@@ -197,9 +191,9 @@ def _refuse_another_video(output: Path, source: FrameSource) -> None:
 
 
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
-    """What the survey depends on. The version belongs to it: no run goes on from what another one measured."""
+    """What the survey depends on."""
     settings = {name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps")}
-    return Stage("survey", settings, {"video": sha256, "version": __version__}, format_version=FORMAT_VERSION)
+    return Stage("survey", settings, {"video": sha256}, format_version=FORMAT_VERSION)
 
 
 def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
@@ -258,16 +252,14 @@ def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths
     stage = _frames_stage(config, sha256)
     is_current = manifest.reason_to_run(stage) is None
     if not is_current:
-        with explain_os_errors("write", paths.root):
-            for folder in paths.segments():
-                shutil.rmtree(folder)
+        remove_own(*paths.segments())
     # Even if frames are current: the same calibration may lie somewhere else by now.
     _save_settings(config, paths.config("extract"))
     if not is_current:
         manifest.complete(stage, [paths.config("extract")])
 
 
-def _plan(config: ExtractConfig, survey: Survey, camera: pycolmap.Camera | None) -> ExtractionPlan:
+def _plan(config: ExtractConfig, survey: Survey, camera: "pycolmap.Camera | None") -> ExtractionPlan:
     segments = choose_frames(survey.qualities, config.rules)
     if not any(segment.kept for segment in segments):
         raise LumenError(f"{config.video}: {why_nothing_is_kept(segments, config.min_segment_frames)}")

@@ -34,9 +34,14 @@ def source_name(path: Path) -> str:
     """A name for what comes of a source: the video's without suffix, the folder's, or that of a glob's folder."""
     if path.is_file():
         return path.stem
+    return source_place(path).resolve().name
+
+
+def source_place(path: Path) -> Path:
+    """What a source lies in: the video file, the folder of images, or that of a glob pattern."""
     while glob.has_magic(path.name) and not path.exists():
         path = path.parent
-    return path.resolve().name
+    return path
 
 
 def _open(path: Path, image_fps: float) -> FrameSource:

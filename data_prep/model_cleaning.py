@@ -10,7 +10,7 @@ from pipeline.errors import NoReconstruction, require
 from pipeline.report import StageReport
 from pipeline.tracks import Tracks
 from sfm.cleaning import clean
-from sfm.track_model import MIN_FRAME_POINTS
+from sfm.track_model import MIN_FRAME_POINTS, TrackModel
 from sfm.video_mapping import VideoModels
 
 _EXPLAINED_WARNED = 0.6
@@ -39,6 +39,20 @@ class CleaningRules:
         require(0 < share <= 1, f"--inlier_percentage {share:g}: above 0, at most 1")
 
 
+def explained_share(model: TrackModel, tracks: Tracks, min_views: int) -> float:
+    """The share 0..1 of the observations in a model's own frames that agree with its points.
+
+    Args:
+        model: of the tracks.
+        tracks: of the whole video; only those count that are observed in `min_views` of the model's frames.
+        min_views: fewest frames of a point.
+    """
+    inside = model.registered[tracks.frame]
+    views = np.bincount(tracks.track[inside], minlength=tracks.track_count)
+    followed = inside & (views[tracks.track] >= min_views)
+    return float(model.used.sum() / max(1, followed.sum()))
+
+
 def clean_models(
     found: VideoModels, tracks: Tracks, colors: npt.NDArray[np.float64], rules: CleaningRules, report: StageReport
 ) -> VideoModels:
@@ -55,15 +69,15 @@ def clean_models(
         NoReconstruction: if no model has enough points left.
     """
     before = found.models[0].point_count
-    lengths = tracks.lengths()[tracks.track]
-    explained = float(found.models[0].used.sum() / max(1, (lengths >= rules.min_views).sum()))
-    report.counts["explained_observations"] = round(explained, 3)
-    if explained < _EXPLAINED_WARNED:
-        report.warnings.append(
-            f"the model explains only {explained:.0%} of what was followed: look whether its cloud makes sense before "
-            "you use it"
-        )
-        logger.warning(report.warnings[-1])
+    explained = [explained_share(model, tracks, rules.min_views) for model in found.models]
+    report.counts["explained_observations"] = round(explained[0], 3)
+    for number, share in enumerate(explained):
+        if share < _EXPLAINED_WARNED:
+            report.warnings.append(
+                f"model {number} explains only {share:.0%} of what was followed in its frames: check its point cloud "
+                "before you use it"
+            )
+            logger.warning(report.warnings[-1])
     share, largest = rules.inlier_percentage, rules.max_depth_uncertainty
     cleaned = [clean(model, tracks, colors, largest, share) for model in found.models]
     enough = [each for each in cleaned if each.model.point_count >= MIN_FRAME_POINTS]

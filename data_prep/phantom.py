@@ -29,6 +29,8 @@ from data_prep.simulation.video_camera import VideoCamera, exposure_gains
 from pipeline.command import run_command
 from pipeline.config import to_mapping
 from pipeline.errors import explain_os_errors, require
+from pipeline.images import write_image
+from pipeline.output_record import own
 from pipeline.outputs import work_folder
 from pipeline.phantom_files import DEPTH_UNIT_MM, PhantomPaths
 from pipeline.progress import progress
@@ -173,9 +175,7 @@ def run(config: PhantomConfig) -> list[Path]:
         LumenError: if the output exists and may not be replaced, or cannot be written.
     """
     report = StageReport("phantom")
-    with work_folder(
-        config.output, is_ours=lambda folder: PhantomPaths(folder).truth.is_file(), overwrite=config.overwrite
-    ) as work:
+    with work_folder(config.output, "phantom.py", overwrite=config.overwrite) as work:
         work.clear()
         try:
             _make(config, PhantomPaths(work.path), report)
@@ -199,8 +199,7 @@ def _make(config: PhantomConfig, paths: PhantomPaths, report: StageReport) -> No
 
 def _write_frames(phantom: Phantom, paths: PhantomPaths) -> None:
     config = phantom.config
-    if config.depth:
-        paths.depths.mkdir()
+    own(paths.video)
     with av.open(str(paths.video), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=config.rate, options={"crf": str(config.crf)})
         stream.width, stream.height = config.size
@@ -235,7 +234,7 @@ def _encodable(picture: npt.NDArray[np.uint8]) -> av.VideoFrame:
 
 def _write_depth(path: Path, depth_mm: npt.NDArray[np.float32]) -> None:
     steps = np.clip(np.round(depth_mm / DEPTH_UNIT_MM), 0, 65535).astype(np.uint16)
-    path.write_bytes(cv2.imencode(".png", steps, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
+    write_image(path, steps, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 def _exposure(

@@ -6,7 +6,6 @@ done again with a better camera.
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,8 +19,10 @@ from data_prep.calibration import write_calibration
 from data_prep.extraction_plan import describe_calibration
 from data_prep.undistort import Undistortion, plan_undistortion
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import is_leftover, link_or_copy, partial_path, publish_directory, write_bytes
+from pipeline.files import is_leftover, link_or_copy, partial_path, write_bytes
 from pipeline.images import write_image
+from pipeline.output_record import own, remove_own
+from pipeline.outputs import joined_output
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
 from pipeline.sequence import ContentArea, Sequence
@@ -82,6 +83,16 @@ def undistort_sequence(
     content = read_mask(recorded.mask)
     undistortion = plan_undistortion(camera, content, max_field_of_view_deg)
     opencv_camera = _as_opencv_has_it(camera)
+    with joined_output(paths.root):
+        _write_undistorted(paths, sequence, content, undistortion, jpeg_quality)
+        write_calibration(paths.calibration, opencv_camera, {"origin": "self"})
+        _as_undistorted(sequence, camera, undistortion, content).save(paths.sequence)
+    return undistortion
+
+
+def _write_undistorted(
+    paths: SequencePaths, sequence: Sequence, content: Mask, undistortion: Undistortion, jpeg_quality: int
+) -> None:
     recorded = _keep_recorded(paths)
     # A half-done mixture must not be said to be undistorted, not even with the camera of an earlier call.
     _copy(recorded.sequence, paths.sequence)
@@ -92,9 +103,6 @@ def undistort_sequence(
         writer = _FrameWriter(recorded, paths, content, undistortion, jpeg_quality)
         writer.write([frame.index for frame in sequence.frames])
         write_image(paths.mask, undistortion.mask(content))
-    write_calibration(paths.calibration, opencv_camera, {"origin": "self"})
-    _as_undistorted(sequence, camera, undistortion, content).save(paths.sequence)
-    return undistortion
 
 
 def _as_undistorted(sequence: Sequence, camera: pycolmap.Camera, undistortion: Undistortion, content: Mask) -> Sequence:
@@ -159,11 +167,13 @@ def _keep_recorded(paths: SequencePaths) -> SequencePaths:
     )
     partial = partial_path(recorded.root)
     with explain_os_errors("write", recorded.root):
-        if partial.exists():
-            shutil.rmtree(partial)
+        remove_own(partial)
         for file in _files(paths):
+            # What a killed call has linked is linked anew: the frames may be others by now.
+            (partial / file).unlink(missing_ok=True)
             link_or_copy(paths.root / file, partial / file)
-    publish_directory(partial, recorded.root)
+            own(recorded.root / file)
+        os.rename(partial, recorded.root)
     return recorded
 
 

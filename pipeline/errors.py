@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,18 @@ class LumenError(Exception):
 
 class NoReconstruction(LumenError):
     """The frames were read well, but no model explains them; what was found on the way may show why."""
+
+
+class PartialSuccess(LumenError):
+    """A part of the work succeeded. Commands print the outputs of that part and the message, and exit with status 3.
+
+    Attributes:
+        outputs: what was written.
+    """
+
+    def __init__(self, message: str, outputs: Sequence[Path] = ()) -> None:
+        super().__init__(message)
+        self.outputs = list(outputs)
 
 
 def require(condition: bool, message: str) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,9 +13,10 @@ import numpy.typing as npt
 import yaml
 
 from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.output_record import RECORD_NAME, own, share_output
 
 _ROWS_AT_ONCE = 1000
-_PARTIAL, _REPLACED, _DISCARDED = ".partial.", ".replaced.", ".discarded."
+_PARTIAL, _REPLACED = ".partial.", ".replaced."
 
 
 def partial_path(path: Path) -> Path:
@@ -26,7 +26,7 @@ def partial_path(path: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether `path` has a temporary name, or is inside a folder that has one: what a kill can leave behind."""
-    return any(part.startswith((_PARTIAL, _REPLACED, _DISCARDED)) for part in path.parts)
+    return any(part.startswith((_PARTIAL, _REPLACED)) or part == RECORD_NAME for part in path.parts)
 
 
 @contextmanager
@@ -36,12 +36,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The temporary name is the same at every run, so a killed write leaves at most one file, which the next one
     replaces. It also means that no two processes may write the same path at once.
 
+    Inside an output that this process holds, the file is listed in its record (`pipeline.output_record`).
+
     Raises:
-        LumenError: if the file cannot be written (disk full, no permission, ...); nothing is left behind.
+        LumenError: if the file cannot be written (disk full, no permission, ...), or one of the user is there; nothing
+            is left behind.
     """
     partial = partial_path(path)
     with explain_os_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        own(path)
         try:
             yield partial
             _flush_to_disk(partial)
@@ -63,10 +67,25 @@ def link_or_copy(source: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
             raise LumenError(f"{target} exists already")
+        own(target)
         with suppress(OSError):
             # Resolved, because a relative symbolic link means something else in another folder.
             os.link(source.resolve(), target)
             return
+    with explain_os_errors("read", source):
+        data = source.read_bytes()
+    write_bytes(target, data)
+
+
+def copy_or_link(source: Path, target: Path) -> None:
+    """Copy a file; give it a second name instead if both lie in one output that this process holds.
+
+    Raises:
+        LumenError: see `link_or_copy`.
+    """
+    if share_output(source, target):
+        link_or_copy(source, target)
+        return
     with explain_os_errors("read", source):
         data = source.read_bytes()
     write_bytes(target, data)
@@ -192,71 +211,6 @@ def _is_plain(node: yaml.Node) -> bool:
 _FLOAT_WITHOUT_DOT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)[eE][0-9]+")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+.0123456789"))
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+.0123456789"))
-
-
-def publish_directory(partial: Path, final: Path) -> None:
-    """Move a finished folder to its final name, replacing what is there; undo-able at any point of a kill.
-
-    An existing `final` is first moved aside; `recover_directory` puts it back if the process dies in between.
-
-    Raises:
-        LumenError: if it cannot be moved; `final` is then what it was.
-    """
-    recover_directory(final)
-    aside = _aside_path(final)
-    with explain_os_errors("write", final):
-        if os.path.lexists(final):
-            os.rename(final, aside)
-        try:
-            os.rename(partial, final)
-        except OSError:
-            if os.path.lexists(aside):
-                os.rename(aside, final)
-            raise
-        _discard(aside, final)
-
-
-def remove_directory(path: Path) -> None:
-    """Remove a folder, if it is there; a kill leaves all of it or nothing under its name.
-
-    Raises:
-        LumenError: if it cannot be removed.
-    """
-    discarded = path.with_name(f"{_DISCARDED}{path.name}")
-    with explain_os_errors("write", path):
-        _remove(discarded)
-        if os.path.lexists(path):
-            os.rename(path, discarded)
-            _remove(discarded)
-
-
-def recover_directory(final: Path) -> None:
-    """Finish or undo a `publish_directory` that was killed half-way. Call it before looking at `final`."""
-    aside = _aside_path(final)
-    with explain_os_errors("write", final):
-        if os.path.lexists(aside) and not os.path.lexists(final):
-            os.rename(aside, final)
-        _discard(aside, final)
-
-
-def _aside_path(final: Path) -> Path:
-    return final.with_name(f"{_REPLACED}{final.name}")
-
-
-def _discard(aside: Path, final: Path) -> None:
-    """Delete under a name that nothing is ever restored from, so that a kill leaves no half-deleted `aside`."""
-    discarded = final.with_name(f"{_DISCARDED}{final.name}")
-    _remove(discarded)
-    if os.path.lexists(aside):
-        os.rename(aside, discarded)
-        _remove(discarded)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -1,8 +1,8 @@
 """What made each output of a run, and so whether it is still current.
 
-A stage's fingerprint covers its inputs' contents, its resolved config, the version of the format it writes and the
-fingerprints of the stages before it. A re-run skips what is current, redoes what changed and everything
-downstream of it, and says which and why.
+A stage's fingerprint covers its inputs' contents, its resolved config, the version of the format it writes, the
+versions of this tool and of its libraries, and the fingerprints of the stages before it. A re-run skips what is
+current, redoes what changed and everything downstream of it, and says which and why.
 """
 
 import hashlib
@@ -19,8 +19,9 @@ import msgspec
 from pipeline.config import to_mapping
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import is_leftover, write_json
+from pipeline.versions import versions
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _REDONE = "redone"
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class StageRecord:
 
     fingerprint: str
     format_version: int
+    versions: dict[str, str]
     config: dict[str, Any]
     inputs: dict[str, str]
     after: dict[str, str]
@@ -97,6 +99,8 @@ class Manifest:
             return "not run yet"
         if record.format_version != wanted.format_version:
             return f"format version {record.format_version} → {wanted.format_version}"
+        for name, old, new in _differences(record.versions, wanted.versions):
+            return f"version of {name}: {old} → {new}"
         for name, old, new in _differences(record.after, wanted.after):
             return f"{name} was redone" if old and new else f"{'no longer ' if old else ''}comes after {name}"
         for name, old, new in _differences(record.inputs, wanted.inputs):
@@ -146,6 +150,7 @@ class Manifest:
             raise LumenError(f"{stage.name} needs {missing[0]} first: run that stage")
         parts: dict[str, Any] = {
             "format_version": stage.format_version,
+            "versions": versions(),
             "config": json.loads(json.dumps(to_mapping(stage.config))),
             "inputs": dict(stage.inputs),
             "after": {name: self._stages[name].fingerprint for name in stage.after},

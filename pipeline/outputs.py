@@ -1,14 +1,32 @@
-"""The folder a command writes: claimed, made beside its place by one process alone, and moved there as a whole."""
+"""The folder that a command writes: what may be there before, and what of it is ever replaced or removed.
 
-import shutil
-from collections.abc import Callable, Iterator
+An output folder is new, empty, or has this tool's record of what it wrote there (`pipeline.output_record`). Anything
+else is refused. A command either makes its output in a hidden folder beside it and moves it into place as a whole
+(`work_folder`), or writes it in place file by file (`output_folder`). Files of the user in an output stay.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import partial_path, publish_directory, recover_directory, remove_directory
+from pipeline.files import partial_path
 from pipeline.locks import held
+from pipeline.output_record import (
+    RECORD_NAME,
+    OutputRecord,
+    foreign_in,
+    held_record,
+    is_empty,
+    is_held,
+    own,
+    recording,
+    unlisted_in,
+)
+
+_ASIDE = ".replaced."
 
 
 @dataclass(frozen=True)
@@ -18,84 +36,277 @@ class WorkFolder:
     Attributes:
         path: where to write; it keeps what a killed run of the same command left.
         output: where `publish` puts it.
+        record: of what is written into it.
     """
 
     path: Path
     output: Path
+    record: OutputRecord
     _claim: Callable[[], None]
 
     def clear(self) -> None:
         """Remove what is in it."""
-        with explain_os_errors("write", self.path):
-            for child in self.path.iterdir():
-                if child.is_dir() and not child.is_symlink():
-                    shutil.rmtree(child)
-                else:
-                    child.unlink()
+        self.record.clear()
 
     def discard(self) -> None:
-        """Remove it, because there is nothing in it worth going on from."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove it, because nothing in it is worth resuming from."""
+        self.record.discard()
 
     def remove_output(self) -> None:
-        """Remove what is to be replaced, before something outside of it changes to which it would no longer fit.
+        """Remove the old output before its inputs change.
 
         Raises:
             LumenError: if it may not be replaced, or cannot be removed.
         """
         self._claim()
-        remove_directory(self.output)
+        record = OutputRecord.load(self.output) if self.output.exists() else None
+        if record is not None:
+            record.clear()
 
     def publish(self, elsewhere: Path | None = None) -> None:
-        """Move it to its place, or elsewhere, whole, replacing what may be replaced.
+        """Move it to its place, or elsewhere, as a whole. What it replaces is removed; files of the user stay.
 
         Raises:
-            LumenError: if something that may not be replaced has come there meanwhile, or it cannot be moved.
+            LumenError: if something that may not be replaced has come there meanwhile, a file of the user has the name
+                of a new one, or it cannot be moved.
         """
         if elsewhere is None:
             self._claim()
-        publish_directory(self.path, elsewhere or self.output)
+        self.record.tidy()
+        _publish(self.record, elsewhere or self.output)
 
 
 @contextmanager
-def work_folder(output: Path, *, is_ours: Callable[[Path], bool], overwrite: bool) -> Iterator[WorkFolder]:
+def work_folder(
+    output: Path, kind: str, *, inputs: Iterable[Path | None] = (), overwrite: bool = False
+) -> Iterator[WorkFolder]:
     """Claim `output` and hold the hidden folder in which it is made.
 
     Args:
         output: the folder to be; what a killed `publish` left of it is put right first.
-        is_ours: whether an existing folder holds what this command makes; nothing else is ever replaced.
-        overwrite: the user allows replacing it.
+        kind: the command that makes such outputs; outputs of others are never replaced.
+        inputs: what the command reads; the output may not overlap with it.
+        overwrite: the user allows to replace an output of this kind.
 
     Raises:
-        LumenError: if the output exists and was not to be replaced, or holds something else, or cannot be written, or
-            another process is making it.
+        LumenError: if the output exists and was not to be replaced, holds something else, overlaps with an input, or
+            cannot be written, or another process is making it.
     """
-    output = output if output.name not in ("", "..") else output.resolve()
+    output = _real_place(output)
+    if held_record(output) is None:
+        refuse_overlap(output, inputs)
 
     def claim() -> None:
-        _claim_output(output, is_ours, overwrite)
+        _claim_output(output, kind, overwrite)
 
     path = partial_path(output)
     with explain_os_errors("write", output):
         path.mkdir(parents=True, exist_ok=True)
     with held(path, busy=f"another process is making {output}: wait for it"):
+        record = None
         try:
+            record = _claim_work(path, kind)
             claim()
-            yield WorkFolder(path, output, claim)
+            with recording(record):
+                yield WorkFolder(path, output, record, claim)
         finally:
+            if record is not None and record.root == path and record.path.exists() and record.is_blank:
+                record.discard()
             with suppress(OSError):
                 path.rmdir()
 
 
-def _claim_output(output: Path, is_ours: Callable[[Path], bool], overwrite: bool) -> None:
-    recover_directory(output)
+@contextmanager
+def output_folder(
+    output: Path, kind: str, *, inputs: Iterable[Path | None] = (), flag: str = "--output"
+) -> Iterator[OutputRecord]:
+    """Claim a folder that a command writes in place, and hold it.
+
+    Args:
+        output: the folder; it is made if it is not there.
+        kind: the command, or commands, that share such outputs.
+        inputs: what the command reads; the output may not overlap with it.
+        flag: that names another output, for errors.
+
+    Raises:
+        LumenError: if the folder holds something else or overlaps with an input, cannot be written, or another process
+            holds it.
+    """
+    output = _real_place(output)
+    if held_record(output) is None:
+        refuse_overlap(output, inputs, flag)
+    is_new = not output.exists()
     with explain_os_errors("write", output):
-        if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        output.mkdir(parents=True, exist_ok=True)
+    with held(output, busy=f"another process is writing to {output}: wait for it, or choose another {flag}"):
+        record = None
+        try:
+            record = _claimed_record(output, kind, flag)
+            with recording(record):
+                yield record
+        finally:
+            if record is not None and record.is_blank:
+                record.path.unlink(missing_ok=True)
+            if is_new:
+                with suppress(OSError):
+                    output.rmdir()
+
+
+@contextmanager
+def joined_output(folder: Path) -> Iterator[None]:
+    """List what is written inside the block in the record of the output that a folder belongs to, if there is one.
+
+    Args:
+        folder: such as a sequence in the output of an extraction.
+    """
+    for place in (folder, folder.parent):
+        if is_held(place):
+            break
+        record = OutputRecord.load(place)
+        if record is not None and record.lists_any(folder):
+            with recording(record):
+                yield
             return
-    if not output.is_dir() or not is_ours(output):
-        raise LumenError(
-            f"{output} exists already and holds what this command did not make, so it is not replaced: move it "
-            "away or choose another place"
-        )
-    if not overwrite:
-        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or move it away")
+    yield
+
+
+def refuse_overlap(output: Path, inputs: Iterable[Path | None], flag: str = "--output") -> None:
+    """See that an output folder and what is read share no place.
+
+    Raises:
+        LumenError: if the output is an input, contains one, or lies inside one.
+    """
+    for given in inputs:
+        if given is None or not given.exists():
+            continue
+        how = None
+        if _is_same(output, given):
+            how = "is the input"
+        elif any(_is_same(output, parent) for parent in given.resolve().parents):
+            how = "contains the input"
+        elif any(_is_same(given, parent) for parent in output.resolve().parents):
+            how = "lies inside the input"
+        if how is not None:
+            raise LumenError(f"{flag} {output} {how} {given}: choose another folder")
+
+
+def _is_same(first: Path, second: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samefile(first, second)
+    return False
+
+
+def _real_place(output: Path) -> Path:
+    """The folder itself where a link is given: it is written through the link."""
+    is_named = output.name not in ("", "..")
+    with explain_os_errors("write", output):
+        return output if is_named and not output.is_symlink() else output.resolve()
+
+
+def _claim_work(path: Path, kind: str) -> OutputRecord:
+    """The record of the work folder: of a killed run, or a new one."""
+    record = OutputRecord.load(path)
+    if record is None or record.kind != kind:
+        found = next(iter(foreign_in(path)), None)
+        if found is not None or record is not None:
+            raise LumenError(f"{path} is in the way, {kind} did not make it: move it away")
+        own(path / RECORD_NAME)
+        record = OutputRecord.create(path, kind)
+    return record
+
+
+def _claimed_record(output: Path, kind: str, flag: str) -> OutputRecord:
+    record = _record_of(output, kind, flag)
+    if record is None:
+        own(output / RECORD_NAME)
+        record = OutputRecord.create(output, kind)
+    return record
+
+
+def _record_of(output: Path, kind: str, flag: str) -> OutputRecord | None:
+    """The record of an output of this kind; None if it is empty.
+
+    Raises:
+        LumenError: if there is anything else.
+    """
+    if not output.is_dir():
+        raise LumenError(f"{output} is a file: choose another {flag}")
+    with explain_os_errors("read", output):
+        record = OutputRecord.load(output)
+        if record is None:
+            found = next(iter(foreign_in(output)), None)
+            if found is not None:
+                raise LumenError(
+                    f"{output} holds files that LumenSfM has no record of, such as {found.relative_to(output)}: choose "
+                    f"another {flag}, or move them away"
+                )
+    if record is not None and record.kind != kind:
+        raise LumenError(f"{output} is an output of {record.kind}: choose another {flag}")
+    return record
+
+
+def _claim_output(output: Path, kind: str, overwrite: bool) -> None:
+    _recover(output)
+    with explain_os_errors("write", output):
+        if not os.path.lexists(output) or (output.is_dir() and is_empty(output)):
+            return
+    if _record_of(output, kind, "--output") is not None and not overwrite:
+        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or choose another --output")
+
+
+def _publish(record: OutputRecord, final: Path) -> None:
+    """Move a finished folder to its final name.
+
+    An existing one is first moved aside, then removed but for files of the user, which are moved back. `_recover` does
+    the rest if the process is killed in between.
+    """
+    _recover(final)
+    aside = final.with_name(f"{_ASIDE}{final.name}")
+    with explain_os_errors("write", final):
+        if os.path.lexists(final):
+            _refuse_conflicts(record, final)
+            os.rename(final, aside)
+        try:
+            own(final / RECORD_NAME)
+            os.rename(record.root, final)
+        except OSError:
+            if os.path.lexists(aside):
+                os.rename(aside, final)
+            raise
+        record.root = final
+        if aside.exists():
+            _remove_replaced(aside, final)
+
+
+def _refuse_conflicts(new: OutputRecord, final: Path) -> None:
+    for path in unlisted_in(final):
+        name = path.relative_to(final)
+        taken = [new.root / name, *(new.root / parent for parent in name.parents if (new.root / parent).is_file())]
+        if any(os.path.lexists(each) for each in taken):
+            raise LumenError(f"{path} is in the way, LumenSfM did not write it: move it away")
+
+
+def _recover(final: Path) -> None:
+    """Finish or undo a `_publish` that was killed."""
+    aside = final.with_name(f"{_ASIDE}{final.name}")
+    with explain_os_errors("write", final):
+        if not os.path.lexists(aside):
+            return
+        if not aside.is_dir() or (OutputRecord.load(aside) is None and not is_empty(aside)):
+            raise LumenError(f"{aside} is in the way, LumenSfM did not make it: move it away")
+        if os.path.lexists(final):
+            _remove_replaced(aside, final)
+        else:
+            os.rename(aside, final)
+
+
+def _remove_replaced(aside: Path, final: Path) -> None:
+    """Remove an output that was replaced; files of the user in it move to the new one."""
+    for path in unlisted_in(aside):
+        target = final / path.relative_to(aside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(target):
+            raise LumenError(f"{path} could not be moved back, {target} is in the way: move one of them away")
+        os.rename(path, target)
+    old = OutputRecord.load(aside) or OutputRecord(aside, "")
+    old.discard()

@@ -186,7 +186,7 @@ class BootstrapPaths:
 
     @property
     def unregistered(self) -> Path:
-        """The frames that model 0 lacks, an index and the reason a line."""
+        """The frames that are in no model, an index and the reason a line."""
         return self.root / "unregistered.txt"
 
     @property

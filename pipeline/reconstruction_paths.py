@@ -1,16 +1,46 @@
 """Every file name of a reconstruction."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.paths import RunPaths, SequencePaths
+from pipeline.paths import RunPaths, SequencePaths, TrainingPaths
 
 
 @dataclass(frozen=True)
 class ReconstructionPaths:
-    """The files of a reconstruction. Its folder is a sequence too, with the dense model as its training data."""
+    """The files of a reconstruction. Its folder is a sequence too, with the dense models as its training data.
+
+    Attributes:
+        root: the folder.
+        number: of the model that `sparse`, `dense`, the cloud and what follows from it belong to; 0 is the largest.
+    """
 
     root: Path
+    number: int = 0
+
+    def of_model(self, number: int) -> "ReconstructionPaths":
+        """The files of another model of the same run."""
+        return replace(self, number=number)
+
+    @property
+    def results(self) -> Path:
+        """The folder of what others take over: the run's own for model 0, one of its own for each further model."""
+        return self.root if self.number == 0 else self.root / f"model_{self.number}"
+
+    @property
+    def further_results(self) -> list[Path]:
+        """The folders of results of all further models that there are."""
+        return sorted(self.root.glob("model_*"))
+
+    @property
+    def training_data(self) -> TrainingPaths:
+        """The dense model as training data."""
+        return TrainingPaths(self.root, number=self.number)
+
+    @property
+    def index(self) -> Path:
+        """A page that lists all sequences and models of a run."""
+        return self.root / "index.html"
 
     @property
     def sequence(self) -> SequencePaths:
@@ -77,53 +107,58 @@ class ReconstructionPaths:
 
     @property
     def unregistered(self) -> Path:
-        """The frames that the best model lacks, an index and the reason a line."""
+        """The frames that are in no model, an index and the reason a line."""
         return self.root / "unregistered.txt"
 
     @property
     def sparse_models(self) -> Path:
         return self.root / "sparse"
 
-    def sparse(self, number: int = 0) -> Path:
-        """A COLMAP model of the camera's path; 0 is the best."""
-        return self.sparse_models / str(number)
+    @property
+    def sparse(self) -> Path:
+        """The COLMAP model of the camera's path."""
+        return self.sparse_models / str(self.number)
 
     @property
     def dense(self) -> Path:
-        """The COLMAP model of the dense points, with the poses of `sparse(0)`."""
-        return self.root / "dense" / "0"
+        """The COLMAP model of the dense points, with the poses of `sparse`."""
+        return self.dense_models / str(self.number)
+
+    @property
+    def dense_models(self) -> Path:
+        return self.root / "dense"
 
     @property
     def flesh(self) -> Path:
-        """The dense points of each reference, until all are joined."""
+        """The dense points of each reference of each model, until all are joined."""
         return self.root / "flesh"
 
     @property
     def dense_tracks(self) -> Path:
         """Where each dense point is seen (`pipeline.tracks`)."""
-        return self.root / "dense_tracks.npz"
+        return self.results / "dense_tracks.npz"
 
     @property
     def point_cloud(self) -> Path:
-        return self.root / "points.ply"
+        return self.results / "points.ply"
 
     @property
     def trajectory(self) -> Path:
-        return self.root / "trajectory.tum"
+        return self.results / "trajectory.tum"
 
     @property
     def transforms(self) -> Path:
         """nerfstudio's."""
-        return self.root / "transforms.json"
+        return self.results / "transforms.json"
 
     @property
     def overlay(self) -> Path:
         """The video with the points on it."""
-        return self.root / "overlay.mp4"
+        return self.results / "overlay.mp4"
 
     @property
     def page(self) -> Path:
-        return self.root / "report.html"
+        return self.results / "report.html"
 
     @property
     def next_round(self) -> Path:

@@ -1,5 +1,6 @@
 """What `reconstruct.py` takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -16,6 +17,17 @@ from pipeline.errors import require
 PairsName = Literal["keyframes", "ddl", "similar", "sequential", "exhaustive"]
 StageName = Literal["extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report"]
 STAGES: tuple[StageName, ...] = ("extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report")
+
+# The settings of the extraction, with their values where a sequence is given.
+EXTRACTION_DEFAULTS: Mapping[str, Any] = {
+    "calibration": None,
+    "stride": 1,
+    "split_at_cuts": True,
+    "keep_all": False,
+    "min_segment_frames": 5,
+    "image_fps": 30.0,
+    "record_path": True,
+}
 
 Part = TypeVar("Part")
 
@@ -136,7 +148,8 @@ class ReconstructConfig:
     cache_root: Path = field(default_factory=default_cache_root)
     """Where decoded frames for the training are kept."""
     overwrite: bool = False
-    """Replace what the output holds if it is of another input; other settings of the same need no leave."""
+    """Replace the reconstruction of another input in the output; not needed when only settings change. Files that
+    LumenSfM did not write stay."""
 
     def __post_init__(self) -> None:
         require(self.rounds >= 1, f"--rounds {self.rounds}: choose 1 or more")

@@ -1,21 +1,24 @@
 """What others take over: cloud, trajectory, cameras, a sequence to train on, and the video with the points on it."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
 from data_prep.bootstrap_input import InputVideo
-from pipeline.errors import explain_os_errors
-from pipeline.files import link_or_copy
+from pipeline.files import copy_or_link
+from pipeline.output_record import remove_own
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 from pipeline.sequence_images import read_frame
 from pipeline.tracks import Tracks
 from pipeline.training_files import read_training_data
-from reconstruction.skeleton_stage import poses_of
+from reconstruction.flesh_stage import finished_models
+from reconstruction.skeleton_stage import model_numbers, poses_of
 from sfm.colmap_model import read_model
 from sfm.export import write_nerfstudio, write_tum
 from sfm.overlay import write_overlay
@@ -24,18 +27,36 @@ logger = logging.getLogger(__name__)
 
 
 def export(video: InputVideo, paths: ReconstructionPaths, report: StageReport) -> list[Path]:
-    """Write everything that follows from the dense model; returns it, the main outputs first."""
+    """Write everything that follows from the dense models; returns it, the main outputs of the largest model first."""
     with report.timed("sequence"):
-        _link_sequence(video.paths, paths.sequence, video.frame_index)
-        data = read_training_data(paths.root)
+        _copy_sequence(video.paths, paths.sequence, video.frame_index)
+    poses = {
+        number: poses_of(read_model(paths.of_model(number).sparse), video.frame_index)
+        for number in model_numbers(paths)
+    }
+    outputs: list[Path] = []
+    for model in finished_models(paths):
+        others = {number: each for number, each in poses.items() if number != model.number}
+        _export_model(video, model, poses[model.number], others, report)
+        outputs += [model.point_cloud, model.trajectory, model.transforms, model.overlay]
+    return outputs
+
+
+def _export_model(
+    video: InputVideo,
+    paths: ReconstructionPaths,
+    poses: npt.NDArray[np.float64],
+    other_poses: dict[int, npt.NDArray[np.float64]],
+    report: StageReport,
+) -> None:
     with report.timed("write"):
+        data = read_training_data(paths.training_data.model)
         times_s = {frame.index: frame.timestamp_s for frame in video.facts.frames}
         write_tum(data, np.array([times_s[int(index)] for index in data.frame_index]), paths.trajectory)
         masks = [_mask(paths.sequence, int(index)) for index in data.frame_index]
         # Writes the cloud, too.
         write_nerfstudio(data, paths.transforms, paths.point_cloud, masks)
     with report.timed("overlay"):
-        poses = poses_of(read_model(paths.sparse()), video.frame_index)
         camera = video.camera
         assert camera is not None
 
@@ -43,8 +64,19 @@ def export(video: InputVideo, paths: ReconstructionPaths, report: StageReport) -
             return read_frame(video.source, video.frame_index[row], video.size)
 
         tracks = Tracks.load(paths.dense_tracks)
-        write_overlay(paths.overlay, read, tracks, data.points, camera, poses, _fps(times_s))
-    return [paths.point_cloud, paths.trajectory, paths.transforms, paths.overlay]
+        write_overlay(
+            *(paths.overlay, read, tracks, data.points, camera, poses, _fps(times_s)), why_no_pose=_why(other_poses)
+        )
+
+
+def _why(other_poses: dict[int, npt.NDArray[np.float64]]) -> Callable[[int], str]:
+    """What to write on a frame that a model lacks."""
+
+    def why(row: int) -> str:
+        found = next((number for number, poses in other_poses.items() if np.isfinite(poses[row, 0, 0])), None)
+        return "no pose" if found is None else f"in model {found}"
+
+    return why
 
 
 def _fps(times_s: dict[int, float]) -> float:
@@ -58,18 +90,13 @@ def _mask(paths: SequencePaths, index: int) -> Path:
     return own if own.exists() else paths.mask
 
 
-def _link_sequence(source: SequencePaths, target: SequencePaths, frame_index: list[int]) -> None:
-    """Give the frames, their masks and facts a second name in the run, which is a sequence by that."""
+def _copy_sequence(source: SequencePaths, target: SequencePaths, frame_index: list[int]) -> None:
+    """Copy the frames, their masks and facts into the run, which makes it a sequence."""
     pairs = {target.image(index): source.image(index) for index in frame_index}
     pairs |= {target.frame_mask(index): source.frame_mask(index) for index in frame_index}
     pairs[target.sequence] = source.sequence
     # An earlier run may have had other frames.
-    there = [target.sequence, *target.images.glob("*"), *target.frame_masks.glob("*")]
-    with explain_os_errors("write", target.root):
-        for path in there:
-            wanted = pairs.get(path)
-            if path.exists() and (wanted is None or not wanted.exists() or not path.samefile(wanted)):
-                path.unlink()
+    remove_own(target.sequence, target.images, target.frame_masks)
     for path, wanted in pairs.items():
-        if wanted.exists() and not path.exists():
-            link_or_copy(wanted, path)
+        if wanted.exists():
+            copy_or_link(wanted, path)

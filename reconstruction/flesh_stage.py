@@ -1,6 +1,7 @@
 """The dense points: every cell of the video's frames looked for around its references, with the path known."""
 
 import logging
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +10,7 @@ from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import sample_colors
 from descriptor.guided_finder import GuidedFinder
 from pipeline.color_consistency import mean_colors
-from pipeline.errors import NoReconstruction, explain_os_errors
+from pipeline.errors import NoReconstruction
 from pipeline.flow_finder import FlowFinder
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
@@ -19,8 +20,9 @@ from pipeline.training_files import write_training_data
 from pipeline.working_frames import WorkingFrames
 from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
-from reconstruction.skeleton_stage import poses_of
+from reconstruction.skeleton_stage import model_numbers, poses_of
 from sfm.colmap_model import read_model, training_data_from_model
+from sfm.colmap_writing import write_binary_model
 from sfm.densification import DenseLimits, Lattice
 from sfm.flesh import ReferenceRules, densify
 from sfm.track_model import TrackModel, colored_reconstruction
@@ -41,15 +43,52 @@ def grow_flesh(
     guided: GuidedFinder | None,
     paths: ReconstructionPaths,
     report: StageReport,
-) -> None:
-    """Make the dense points; writes `dense`, `dense_tracks` and the run's training data.
+) -> list[ReconstructionPaths]:
+    """Make the dense points of every model; writes `dense`, `dense_tracks` and the run's training data.
+
+    Returns:
+        The files of each model that has dense points.
 
     Raises:
-        NoReconstruction: if there is not a single one.
+        NoReconstruction: if no model has any.
+    """
+    figures: list[dict[str, Any]] = []
+    for number in model_numbers(paths):
+        try:
+            found = _densify_model(config, video, frames, guided, paths.of_model(number), report)
+        except NoReconstruction as error:
+            logger.warning("model %d: %s", number, error)
+            found = {"points": 0, "problem": str(error)}
+        figures.append({"number": number, **found})
+    finished = [each for each in figures if each["points"]]
+    if not finished:
+        raise NoReconstruction(figures[0]["problem"])
+    report.counts |= {"models": figures, **{name: value for name, value in finished[0].items() if name != "number"}}
+    report.warnings += [f"model {each['number']}: {each['problem']}" for each in figures if not each["points"]]
+    return finished_models(paths)
+
+
+def finished_models(paths: ReconstructionPaths) -> list[ReconstructionPaths]:
+    """The files of each model that has dense points, in the order of their numbers."""
+    return [paths.of_model(number) for number in model_numbers(paths) if paths.of_model(number).dense_tracks.exists()]
+
+
+def _densify_model(
+    config: ReconstructConfig,
+    video: InputVideo,
+    frames: WorkingFrames,
+    guided: GuidedFinder | None,
+    paths: ReconstructionPaths,
+    report: StageReport,
+) -> dict[str, Any]:
+    """Make the dense points of one model; returns its figures.
+
+    Raises:
+        NoReconstruction: if there is none.
     """
     camera = video.camera
     assert camera is not None
-    poses = poses_of(read_model(paths.sparse()), video.frame_index)
+    poses = poses_of(read_model(paths.sparse), video.frame_index)
     cell_px = cell_side(config, video)
     lattice = Lattice(video.mask > 0, len(frames), cell_px)
     limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
@@ -63,10 +102,11 @@ def grow_flesh(
     with report.timed("points"):
         find = _finder(config, frames, guided)
         tracks, points = densify(
-            find, lattice, camera, poses, DenseLimits(limits, config.max_depth_uncertainty), rules, usable, paths.flesh
+            *(find, lattice, camera, poses, DenseLimits(limits, config.max_depth_uncertainty), rules, usable),
+            paths.flesh / str(paths.number),
         )
     if not len(points):
-        raise NoReconstruction("no dense point: nothing that was found agrees with the camera's path")
+        raise NoReconstruction("no dense point: no correspondence agrees with the camera's path")
     tracks = Tracks(np.array(video.frame_index, np.int64), tracks.frame, tracks.track, tracks.pixels, len(points))
     model = TrackModel(camera, poses, points, np.ones(len(tracks.frame), bool))
     with report.timed("colours"):
@@ -74,7 +114,7 @@ def grow_flesh(
         shades = mean_colors(tracks.track, colors, tracks.track_count)
     with report.timed("write"):
         _write(video, model, tracks, shades, paths)
-    _tell(model, tracks, lattice, cell_px, report)
+    return _figures(model, tracks, lattice, cell_px, paths.number)
 
 
 def cell_side(config: ReconstructConfig, video: InputVideo) -> int:
@@ -105,18 +145,22 @@ def _write(
 ) -> None:
     tracks.save(paths.dense_tracks)
     reconstruction = colored_reconstruction(model, tracks, shades)
-    with explain_os_errors("write", paths.dense):
-        paths.dense.mkdir(parents=True, exist_ok=True)
-        reconstruction.write_binary(paths.dense)
+    write_binary_model(reconstruction, paths.dense)
     images = {paths.sequence.image(index).name: paths.sequence.image(index) for index in video.frame_index}
     data = training_data_from_model(reconstruction, video.mask, tracks.frame_index, images)
-    write_training_data(data, paths.root)
+    write_training_data(data, paths.root, paths.number)
 
 
-def _tell(model: TrackModel, tracks: Tracks, lattice: Lattice, cell_px: int, report: StageReport) -> None:
+def _figures(model: TrackModel, tracks: Tracks, lattice: Lattice, cell_px: int, number: int) -> dict[str, Any]:
     error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)
     coverage = lattice.coverage()[model.registered]
-    report.counts |= {
+    facts = (number, model.point_count, len(tracks.frame) / model.point_count, np.median(error_px))
+    logger.info(
+        "model %d: %d dense points, each in %.1f frames, median error %.2f px, %.0f %% of the cells covered",
+        *(*facts, 100 * coverage.mean()),
+    )
+    return {
+        "frames": int(model.registered.sum()),
         "points": model.point_count,
         "observations": len(tracks.frame),
         "mean_track_length": round(len(tracks.frame) / model.point_count, 2),
@@ -125,5 +169,3 @@ def _tell(model: TrackModel, tracks: Tracks, lattice: Lattice, cell_px: int, rep
         "least_coverage": round(float(coverage.min()), 4),
         "cell_px": cell_px,
     }
-    facts = (model.point_count, len(tracks.frame) / model.point_count, np.median(error_px), 100 * coverage.mean())
-    logger.info("%d dense points, each in %.1f frames, median error %.2f px, %.0f %% of the cells covered", *facts)

@@ -1,8 +1,9 @@
 """The page that says whether a reconstruction can be trusted."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from pipeline.errors import explain_os_errors
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.tracks import Tracks
 from pipeline.training_files import read_point_cloud
-from reconstruction.skeleton_stage import poses_of
+from reconstruction.flesh_stage import finished_models
+from reconstruction.skeleton_stage import Floats, model_numbers, poses_of
 from sfm.colmap_model import read_model
 from sfm.densification import Lattice
 from sfm.report_page import ReportContent, write_report
@@ -20,45 +22,75 @@ from sfm.triangulation import reprojection_errors
 _LOW_COVERAGE = 0.1
 
 
-def report_on(video: InputVideo, paths: ReconstructionPaths, reports_of: Sequence[Path]) -> Path:
-    """Write the page of a finished reconstruction.
+def report_on(video: InputVideo, paths: ReconstructionPaths, reports_of: Sequence[Path]) -> list[Path]:
+    """Write a page for each finished model of a reconstruction.
 
     Args:
         video: the sequence.
         paths: of the run.
         reports_of: the stages' reports, in their order.
+
+    Returns:
+        The pages, that of the largest model first.
     """
+    reports = [_read(path) for path in reports_of]
+    poses = {
+        number: poses_of(read_model(paths.of_model(number).sparse), video.frame_index)
+        for number in model_numbers(paths)
+    }
+    return [_report_model(video, model, poses, reports) for model in finished_models(paths)]
+
+
+def _report_model(
+    video: InputVideo, paths: ReconstructionPaths, poses_by_model: Mapping[int, Floats], reports: Sequence[dict]
+) -> Path:
     camera = video.camera
     assert camera is not None
-    poses = poses_of(read_model(paths.sparse()), video.frame_index)
+    poses = poses_by_model[paths.number]
     tracks = Tracks.load(paths.dense_tracks)
     points, colors = read_point_cloud(paths.point_cloud)
     assert colors is not None
-    reports = [_read(path) for path in reports_of]
-    flesh = _read(paths.stage_report("flesh"))["counts"]
+    models = _read(paths.stage_report("flesh"))["counts"]["models"]
+    flesh = next(each for each in models if each["number"] == paths.number)
     lattice = Lattice(video.mask > 0, len(poses), flesh["cell_px"])
     lattice.take(tracks.frame, tracks.pixels)
     coverage = lattice.coverage()
     registered = np.isfinite(poses[:, 0, 0])
+    in_no_model = ~np.any([np.isfinite(each[:, 0, 0]) for each in poses_by_model.values()], axis=0)
     facts = {
-        "frames with a pose": f"{registered.sum()} of {len(poses)}",
+        "frames in this model": f"{registered.sum()} of {len(poses)}",
+        "frames without a pose": f"{in_no_model.sum()}",
         "points": f"{len(points):,}",
         "observations": f"{len(tracks.frame):,}",
         "frames a point is seen in": f"{flesh['mean_track_length']:.1f}",
         "median reprojection error": f"{flesh['median_reprojection_error_px']:.2f} px",
         "mean coverage": f"{100 * coverage[registered].mean():.0f} %",
     }
-    warnings = [warning for report in reports for warning in report["warnings"]]
+    warnings = _unrelated(paths, models)
+    warnings += [warning for report in reports for warning in report["warnings"]]
     low = int((coverage[registered] < _LOW_COVERAGE).sum())
     if low:
         warnings.append(f"{low} frames have less than {_LOW_COVERAGE:.0%} of their cells covered: see Frames below")
     error_px = reprojection_errors(tracks, points, camera, poses)
     title = f"Reconstruction: {paths.root.resolve().name}"
+    title += f", model {paths.number} of {len(models)}" if len(models) > 1 else ""
     content = ReportContent(
         title, warnings, facts, tracks, points, colors, poses, error_px, coverage, reports
     )  # fmt: skip
     write_report(paths.page, content)
     return paths.page
+
+
+def _unrelated(paths: ReconstructionPaths, models: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know of a model that is not the only one."""
+    others = [each for each in models if each["number"] != paths.number]
+    if not others:
+        return []
+    named = ", ".join(f"model {each['number']} ({each.get('frames', 0)} frames)" for each in others)
+    return [
+        f"This is model {paths.number}. The sequence also has {named}: they could not be joined, so their scales and "
+        "world coordinates are unrelated. index.html lists all of them."
+    ]
 
 
 def _read(path: Path) -> dict:

@@ -12,7 +12,7 @@ from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors
 from data_prep.model_cleaning import clean_models
 from pipeline.color_consistency import mean_colors
-from pipeline.errors import LumenError, explain_os_errors
+from pipeline.errors import LumenError
 from pipeline.files import read_yaml, write_bytes
 from pipeline.paths import TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
@@ -21,6 +21,7 @@ from pipeline.tracks import Integers, Tracks
 from pipeline.training_files import read_training_data
 from reconstruction.config import ReconstructConfig
 from sfm.colmap_model import frame_number
+from sfm.colmap_writing import write_binary_model
 from sfm.track_model import TrackModel, colored_reconstruction, in_first_camera, refine
 from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, map_video, without_points
@@ -60,7 +61,7 @@ def map_skeleton(config: ReconstructConfig, video: InputVideo, paths: Reconstruc
     found = replace(found, models=[in_first_camera(model, tracks) for model in found.models])
     with report.timed("write"):
         for number, model in enumerate(found.models):
-            write_sparse(model, tracks, colors, paths, number)
+            write_sparse(model, tracks, colors, paths.of_model(number))
         _tell(video, found, tracks, known["unreadable"], paths, report)
 
 
@@ -75,6 +76,11 @@ def _known_poses(video: InputVideo) -> Floats | None:
     poses: Floats = np.empty((len(rows), 3, 4))
     poses[[rows[int(index)] for index in data.frame_index]] = data.cam_from_world
     return poses
+
+
+def model_numbers(paths: ReconstructionPaths) -> list[int]:
+    """The numbers of the models in `sparse`, ascending."""
+    return sorted(int(folder.name) for folder in paths.sparse_models.glob("*") if folder.name.isdecimal())
 
 
 def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floats:
@@ -102,14 +108,11 @@ def _adjusted(
     return VideoModels([model], {})
 
 
-def write_sparse(model: TrackModel, tracks: Tracks, colors: Floats, paths: ReconstructionPaths, number: int) -> None:
+def write_sparse(model: TrackModel, tracks: Tracks, colors: Floats, paths: ReconstructionPaths) -> None:
     """Write a model as COLMAP's."""
     shades = mean_colors(tracks.track[model.used], colors[model.used], tracks.track_count)
     reconstruction = colored_reconstruction(model, tracks, shades)
-    folder = paths.sparse(number)
-    with explain_os_errors("write", folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        reconstruction.write_binary(folder)
+    write_binary_model(reconstruction, paths.sparse)
 
 
 def _tell(
@@ -126,17 +129,19 @@ def _tell(
     figures = figures_of(found.models[0], tracks)
     report.counts |= {
         "frames": len(video.frame_index),
-        "registered": figures.frames,
+        "registered": int(np.any([model.registered for model in found.models], axis=0).sum()),
         "points": figures.points,
         "observations": figures.observations,
         "mean_track_length": round(figures.mean_track_length, 2),
         "mean_reprojection_error_px": round(figures.mean_error_px, 3),
         "models": [int(model.registered.sum()) for model in found.models],
     }
-    facts = (figures.frames, len(video.frame_index), figures.points, figures.mean_error_px)
-    logger.info("camera path: %d of %d frames, %d points, mean reprojection error %.2f px", *facts)
+    for number, model in enumerate(found.models):
+        figures = figures_of(model, tracks)
+        facts = (number, figures.frames, len(video.frame_index), figures.points, figures.mean_error_px)
+        logger.info("model %d: %d of %d frames, %d points, mean reprojection error %.2f px", *facts)
     if missing:
         index, reason = next(iter(missing.items()))
-        count = f"{len(missing)} of {len(video.frame_index)} frames have no pose"
+        count = f"{len(missing)} of {len(video.frame_index)} frames are in no model"
         report.warnings.append(f"{count}; the first is frame {index}: {reason}")
-        logger.warning("%s; each is listed in %s", report.warnings[-1], paths.unregistered)
+        logger.warning("%s; %s lists them", report.warnings[-1], paths.unregistered)

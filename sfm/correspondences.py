@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pycolmap
 
 from pipeline.errors import explain_os_errors
+from sfm.colmap_writing import own_mapping_files
 
 Pair = tuple[str, str]
 
@@ -32,6 +33,7 @@ def write_database(
     """
     with explain_os_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        own_mapping_files(path.parent)
         path.unlink(missing_ok=True)
     with pycolmap.Database.open(path) as database:
         camera_id = database.write_camera(camera)

@@ -61,7 +61,7 @@ def read_reconstruction(folder: Path) -> TrainingData:
     if TrainingPaths.find(folder) is not None:
         return read_training_data(folder)
     paths = ReconstructionPaths(folder)
-    model_folder = next((each for each in (paths.dense, paths.sparse()) if any(each.glob("cameras.*"))), folder)
+    model_folder = next((each for each in (paths.dense, paths.sparse) if any(each.glob("cameras.*"))), folder)
     model = read_model(model_folder)
     images = {image.name: Path(image.name) for image in model.images.values()}
     frames = np.array(sorted(frame_number(name) for name in images), np.int64)

@@ -2,17 +2,19 @@
 
 import itertools
 import logging
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pycolmap
 
+from pipeline.files import write_bytes
+from pipeline.output_record import own
 from pipeline.paths import SequencePaths
 from pipeline.progress import ProgressBar
 from pipeline.tracks import Integers, Tracks
 from sfm.colmap_files import is_whole
+from sfm.colmap_writing import own_mapping_files
 from sfm.correspondences import write_database
 from sfm.skeleton import correspondences_from_tracks, select_skeleton
 
@@ -58,7 +60,7 @@ def write_keyframes(
         known.has_prior_focal_length = True
         write_database(database, known, keypoints, matches)
         verify_pairs(database, list(matches), log, seed)
-        verified.touch()
+        write_bytes(verified, b"")
     return database
 
 
@@ -112,8 +114,8 @@ def map_images(
     """
     snapshots, found = folder / "snapshots", folder / "found"
     snapshots.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(found, ignore_errors=True)
-    found.mkdir()
+    found.mkdir(exist_ok=True)
+    own_mapping_files(folder)
     options = mapper_options(seed)
     options.image_names = list(names)
     options.snapshot_path = snapshots
@@ -179,6 +181,7 @@ def mapper_options(seed: int) -> pycolmap.IncrementalPipelineOptions:
 def colmap_log(path: Path) -> Iterator[None]:
     """Append what pycolmap logs inside the block to a file, instead of showing it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    own(path)
     settings = pycolmap.logging
     before = settings.alsologtostderr, settings.stderrthreshold
     settings.alsologtostderr, settings.stderrthreshold = False, settings.FATAL.value

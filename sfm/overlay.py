@@ -29,6 +29,7 @@ def write_overlay(
     camera: pycolmap.Camera,
     cam_from_world: Floats,
     fps: float,
+    why_no_pose: Callable[[int], str] = lambda _: "no pose",
 ) -> None:
     """Write a video of all frames, each with some of the points that it sees at where they project to.
 
@@ -43,6 +44,7 @@ def write_overlay(
         camera: of all frames.
         cam_from_world: (F, 3, 4), NaN for frames without a pose.
         fps: frames a second.
+        why_no_pose: the row of a frame without a pose → what to write on it.
 
     Raises:
         LumenError: if it cannot be written.
@@ -62,7 +64,10 @@ def write_overlay(
             small = np.zeros((size[1], size[0], 3), np.uint8)
             if image is not None:
                 small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-            _draw(small, row, tracks, points, camera, cam_from_world, (near, far))
+            if np.isfinite(cam_from_world[row, 0, 0]):
+                _draw(small, row, tracks, points, camera, cam_from_world, (near, far))
+            else:
+                _write_text(small, why_no_pose(row))
             container.mux(stream.encode(av.VideoFrame.from_ndarray(small, format="bgr24")))
         container.mux(stream.encode())
 
@@ -82,6 +87,10 @@ def _depth_range(tracks: Tracks, points: Floats, cam_from_world: Floats) -> tupl
     return float(near), float(max(far, near + 1e-9))
 
 
+def _write_text(small: Image, text: str) -> None:
+    cv2.putText(small, text, (12, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 255), 2, cv2.LINE_AA)
+
+
 def _draw(
     small: Image,
     row: int,
@@ -91,9 +100,6 @@ def _draw(
     cam_from_world: Floats,
     depths: tuple[float, float],
 ) -> None:
-    if not np.isfinite(cam_from_world[row, 0, 0]):
-        cv2.putText(small, "no pose", (12, 28), cv2.FONT_HERSHEY_SIMPLEX, 0.8, (0, 0, 255), 2, cv2.LINE_AA)
-        return
     track = tracks.track[tracks.in_frame(row)]
     in_camera = _in_camera(points[track], cam_from_world[row])
     in_camera = in_camera[in_camera[:, 2] > 0]

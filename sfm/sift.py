@@ -21,6 +21,7 @@ from pipeline.progress import ProgressBar
 from pipeline.sequence_images import is_cut_off
 from pipeline.tracks import Floats, Integers, Tracks
 from pipeline.training_files import read_mask
+from sfm.colmap_writing import own_mapping_files
 from sfm.mapping import colmap_log
 
 # Longest side of the content area in the images that SIFT sees (it doubles them first). Larger ones cost time and
@@ -194,6 +195,7 @@ def _verification_options(scale: float, seed: int) -> pycolmap.TwoViewGeometryOp
 
 def _open_database(path: Path, camera: pycolmap.Camera) -> int:
     """Begin the database, or go on with it; the number of its one camera."""
+    own_mapping_files(path.parent)
     try:
         with pycolmap.Database.open(path) as database:
             found = database.read_all_cameras()

@@ -52,7 +52,7 @@ class VideoModels:
     reasons: dict[int, str]
 
     def missing(self, tracks: Tracks) -> dict[int, str]:
-        """Row of each frame that the first model lacks → why."""
+        """Row of each frame that is in no model → why."""
         return _missing(self.models, tracks, self.reasons)
 
 
@@ -240,11 +240,8 @@ def without_points(tracks: Tracks) -> dict[int, str]:
 def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
     unseen = without_points(tracks)
     result = {}
-    for row in np.flatnonzero(~models[0].registered).tolist():
-        other = next((number for number, model in enumerate(models) if model.registered[row]), None)
-        if other is not None:
-            result[row] = f"is in model {other}, which could not be joined with model 0"
-        elif row in unseen:
+    for row in np.flatnonzero(~_covered(models)).tolist():
+        if row in unseen:
             result[row] = unseen[row]
         else:
             result[row] = reasons.get(row, f"sees fewer than {MIN_FRAME_POINTS} points that agree after the adjustment")

@@ -405,6 +405,6 @@ def test_models_of_somebody_else_are_not_touched(sequence: SequencePaths) -> Non
     other = TrainingPaths(sequence.root).motion
     other.parent.mkdir(parents=True)
     other.write_text("poses of somebody else")
-    with pytest.raises(LumenError, match="what this command did not make"):
+    with pytest.raises(LumenError, match="has no record of"):
         reconstruct(sequence, overwrite=True)
     assert other.read_text() == "poses of somebody else"

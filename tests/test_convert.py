@@ -198,16 +198,17 @@ def test_check_pictures_are_green_where_a_listed_view_sees_a_point(sequence: Pat
     "damage, arguments, message",
     [
         ("", ["missing", "--to", "tum"], "not a folder"),
-        ("", [".", "--to", "colmap"], "holds neither"),
+        ("", ["nothing", "--to", "colmap"], "holds neither"),
         ("motion", ["sequence", "--to", "colmap"], "motion.yaml"),
         ("image", ["sequence", "--to", "colmap"], "no such file"),
         ("", ["sequence", "--to", "tum", "--fps", "0"], "--fps 0"),
-        ("output", ["sequence", "--to", "colmap"], "did not make"),
+        ("output", ["sequence", "--to", "colmap"], "has no record of"),
     ],
 )
 def test_bad_input_is_one_line_exit_1(
     sequence: Path, tmp_path: Path, damage: str, arguments: list[str], message: str
 ) -> None:
+    (tmp_path / "nothing").mkdir()
     if damage == "motion":
         TrainingPaths(sequence).motion.write_text("poses[]:\n  poses[0]: {}\n")
     if damage == "image":
@@ -279,7 +280,7 @@ def test_the_wrong_direction_of_poses_is_warned_of(
 def test_an_output_that_holds_the_input_is_refused(sequence: Path, output: str) -> None:
     ConversionPaths(sequence).report.parent.mkdir()
     ConversionPaths(sequence).report.write_text("{}")
-    with pytest.raises(LumenError, match="would replace"):
+    with pytest.raises(LumenError, match="the input"):
         convert(sequence, "tum", sequence / output, fps=30.0, overwrite=True)
     assert read_training_data(sequence).image_paths[0].exists()
 

@@ -231,9 +231,10 @@ def test_options_do_what_they_say(video: Path, tmp_path: Path) -> None:
 def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video: Path, tmp_path: Path) -> None:
     paths, _ = only_sequence(extract(video, tmp_path / "fps", fps=10.0))
     assert "_stride_3_" in paths.root.name
+    (tmp_path / "images").mkdir()
     for i, frame in enumerate(endoscopic_frames(8)):
-        cv2.imwrite(str(tmp_path / f"{i}.png"), frame)
-    _, sequence = only_sequence(extract(tmp_path / "*.png", tmp_path / "images", image_fps=10.0))
+        cv2.imwrite(str(tmp_path / "images" / f"{i}.png"), frame)
+    _, sequence = only_sequence(extract(tmp_path / "images" / "*.png", tmp_path / "out", image_fps=10.0))
     assert [frame.timestamp_s for frame in sequence.frames] == [i / 10 for i in range(8)]
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from extraction import EXTRACT, digests, extract, only_sequence, run_command
 from pipeline.errors import LumenError
-from pipeline.files import partial_path
+from pipeline.files import partial_path, write_bytes
+from pipeline.output_record import OutputRecord, recording
 from pipeline.outputs import work_folder
 from pipeline.paths import RunPaths
 from videos import endoscopic_frames, write_video
@@ -35,7 +36,7 @@ def test_existing_output_needs_overwrite_and_foreign_folders_are_never_replaced(
     foreign = tmp_path / "thesis"
     foreign.mkdir()
     (foreign / "chapter.tex").write_text("years of work")
-    with pytest.raises(LumenError, match="did not make"):
+    with pytest.raises(LumenError, match="has no record of"):
         extract(video, foreign, overwrite=True)
     assert (foreign / "chapter.tex").exists()
 
@@ -140,19 +141,19 @@ def test_a_calibration_edited_in_place_is_seen_by_a_resumed_run(
 
 
 def test_two_runs_cannot_make_the_same_output(video: Path, tmp_path: Path) -> None:
-    with work_folder(tmp_path / "out", is_ours=lambda _: False, overwrite=False):
+    with work_folder(tmp_path / "out", "extract.py"):
         result = run_command(video, "--output", "out", folder=tmp_path)
     assert result.returncode == 1
     assert "another process" in result.stderr
     extract(video, tmp_path / "out")
 
 
-def test_a_file_of_one_s_own_in_the_output_is_not_deleted(video: Path, tmp_path: Path) -> None:
+def test_a_file_of_one_s_own_in_the_output_stays(video: Path, tmp_path: Path) -> None:
     extract(video, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(LumenError, match="did not make"):
-        extract(video, tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out" / "notes.txt").exists()
+    extract(video, tmp_path / "out", overwrite=True, stride=2)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+    assert len(only_sequence(RunPaths(tmp_path / "out"))[1].frames) == 20
 
 
 def test_other_settings_do_not_go_on_from_an_interrupted_run(
@@ -167,8 +168,9 @@ def test_other_settings_do_not_go_on_from_an_interrupted_run(
 def test_a_work_folder_of_another_format_is_started_afresh(video: Path, tmp_path: Path) -> None:
     work = partial_path(tmp_path / "out")
     work.mkdir()
-    (work / "manifest.json").write_text('{"format_version": 99}')
-    (work / "leftover").write_text("old")
+    with recording(OutputRecord.create(work, "extract.py")):
+        write_bytes(work / "manifest.json", b'{"format_version": 99}')
+        write_bytes(work / "leftover", b"old")
     run_paths = extract(video, tmp_path / "out")
     assert not (run_paths.root / "leftover").exists()
     assert len(only_sequence(run_paths)[1].frames) == 40

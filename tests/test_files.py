@@ -15,9 +15,7 @@ from pipeline.files import (
     atomic_write,
     is_leftover,
     partial_path,
-    publish_directory,
     read_yaml,
-    recover_directory,
     write_bytes,
     write_json,
     write_yaml,
@@ -205,95 +203,6 @@ def test_json_is_text_that_people_can_read(tmp_path: Path) -> None:
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert json.loads(text) == {"name": "Schläuche", "n": [1, 2]}
     assert "Schläuche" in text and text.endswith("}\n")
-
-
-def test_publishing_a_new_folder_and_replacing_it(tmp_path: Path) -> None:
-    final = tmp_path / "sequence"
-    for content in ("old", "new"):
-        publish_directory(make_folder(partial_path(final), content), final)
-        assert contents(final) == [content] * 3
-        assert names(tmp_path) == {"sequence"}
-
-
-@pytest.mark.parametrize("target_is_folder", [False, True])
-def test_publishing_over_a_file_or_a_link_leaves_the_links_target(tmp_path: Path, target_is_folder: bool) -> None:
-    final = tmp_path / "sequence"
-    if target_is_folder:
-        final.symlink_to(make_folder(tmp_path / "target", "kept"))
-    else:
-        final.write_text("a file")
-    publish_directory(make_folder(partial_path(final), "new"), final)
-    assert contents(final) == ["new"] * 3 and not final.is_symlink()
-    if target_is_folder:
-        assert contents(tmp_path / "target") == ["kept"] * 3
-
-
-def test_a_folder_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path) -> None:
-    final = make_folder(tmp_path / "sequence", "old")
-    with pytest.raises(LumenError, match="cannot write .*sequence"):
-        publish_directory(tmp_path / "there is no such folder", final)
-    assert contents(final) == ["old"] * 3
-    assert names(tmp_path) == {"sequence"}
-
-
-@pytest.mark.parametrize("function", ["rename", "rmdir", "unlink"])
-@pytest.mark.parametrize("call", range(4))
-def test_publishing_stopped_at_any_step_is_old_or_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
-) -> None:
-    final = make_folder(tmp_path / "sequence", "old")
-    partial = make_folder(partial_path(final), "new")
-    original = getattr(os, function)
-    calls = iter(range(100))
-
-    def stop(*arguments: object, **keywords: object) -> None:
-        if next(calls) == call:
-            raise KeyboardInterrupt
-        original(*arguments, **keywords)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, function, stop)
-        try:
-            publish_directory(partial, final)
-        except KeyboardInterrupt:
-            recover_directory(final)
-    assert contents(final) in (["old"] * 3, ["new"] * 3)
-    assert names(tmp_path) <= {"sequence", ".partial.sequence"}
-    publish_directory(make_folder(tmp_path / "newest", "newest"), final)
-    assert contents(final) == ["newest"] * 3
-
-
-def test_a_half_deleted_folder_is_never_restored(tmp_path: Path) -> None:
-    final = tmp_path / "sequence"
-    make_folder(tmp_path / ".discarded.sequence", "old")
-    recover_directory(final)
-    assert names(tmp_path) == set()
-
-
-def test_publishing_killed_at_any_moment_is_whole_and_never_older_than_what_was_reported(tmp_path: Path) -> None:
-    script = """
-from pathlib import Path
-from pipeline.files import partial_path, publish_directory
-import shutil
-final = Path("sequence")
-shutil.rmtree(partial_path(final), ignore_errors=True)
-for number in range(1, 100_000):
-    partial = partial_path(final)
-    partial.mkdir()
-    for name in "abc":
-        (partial / name).write_text(str(number))
-    publish_directory(partial, final)
-    print("ready" if number == 1 else number)
-"""
-    for round_number in range(10):
-        _, lines = stop_script_when_ready(script, tmp_path, signal.SIGKILL, delay_s=0.0037 * round_number)
-        final = tmp_path / "sequence"
-        recover_directory(final)
-        found = contents(final)
-        reported = int(lines[-1]) if lines and lines[-1].isdigit() else 1
-        assert len(found) == 3 and len(set(found)) == 1
-        assert int(found[0]) in (reported, reported + 1)
-        assert names(tmp_path) <= {"sequence", ".partial.sequence"}
 
 
 def test_leftovers_are_known_by_their_names() -> None:

@@ -328,7 +328,7 @@ class TestBadInput:
 
     def test_what_is_not_a_phantom_is_never_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("all of it")
-        with pytest.raises(LumenError, match="did not make"):
+        with pytest.raises(LumenError, match="has no record of"):
             run(replace(SMALL, output=tmp_path, overwrite=True))
         assert (tmp_path / "thesis.txt").read_text() == "all of it"
 

@@ -25,6 +25,7 @@ from pipeline.tracks import Tracks
 from pipeline.training_files import read_training_data
 from quick_settings import FAST
 from reconstruction import sequence_run as run_module
+from reconstruction import train_stage
 from reconstruction.config import ReconstructConfig
 from reconstruction.run import reconstruct
 from sfm import evaluate, view
@@ -56,7 +57,7 @@ def test_the_points_are_on_the_true_surface_and_the_path_is_true(
 
 
 def test_both_models_are_colmaps_and_the_dense_one_is_much_denser(whole: ReconstructionPaths) -> None:
-    sparse, dense = pycolmap.Reconstruction(whole.sparse()), pycolmap.Reconstruction(whole.dense)
+    sparse, dense = pycolmap.Reconstruction(whole.sparse), pycolmap.Reconstruction(whole.dense)
     assert sparse.num_reg_images() == dense.num_reg_images() >= 22
     assert dense.num_points3D() > 5 * sparse.num_points3D()
     assert {camera.model_name for camera in dense.cameras.values()} == {"PINHOLE"}
@@ -95,7 +96,7 @@ def test_the_overlay_has_a_picture_for_each_frame_with_points_on_it(whole: Recon
 
 def test_the_report_says_it_all_without_a_network(whole: ReconstructionPaths) -> None:
     page = whole.page.read_text()
-    assert "frames with a pose" in page and "No warnings." in page
+    assert "frames in this model" in page and "frames without a pose" in page and "No warnings." in page
     for name in ("cloud", "frames", "lengths", "errors", "graph"):
         assert f'Plotly.newPlot("{name}"' in page
     for stage in ("correspond", "skeleton", "flesh", "export"):
@@ -175,9 +176,9 @@ def test_it_stops_where_it_is_told_to_and_goes_on(sequence: SequencePaths, tmp_p
     output = tmp_path / "run"
     paths = ReconstructionPaths(output)
     assert reconstruct(ReconstructConfig(sequence.root, output, until="correspond", **FAST))[0] == paths.tracks
-    assert not paths.sparse().exists()
-    assert reconstruct(ReconstructConfig(sequence.root, output, until="skeleton", **FAST))[0] == paths.sparse()
-    assert paths.sparse().exists() and not paths.dense.exists()
+    assert not paths.sparse.exists()
+    assert reconstruct(ReconstructConfig(sequence.root, output, until="skeleton", **FAST))[0] == paths.sparse
+    assert paths.sparse.exists() and not paths.dense.exists()
 
 
 def test_changed_settings_redo_what_depends_on_them_alone(sequence: SequencePaths, tmp_path: Path) -> None:
@@ -221,7 +222,8 @@ def test_gift_is_trained_on_the_video_and_used_and_needs_no_poses(
             path.write_text(f"method: gift\nstage: {stage}\n{small}")
         return path
 
-    monkeypatch.setattr(run_module, "_gift_preset", preset)
+    for module in (run_module, train_stage):
+        monkeypatch.setattr(module, "gift_preset", preset)
     settings = FAST | {"correspondences": "both", "descriptor": "gift", "train_minutes": 0.1, "until": "correspond"}
     config = ReconstructConfig(sequence.root, tmp_path / "run", device="cpu", **settings)
     (tracks,) = [path for path in reconstruct(config) if path == ReconstructionPaths(config.output).tracks]  # type: ignore[arg-type]
@@ -257,8 +259,8 @@ def test_a_training_that_is_stopped_is_not_taken_for_done(
         asked.append(to_the_end)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "train", stopped)
-    monkeypatch.setattr(run_module.bootstrap, "run", lambda config: [])
+    monkeypatch.setattr(train_stage, "train", stopped)
+    monkeypatch.setattr("data_prep.bootstrap.run", lambda config: [])
     settings: dict[str, Any] = FAST | {"correspondences": "both", "cache_root": tmp_path / "cache"}
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
@@ -278,7 +280,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
     printed = capsys.readouterr().out
     for name in ("ATE", "RPE", "points to the surface", "completeness"):
         assert name in printed
-    evaluate.run(EvaluateConfig(whole.sparse(), against=whole.root))
+    evaluate.run(EvaluateConfig(whole.sparse, against=whole.root))
     printed = capsys.readouterr().out
     assert "frames in common         24" in printed and "position RMSE            0.000%" in printed
 

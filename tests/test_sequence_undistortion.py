@@ -19,8 +19,9 @@ from data_prep.undistort import plan_undistortion
 from extraction import digests, extract, only_sequence
 from pipeline.config import to_mapping
 from pipeline.errors import LumenError
-from pipeline.files import partial_path, write_yaml
+from pipeline.files import partial_path, write_bytes, write_yaml
 from pipeline.images import write_image
+from pipeline.outputs import joined_output
 from pipeline.paths import SequencePaths
 from pipeline.sequence import ContentArea, Sequence
 from pipeline.training_files import read_mask
@@ -285,8 +286,8 @@ def test_a_frame_without_a_mask_gets_none(paths: SequencePaths) -> None:
 
 def test_leftovers_of_a_killed_run_do_not_get_into_recorded(paths: SequencePaths) -> None:
     for leftover in (partial_path(paths.image(0)), partial_path(paths.recorded.root) / "images" / "00000099.jpg"):
-        leftover.parent.mkdir(parents=True, exist_ok=True)
-        leftover.write_bytes(b"half")
+        with joined_output(paths.root):
+            write_bytes(leftover, b"half")
     undistort_sequence(paths, make_camera())
     assert {path.name for path in paths.recorded.images.iterdir()} == {f"{index:08d}.jpg" for index in range(COUNT)}
     assert not partial_path(paths.recorded.root).exists()

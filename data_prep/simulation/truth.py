@@ -15,7 +15,7 @@ from data_prep.simulation.motion import Timeline
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import Mesh
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import write_yaml
+from pipeline.files import atomic_write, write_yaml
 from pipeline.images import write_image
 from pipeline.phantom_files import DEPTH_UNIT_MM, FORMAT_VERSION, FrameTruth, PhantomPaths, read_facts
 
@@ -144,9 +144,10 @@ def frame_truths(timeline: Timeline, timestamps_s: Float64, gains: Float64) -> t
 def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
     """Write everything but the video and the depth maps; return what was written."""
     camera = truth.camera
-    write_mesh(paths.mesh, truth.mesh)
-    with explain_os_errors("write", paths.poses):
-        np.save(paths.poses, truth.cam_from_world)
+    with atomic_write(paths.mesh) as partial:
+        write_mesh(partial, truth.mesh)
+    with atomic_write(paths.poses) as partial, partial.open("wb") as stream:
+        np.save(stream, truth.cam_from_world)
     write_image(paths.mask, truth.content.mask())
     write_calibration(paths.calibration, camera, {})
     facts = {

@@ -4,7 +4,6 @@ The layouts are those of COLMAP 4: little-endian, each file a count and then as 
 rigs.bin and no frames.bin.
 """
 
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import pycolmap
 
 from pipeline.errors import LumenError, explain_os_errors
+from sfm.colmap_text import ModelText, read_model_text
 
 _POSE = 7 * 8
-_COUNT = re.compile(r"#\s*Number of \w+:\s*(\d+)")
 
 
 class _Bytes:
@@ -92,22 +91,29 @@ _RECORDS: dict[str, Callable[[_Bytes], None]] = {
 _REQUIRED = ("cameras", "images", "points3D")
 
 
-def check_model_files(folder: Path) -> None:
+def check_model_files(folder: Path) -> dict[str, ModelText]:
     """Check that the files of a COLMAP model, binary or else text, hold as much as they say.
 
+    Returns:
+        The content of each text file by its stem; nothing for a binary model.
+
     Raises:
-        LumenError: if one is missing, cannot be read, is cut off or holds more.
+        LumenError: if one is missing, cannot be read, is cut off or damaged.
     """
     form = "bin" if (folder / "cameras.bin").exists() else "txt"
-    check = _is_whole_binary if form == "bin" else _is_whole_text
-    for name in _RECORDS:
-        path = folder / f"{name}.{form}"
-        if not path.exists() and name not in _REQUIRED:
-            continue
+    paths = [folder / f"{name}.{form}" for name in _RECORDS]
+    paths = [path for path in paths if path.exists() or path.stem in _REQUIRED]
+    newer = [path for path in paths if path.stem not in _REQUIRED]
+    if len(newer) == 1:
+        raise LumenError(f"{folder} holds {newer[0].name} alone: a model has rigs.{form} and frames.{form}, or neither")
+    if form == "txt":
+        return {path.stem: read_model_text(path) for path in paths}
+    for path in paths:
         with explain_os_errors("read", path):
             content = path.read_bytes()
-        if not check(name, content):
+        if not _is_whole_binary(path.stem, content):
             raise LumenError(f"{path} is cut off or damaged: copy the model again")
+    return {}
 
 
 def is_whole(folder: Path) -> bool:
@@ -127,13 +133,3 @@ def _is_whole_binary(name: str, content: bytes) -> bool:
     except (struct.error, OverflowError):
         return False
     return file.is_at_end
-
-
-def _is_whole_text(name: str, content: bytes) -> bool:
-    """What can be seen of a text: its last line ends, and it has as many records as its header says, if that does."""
-    lines = content.decode(errors="replace").splitlines()
-    said = next((match for line in lines if line.startswith("#") and (match := _COUNT.match(line))), None)
-    records = [line for line in lines if not line.startswith("#")]
-    # The line of an image's points may be empty.
-    found = len(records) // 2 if name == "images" else sum(bool(line.strip()) for line in records)
-    return content.endswith(b"\n") and (said is None or found == int(said[1]))

@@ -63,7 +63,9 @@ def test_a_text_that_lacks_lines_or_the_end_of_one_is_named(
     model.write_text(tmp_path)
     path = tmp_path / f"{name}.txt"
     lines = path.read_text().splitlines(keepends=True)
-    for text in ("".join(lines[:-1]), "".join(lines)[:-3]):
+    # The line of an image's points may be empty and lack at the end, and nothing is lost.
+    fewer = lines[:-2] if name == "images" else lines[:-1]
+    for text in ("".join(fewer), "".join(lines)[:-3]):
         path.write_text(text)
         with pytest.raises(LumenError, match=f"{name}.txt is cut off or damaged"):
             read_model(tmp_path)

@@ -26,9 +26,16 @@ from pipeline.sequence import Sequence
 from pipeline.sequence_images import read_own_mask
 from pipeline.training_data import Bytes, TrainingData
 from pipeline.training_files import read_mask, read_training_data, write_training_data
-from sfm.colmap_model import frame_number, model_from_training_data, read_model, training_data_from_model
+from sfm.colmap_model import (
+    frame_number,
+    has_frame_numbers,
+    model_from_training_data,
+    poses_from_model,
+    read_model,
+    training_data_from_model,
+)
 from sfm.colmap_writing import write_binary_model
-from sfm.export import write_nerfstudio, write_tum
+from sfm.export import NerfstudioLens, write_nerfstudio, write_tum
 
 _CHECKED_FRAMES = 12
 # An eighth of the size, which costs JPEG next to nothing and still shows that it can be read.
@@ -142,12 +149,32 @@ def _read(config: ConvertConfig) -> TrainingData:
         )
     require(config.pose_direction == "auto", "--pose_direction is for training data; a COLMAP model is cam_from_world")
     model = read_model(folder)
-    images = {Path(image.name).name: image.name for image in model.images.values()}
-    image_folder = _image_folder(config, next(iter(images.values())))
+    data = _poses(folder, model) if config.to == "tum" and not config.check else _views(config, model)
+    logger.info("%s: COLMAP model, %d views, %d points", folder, len(data.frame_index), len(data.points))
+    return data
+
+
+def _poses(folder: Path, model: pycolmap.Reconstruction) -> TrainingData:
+    data = poses_from_model(model)
+    require(
+        has_frame_numbers(data),
+        f"{folder}: the names of its images do not say which frames they are: each needs a number of its own, such as "
+        "00000012.jpg",
+    )
+    return data
+
+
+def _views(config: ConvertConfig, model: pycolmap.Reconstruction) -> TrainingData:
+    image_folder = _image_folder(config, next(iter(model.images.values())).name)
     found = {image.name: image_folder / image.name for image in model.images.values()}
     frames = sorted(frame_number(name) for name in found)
-    data = training_data_from_model(model, _mask(config, model), np.array(frames, np.int64), found)
-    logger.info("%s: COLMAP model, %d views, %d points", folder, len(data.frame_index), len(data.points))
+    # nerfstudio has lenses with distortion; the pictures of the check are drawn with pinholes.
+    pinholes = config.check or config.to != "nerfstudio"
+    data = training_data_from_model(model, _mask(config, model), np.array(frames, np.int64), found, pinholes=pinholes)
+    require(
+        config.to != "training" or len(data.observation_point) > 0,
+        f"{config.input}: the model has no points that its images see; training data needs them",
+    )
     return data
 
 
@@ -205,6 +232,7 @@ def _write(
     if timestamps_s is not None:
         write_tum(data, timestamps_s, paths.trajectory)
         return data
+    lenses = _lenses(config, data) if config.to == "nerfstudio" else []
     masks = [] if config.to == "training" else _write_masks(config, data, paths)
     data = replace(data, image_paths=[_link(data, view, paths) for view in range(len(data.image_paths))])
     if config.to == "colmap":
@@ -213,7 +241,7 @@ def _write(
         _link_depths(config.input, data, TrainingPaths(paths.root))
         write_training_data(data, paths.root)
     else:
-        write_nerfstudio(data, paths.transforms, paths.point_cloud, masks)
+        write_nerfstudio(data, paths.transforms, paths.point_cloud, masks, lenses)
     return data
 
 
@@ -237,6 +265,16 @@ def _write_masks(config: ConvertConfig, data: TrainingData, paths: ConversionPat
     for image, mask in zip(data.image_paths, masks, strict=True):
         write_image(mask, read_own_mask(SequencePaths.own_mask(image), data.mask))
     return masks
+
+
+def _lenses(config: ConvertConfig, data: TrainingData) -> list[NerfstudioLens]:
+    """The lens of each view of a COLMAP model; none of training data, whose views are of pinholes."""
+    folder = _model_folder(config.input) if TrainingPaths.find(config.input) is None else None
+    if folder is None:
+        return []
+    model = read_model(folder)
+    cameras = {frame_number(image.name): model.cameras[image.camera_id] for image in model.images.values()}
+    return [NerfstudioLens.of(cameras[int(index)]) for index in data.frame_index]
 
 
 def _colmap_model(config: ConvertConfig, data: TrainingData) -> pycolmap.Reconstruction:

@@ -42,9 +42,9 @@ def viewpoints(data: TrainingData) -> list[Viewpoint]:
     middle = len(data.cam_from_world) // 2
     pose = data.cam_from_world[middle]
     own = Viewpoint("from the video's middle", pose, float(data.pinhole[middle, 0]) / min(data.width, data.height))
-    points = _near(data.points)
+    points = _near(extent_points(data))
     center = np.median(points, axis=0)
-    radius = float(np.quantile(np.linalg.norm(points - center, axis=1), 0.98))
+    radius = float(np.quantile(np.linalg.norm(points - center, axis=1), 0.98)) or 1.0
     right, down, ahead = pose[:, :3]
     sides = {"from behind it": -ahead, "from its right": right, "from above it": -down}
     result = [own]
@@ -54,9 +54,16 @@ def viewpoints(data: TrainingData) -> list[Viewpoint]:
     return result
 
 
+def extent_points(data: TrainingData) -> Floats:
+    """What a picture has to hold (N, 3): the points, or the cameras' centres where there are none."""
+    return data.points if len(data.points) else camera_centers(data.cam_from_world)
+
+
 def _near(points: Floats) -> Floats:
     low, high = np.quantile(points, _OUTLIER_QUANTILES, axis=0)
-    return points[((points >= low) & (points <= high)).all(axis=1)]
+    near = points[((points >= low) & (points <= high)).all(axis=1)]
+    # Of three or fewer, none may be left.
+    return near if len(near) else points
 
 
 def _look(place: Floats, target: Floats, up: Floats) -> Floats:

@@ -12,9 +12,9 @@ from pipeline.errors import LumenError, require
 from pipeline.paths import TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.training_data import TrainingData
-from pipeline.training_files import read_mask, read_training_data
+from pipeline.training_files import read_training_data
 from sfm.alignment import compare_paths, relative_pose_errors
-from sfm.colmap_model import frame_number, read_model, training_data_from_model
+from sfm.colmap_model import has_frame_numbers, poses_from_model, read_model
 from sfm.surface_truth import SurfaceTruth
 from sfm.truth_comparison import COMPLETE_SHARE, evaluate
 
@@ -46,30 +46,33 @@ def run(config: EvaluateConfig) -> None:
     data = read_reconstruction(config.run)
     print("\n".join(describe(data)))
     if config.truth is not None:
+        require(
+            has_frame_numbers(data),
+            f"{config.run}: --truth needs the frame of each image, a number of its own in each name, such as "
+            "00000012.jpg",
+        )
         print("\n".join(against_truth(data, SurfaceTruth.load(config.truth))))
     elif config.against is not None:
         print("\n".join(against_other(data, read_reconstruction(config.against))))
 
 
 def read_reconstruction(folder: Path) -> TrainingData:
-    """Read a run, training data, or a COLMAP model.
+    """Read the poses and points of a run, of training data, or of a COLMAP model with any cameras and names.
 
     Raises:
         LumenError: if it is none of these.
     """
+    require(
+        not folder.is_file(),
+        f"{folder} is a file, not the folder of a reconstruction; evo compares trajectories: evo_ape tum A B -as",
+    )
     require(folder.is_dir(), f"{folder} is not a folder")
     if TrainingPaths.find(folder) is not None:
         return read_training_data(folder)
     paths = ReconstructionPaths(folder)
-    model_folder = next((each for each in (paths.dense, paths.sparse) if any(each.glob("cameras.*"))), folder)
-    model = read_model(model_folder)
-    images = {image.name: Path(image.name) for image in model.images.values()}
-    frames = np.array(sorted(frame_number(name) for name in images), np.int64)
-    around = (folder, folder.parent, folder.parent.parent)
-    mask_file = next((each for each in (TrainingPaths(root, 1).mask for root in around) if each.exists()), None)
-    camera = next(iter(model.cameras.values()))
-    mask = np.full((camera.height, camera.width), 255, np.uint8) if mask_file is None else read_mask(mask_file)
-    return training_data_from_model(model, mask, frames, images)
+    candidates = (paths.dense, paths.sparse, folder, paths.sparse_models)
+    model_folder = next((each for each in candidates if any(each.glob("cameras.*"))), folder)
+    return poses_from_model(read_model(model_folder))
 
 
 def describe(data: TrainingData) -> list[str]:
@@ -87,12 +90,17 @@ def describe(data: TrainingData) -> list[str]:
 def against_truth(data: TrainingData, truth: SurfaceTruth) -> list[str]:
     """The figures of a phantom's reconstruction."""
     figures = evaluate(data, truth)
-    completeness = "no depth maps" if figures.completeness is None else f"{figures.completeness:.1%}"
-    return [
+    lines = [
         f"registered               {figures.registered_share:.1%} of the frames that show something",
         f"ATE                      {figures.ate_share:.3%} of the path",
         f"RPE                      {figures.rpe_share:.2%} of a step",
         f"rotation                 {figures.rotation_deg:.3f} degrees (median)",
+    ]
+    if not len(data.observation_point):
+        return [*lines, "points to the surface    not measured: no frame sees a point"]
+    completeness = "no depth maps" if figures.completeness is None else f"{figures.completeness:.1%}"
+    return [
+        *lines,
         f"points to the surface    {figures.surface_share:.3%} of the depth (median, {figures.surface_mm:.3f} mm)",
         f"completeness             {completeness} of what 3 frames see, within {COMPLETE_SHARE:.1%} of the depth",
         f"spacing of the points    {figures.spacing_mm:.3f} mm (median)",
@@ -116,16 +124,27 @@ def against_other(data: TrainingData, other: TrainingData) -> list[str]:
 
 
 def _common(data: TrainingData, other: TrainingData) -> tuple[np.ndarray, np.ndarray]:
-    """The views of the same frames: of the same index, or of the same place among equally many frames."""
-    first, second = data.frame_index, other.frame_index
-    if not np.isin(first, second).any() and len(data.selected_index) == len(other.selected_index):
-        first, second = np.searchsorted(data.selected_index, first), np.searchsorted(other.selected_index, second)
+    """The views of the same frames, by their index, or by their images' names where these do not give one."""
+    is_numbered = has_frame_numbers(data) and has_frame_numbers(other)
+    first, second = _numbers(data, other) if is_numbered else (_names(data), _names(other))
     _, rows, other_rows = np.intersect1d(first, second, return_indices=True)
     if len(rows) < 3:
-        raise LumenError(
-            f"they have {len(rows)} frames of the same index: both have to be of the same video, at least 3 frames"
-        )
-    return rows, other_rows
+        what = "of the same index" if is_numbered else "whose images have the same name"
+        raise LumenError(f"they have {len(rows)} frames {what}: both have to be of the same video, at least 3 frames")
+    order = np.argsort(rows)
+    return rows[order], other_rows[order]
+
+
+def _numbers(data: TrainingData, other: TrainingData) -> tuple[np.ndarray, np.ndarray]:
+    """The frames' indices, or their places among equally many frames if no index is the same."""
+    first, second = data.frame_index, other.frame_index
+    if not np.isin(first, second).any() and len(data.selected_index) == len(other.selected_index):
+        return np.searchsorted(data.selected_index, first), np.searchsorted(other.selected_index, second)
+    return first, second
+
+
+def _names(data: TrainingData) -> np.ndarray:
+    return np.array([path.as_posix() for path in data.image_paths])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A reconstruction of a phantom against its truth."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +33,11 @@ class TruthFigures:
         ate_share: absolute trajectory error after the Sim(3) of the camera centres, of the path's length.
         rpe_share: root mean square error of the steps between neighbouring frames, of their mean length.
         rotation_deg: median angle between orientations after the alignment of the poses.
-        surface_mm: median distance of the points to the true surface after the alignment of the poses.
+        surface_mm: median distance of the points to the true surface after the alignment of the poses; NaN, as the next
+            and `spacing_mm`, if no frame sees a point.
         depth_mm: median distance of the points from the cameras that see them, the scene's depth.
         completeness: share of the surface seen by 3 frames or more that has a point within `COMPLETE_SHARE` of the
-            depth, 0..1; None where the phantom has no depth maps.
+            depth, 0..1; None where the phantom has no depth maps, or no frame sees a point.
         spacing_mm: median distance of a point to its nearest neighbour.
         focal_share: the focal length over the lens's; it tells nothing of a fisheye lens, because undistorted frames
             have another.
@@ -71,10 +73,6 @@ def evaluate(data: TrainingData, truth: SurfaceTruth) -> TruthFigures:
     reference = truth.cam_from_world[data.frame_index]
     difference = compare_paths(data.cam_from_world, reference)
     alignment = align_poses(data.cam_from_world, reference)
-    points_mm = _transformed(alignment, data.points)
-    centers = camera_centers(data.cam_from_world)[data.observation_view]
-    distance = np.linalg.norm(data.points[data.observation_point] - centers, axis=1)
-    depth_mm = float(alignment.scale * np.median(distance))
     rotations = data.cam_from_world[:, :, :3] @ alignment.rotation.matrix().T
     between = np.einsum("nij,nkj->nik", rotations, reference[:, :, :3])
     cosine = (np.trace(between, axis1=1, axis2=2) - 1) / 2
@@ -83,12 +81,25 @@ def evaluate(data: TrainingData, truth: SurfaceTruth) -> TruthFigures:
         ate_share=difference.ate / difference.path_length,
         rpe_share=relative_pose_errors(data.cam_from_world, reference, float(alignment.scale)),
         rotation_deg=float(np.rad2deg(np.median(np.arccos(np.clip(cosine, -1, 1))))),
-        surface_mm=float(np.median(truth.distance(points_mm))),
-        depth_mm=depth_mm,
-        completeness=_completeness(points_mm, truth, COMPLETE_SHARE * depth_mm),
-        spacing_mm=float(np.median(np.asarray(_cloud(points_mm).compute_nearest_neighbor_distance()))),
+        **_point_figures(data, truth, alignment),
         focal_share=float(data.pinhole[0, :2].mean() / truth.camera.mean_focal_length()),
     )
+
+
+def _point_figures(data: TrainingData, truth: SurfaceTruth, alignment: pycolmap.Sim3d) -> dict[str, Any]:
+    """The figures of `TruthFigures` that need points."""
+    if not len(data.observation_point):
+        return {"surface_mm": np.nan, "depth_mm": np.nan, "completeness": None, "spacing_mm": np.nan}
+    points_mm = _transformed(alignment, data.points)
+    centers = camera_centers(data.cam_from_world)[data.observation_view]
+    distance = np.linalg.norm(data.points[data.observation_point] - centers, axis=1)
+    depth_mm = float(alignment.scale * np.median(distance))
+    return {
+        "surface_mm": float(np.median(truth.distance(points_mm))),
+        "depth_mm": depth_mm,
+        "completeness": _completeness(points_mm, truth, COMPLETE_SHARE * depth_mm),
+        "spacing_mm": float(np.median(np.asarray(_cloud(points_mm).compute_nearest_neighbor_distance()))),
+    }
 
 
 def _transformed(similarity: pycolmap.Sim3d, points: Floats) -> Floats:

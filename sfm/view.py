@@ -1,5 +1,6 @@
 """python -m sfm.view RUN: the cloud and the cameras in Open3D's viewer, or as a picture."""
 
+import logging
 import os
 import sys
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pipeline.command import run_command
 from pipeline.errors import require
 from pipeline.images import write_image
 from pipeline.training_data import TrainingData
-from sfm.cloud_picture import draw_cloud, mosaic, viewpoints
+from sfm.cloud_picture import draw_cloud, extent_points, mosaic, viewpoints
 from sfm.evaluate import read_reconstruction
 
 Floats = npt.NDArray[np.float64]
@@ -22,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 _FRUSTA = 60
 _FRUSTUM_SHARE = 0.02
 _NO_DISPLAY = "there is no display to show it on: write a picture with --render cloud.png"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,8 @@ def run(config: ViewConfig) -> Path | None:
         LumenError: if there is no reconstruction, or no display to show it on.
     """
     data = read_reconstruction(config.run)
-    require(len(data.points) > 0, f"{config.run} has no points to show")
+    if not len(data.points):
+        logger.info("%s has no points: only its cameras are shown", config.run)
     if config.render is not None:
         half = config.size[0] // 2, config.size[1] // 2
         write_image(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
@@ -59,7 +63,7 @@ def run(config: ViewConfig) -> Path | None:
     width, height = config.size
     opened = viewer.create_window(window_name=str(config.run), width=width, height=height)
     require(opened, _NO_DISPLAY)
-    for geometry in (_cloud(data), _frusta(data)):
+    for geometry in ([_cloud(data)] if len(data.points) else []) + [_frusta(data)]:
         viewer.add_geometry(geometry)
     viewer.run()
     viewer.destroy_window()
@@ -75,7 +79,7 @@ def _cloud(data: TrainingData) -> o3d.geometry.PointCloud:
 
 def _frusta(data: TrainingData) -> o3d.geometry.LineSet:
     """Some of the cameras."""
-    size = _FRUSTUM_SHARE * float(np.ptp(data.points, axis=0).max())
+    size = _FRUSTUM_SHARE * float(np.ptp(extent_points(data), axis=0).max() or 1.0)
     lines = o3d.geometry.LineSet()
     for row in np.unique(np.linspace(0, len(data.cam_from_world) - 1, _FRUSTA).astype(int)):
         fx, fy, cx, cy = data.pinhole[row]

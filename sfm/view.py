@@ -1,7 +1,6 @@
 """python -m sfm.view RUN: the cloud and the cameras in Open3D's viewer, or as a picture."""
 
 import logging
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from pipeline.errors import require
 from pipeline.images import write_image
 from pipeline.training_data import TrainingData
 from sfm.cloud_picture import draw_cloud, extent_points, mosaic, viewpoints
+from sfm.display import require_display
 from sfm.evaluate import read_reconstruction
 
 Floats = npt.NDArray[np.float64]
 
 _FRUSTA = 60
 _FRUSTUM_SHARE = 0.02
-_NO_DISPLAY = "there is no display to show it on: write a picture with --render cloud.png"
+_INSTEAD = "write a picture with --render cloud.png"
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ def run(config: ViewConfig) -> Path | None:
     Raises:
         LumenError: if there is no reconstruction, or no display to show it on.
     """
+    if config.render is None:
+        require_display(_INSTEAD)
     data = read_reconstruction(config.run)
     if not len(data.points):
         logger.info("%s has no points: only its cameras are shown", config.run)
@@ -56,13 +58,10 @@ def run(config: ViewConfig) -> Path | None:
         half = config.size[0] // 2, config.size[1] // 2
         write_image(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
         return config.render
-    # Open3D ends the whole process where there is none.
-    is_shown = not sys.platform.startswith("linux") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
-    require(is_shown, _NO_DISPLAY)
     viewer = o3d.visualization.Visualizer()
     width, height = config.size
     opened = viewer.create_window(window_name=str(config.run), width=width, height=height)
-    require(opened, _NO_DISPLAY)
+    require(opened, f"Open3D cannot open a window here, the display may offer no OpenGL 3.3: {_INSTEAD}")
     for geometry in ([_cloud(data)] if len(data.points) else []) + [_frusta(data)]:
         viewer.add_geometry(geometry)
     viewer.run()

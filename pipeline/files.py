@@ -13,6 +13,7 @@ import numpy.typing as npt
 import yaml
 
 from pipeline.errors import LumenError, explain_os_errors, require
+from pipeline.locks import LOCK_PREFIX
 from pipeline.output_record import RECORD_NAME, own, share_output
 
 _ROWS_AT_ONCE = 1000
@@ -26,7 +27,7 @@ def partial_path(path: Path) -> Path:
 
 def is_leftover(path: Path) -> bool:
     """Whether `path` has a temporary name, or is inside a folder that has one: what a kill can leave behind."""
-    return any(part.startswith((_PARTIAL, _REPLACED)) or part == RECORD_NAME for part in path.parts)
+    return any(part.startswith((_PARTIAL, _REPLACED, LOCK_PREFIX)) or part == RECORD_NAME for part in path.parts)
 
 
 @contextmanager

@@ -56,3 +56,30 @@ def test_modules_that_can_be_imported_need_nothing(tmp_path: Path) -> None:
         [sys.executable, str(TOOLS / "check_imports.py")], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("is_read_only", [False, True])
+@pytest.mark.parametrize("code", ["EBADF", "ENOLCK"])
+def test_a_set_up_on_a_file_system_that_refuses_locks_goes_on(tmp_path: Path, code: str, is_read_only: bool) -> None:
+    """EBADF as NFS does, for what is not open for writing."""
+    (tmp_path / "pyproject.toml").write_text("[project]")
+    script = f"""
+import errno, fcntl, os
+from pathlib import Path
+import set_up
+def refuse(file, _):
+    if errno.{code} != errno.EBADF or fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.{code}, os.strerror(errno.{code}))
+fcntl.flock = refuse
+if {is_read_only}:
+    os.access = lambda *_: False
+set_up.ROOT = Path({str(tmp_path)!r})
+set_up._set_up = lambda: print("set up")
+raise SystemExit(set_up.main())
+"""
+    done = run_tool(script, tmp_path, os.environ["PATH"])
+    assert (done.returncode, done.stdout) == (0, "set up\n")
+    notes = done.stderr.splitlines()
+    assert len(notes) == (code == "ENOLCK" or is_read_only)
+    assert all("run only one make setup at a time" in note for note in notes)
+    assert (tmp_path / "pyproject.toml").read_text() == "[project]"

@@ -10,6 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from system_packages import SetUpError, install
@@ -25,8 +27,7 @@ CHECK = ROOT / "tools" / "check_imports.py"
 
 def main() -> int:
     try:
-        with (ROOT / "pyproject.toml").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _alone():
             _set_up()
     except SetUpError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -35,6 +36,19 @@ def main() -> int:
         print("interrupted; run make setup again", file=sys.stderr)
         return 130
     return 0
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for other set-ups of this folder to end. Without locks on the file system, say so."""
+    path = ROOT / "pyproject.toml"
+    # NFS locks only files that are open for writing. Where all is installed, the folder may be read-only.
+    with path.open("rb+" if os.access(path, os.W_OK) else "rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            print(f"note: cannot lock {path} ({error.strerror}): run only one make setup at a time", file=sys.stderr)
+        yield
 
 
 def _set_up() -> None:

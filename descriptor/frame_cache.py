@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -12,6 +11,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from descriptor.cache_root import check_cache_root
+from descriptor.cache_root import default_cache_root as default_cache_root
 from descriptor.network_frame import NetworkFrame
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write
@@ -20,11 +21,6 @@ from pipeline.progress import progress
 from pipeline.sequence_images import read_image
 
 FORMAT_VERSION = 1
-
-
-def default_cache_root() -> Path:
-    """Where caches of this user go, as freedesktop.org has it."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lumensfm" / "frames"
 
 
 def small_frames(
@@ -50,8 +46,7 @@ def small_frames(
     cached = _open(path, shape) if reuse else None
     if cached is not None:
         return cached
-    with explain_os_errors("write", root):
-        root.mkdir(parents=True, exist_ok=True)
+    check_cache_root(root)
     # What another process is making is waited for.
     with held(root):
         cached = _open(path, shape) if reuse else None

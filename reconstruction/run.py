@@ -8,6 +8,7 @@ from data_prep import extract
 from data_prep.calibration import read_calibration
 from data_prep.extract import ExtractConfig
 from data_prep.frame_source import open_source, source_name, source_place
+from descriptor.cache_root import check_cache_root
 from pipeline.errors import LumenError, PartialSuccess, require
 from pipeline.files import read_yaml, write_json
 from pipeline.manifest import Manifest, Stage, fingerprint_path
@@ -37,6 +38,8 @@ def reconstruct(config: ReconstructConfig) -> list[Path]:
     if config.uses_descriptor and config.weights is not None:
         # Wrong weights are better refused before the work than after.
         load_weights(config)
+    if config.trains and not config.trains_gift:
+        check_cache_root(config.cache_root)
     output = config.output or Path("runs") / source_name(config.input)
     settings = config.train_config if config.train_config != TRAIN_CONFIG else None
     inputs = (source_place(config.input), config.calibration, config.weights, settings)

@@ -40,7 +40,7 @@ Floats = npt.NDArray[np.float64]
 FORMAT_VERSION = 2
 _UNREADABLE = "its image cannot be read"
 # Settings that the outputs do not depend on.
-_NOT_RECORDED = ("sequence", "overwrite")
+_NOT_RECORDED = ("sequence", "name", "overwrite")
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,8 @@ class BootstrapConfig:
     """Folder of a sequence, as extract.py makes it."""
     method: Literal["tracks", "sift"] = "tracks"
     """Where correspondences come from: points followed by optical flow, or SIFT."""
+    name: str | None = None
+    """Title of the overview; by default the first digits of the video's SHA-256."""
     overwrite: bool = False
     """Replace the models that an earlier run made."""
     points: int = 1000
@@ -114,7 +116,7 @@ def run(config: BootstrapConfig) -> list[Path]:
             if video.camera is None:
                 # The frames will be those of another camera.
                 work.remove_output()
-            _write(video, found, paths, report)
+            _write(config, video, found, paths, report)
         remove_own(paths.correspondences, paths.mapping)
         report.save(paths.report)
         work.publish()
@@ -285,8 +287,8 @@ def _check_frames(
     check_keyframes(len(video.frame_index), keyframes, unreadable)
     if unreadable:
         index = video.frame_index[unreadable[0]]
-        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
-        logger.warning(report.warnings[-1])
+        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is frame {index}")
+        logger.warning("%s, %s", report.warnings[-1], video.source.image(index))
 
 
 def _find_tracks(
@@ -355,7 +357,9 @@ def _list_unregistered(missing: dict[int, str], paths: BootstrapPaths, *, even_n
         write_bytes(paths.unregistered, "".join(lines).encode())
 
 
-def _write(video: InputVideo, found: _Reconstruction, paths: BootstrapPaths, report: StageReport) -> None:
+def _write(
+    config: BootstrapConfig, video: InputVideo, found: _Reconstruction, paths: BootstrapPaths, report: StageReport
+) -> None:
     mask, camera, tracks, models, colors = video.mask, found.models[0].camera, found.tracks, found.models, found.colors
     if video.camera is None:
         tracks, models, colors, mask = undistort_with_models(video, tracks, models, colors)
@@ -366,7 +370,7 @@ def _write(video: InputVideo, found: _Reconstruction, paths: BootstrapPaths, rep
     describe_models(video, models, figures, found.missing, camera, report)
     _list_unregistered(found.missing, paths, even_none=True)
     shades = mean_colors(tracks.track[models[0].used], colors[models[0].used], tracks.track_count)
-    title = f"{video.paths.root.name}: {summary_line(report)}"
+    title = f"{video.facts.title(config.name)}: {summary_line(report)}"
     draw_overview(paths.overview, title, models[0], figures, tracks, shades)
 
 

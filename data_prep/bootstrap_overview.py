@@ -34,7 +34,8 @@ def draw_overview(
         colors: (T, 3) of each track's point, 0..255.
     """
     figure = Figure(figsize=(13, 8.2), dpi=100, layout="constrained")
-    figure.suptitle(title)
+    # A name may hold dollar signs, which would begin a formula.
+    figure.suptitle(title, parse_math=False)
     axes = figure.subplot_mosaic([["top", "side"], ["frames", "lengths"]], width_ratios=(1, 1), height_ratios=(1.6, 1))
     points, centers, shades = _principal_axes(model, colors)
     _draw_cloud(axes["top"], points[:, :2], centers[:, :2], shades, "cloud and camera path across their least axis")

@@ -53,7 +53,7 @@ class ExtractConfig:
     video: tyro.conf.Positional[Path]
     """Video file, folder of images, or quoted glob such as "frames/*.png"."""
     output: Path | None = None
-    """Folder for the sequences; by default sequences/NAME OF THE VIDEO."""
+    """Folder for the sequences; by default sequences/NAME OF THE VIDEO. No file in it says that name."""
     overwrite: bool = False
     """Replace the output folder if an extraction made it."""
     start: float = 0.0
@@ -89,8 +89,9 @@ class ExtractConfig:
     """Quality of the written frames, 1 to 100."""
     image_fps: float = 30.0
     """Frames a second of a folder or glob of images, which carries no times."""
-    record_path: bool = True
-    """Write the video's path to sequence.yaml; --no_record_path if it may name a patient."""
+    record_path: bool = False
+    """Write the path of the video to sequence.yaml and that of the calibration to extract.yaml: they may name a
+    patient."""
 
     def __post_init__(self) -> None:
         require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
@@ -104,10 +105,6 @@ class ExtractConfig:
         require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: choose from 1 to 100")
         require(0 < self.max_fov_deg <= 178, f"--max_fov_deg {self.max_fov_deg:g}: choose above 0, at most 178")
         require(self.start >= 0, f"--start {self.start:g}: choose 0 or more")
-        require(
-            self.record_path or self.output is not None,
-            "--no_record_path needs --output: by default the folder is named after the video",
-        )
         require(
             self.calibration is not None or not self.needs_calibration,
             "these settings are of a calibrated run and do not say where the calibration is: give it with "
@@ -217,7 +214,6 @@ def _save_settings(config: ExtractConfig, path: Path) -> None:
         settings["calibration"] = str(config.calibration.resolve())
     elif config.calibration is not None:
         settings["needs_calibration"] = True
-        logger.info("%s may not name the calibration: with --config it asks for --calibration again", path.name)
     save_config(settings, path)
 
 

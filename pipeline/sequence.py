@@ -12,6 +12,7 @@ from pipeline.errors import LumenError
 from pipeline.files import read_yaml, write_yaml
 
 FORMAT_VERSION = 1
+_HASH_DIGITS = 8
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Source:
     """The video, or the images, that the frames come from.
 
     Attributes:
-        path: as the user gave it, or None if it was left out for privacy.
+        path: as the user gave it; None unless the user asked to record it, because it may name a patient.
         kind: "video" or "images".
         sha256: of the video's bytes, or of the images' names and bytes.
         fps: average frames a second.
@@ -45,7 +46,7 @@ class Calibration:
     Attributes:
         state: "uncalibrated": frames are as recorded; "undistorted": they are those of the pinhole below.
         pinhole: fx, fy, cx, cy in px, COLMAP's pixel convention; None when uncalibrated.
-        file: name of the calibration file that was given.
+        file: name of the calibration file that was given; None unless the user asked to record paths.
         model, params: the camera as calibrated, COLMAP's names and order.
         field_of_view_deg: horizontal, vertical and largest angle across the content area that is kept.
         content_kept: share of the recorded content area that the frames still show, 0..1.
@@ -152,6 +153,12 @@ class Sequence:
     choice: Choice
     frames: list[Frame]
     rejected: list[RejectedFrame]
+
+    def title(self, name: str | None) -> str:
+        """One line for pictures and pages: `name`, by default the first digits of the source's hash, and the frames."""
+        called = name or self.source.sha256[:_HASH_DIGITS]
+        indices = [frame.index for frame in self.frames]
+        return f"{called}, frames {min(indices)} to {max(indices)}" if indices else called
 
     def save(self, path: Path) -> None:
         """Write `sequence.yaml`, atomically."""

@@ -26,7 +26,7 @@ EXTRACTION_DEFAULTS: Mapping[str, Any] = {
     "keep_all": False,
     "min_segment_frames": 5,
     "image_fps": 30.0,
-    "record_path": True,
+    "record_path": False,
 }
 
 Part = TypeVar("Part")
@@ -48,7 +48,9 @@ class ReconstructConfig:
     """A video, a folder of images, or a sequence as extract.py makes it; a first SfM of a sequence is written into its
     folder if it has none."""
     output: Path | None = None
-    """Folder to write into; by default runs/NAME OF THE INPUT."""
+    """Folder to write into; by default runs/NAME OF THE INPUT. No file in it says that name."""
+    name: str | None = None
+    """Title of the report and the overview; by default the first digits of the video's SHA-256."""
     until: StageName = "report"
     """The last stage to run; the same command without it goes on."""
     rounds: int = 1
@@ -67,8 +69,9 @@ class ReconstructConfig:
     """Do not take stretches between cuts that have fewer usable frames."""
     image_fps: float = 30.0
     """Frames a second of a folder of images, which carries no times."""
-    record_path: bool = True
-    """Write the video's path to sequence.yaml; --no_record_path if it may name a patient."""
+    record_path: bool = False
+    """Write the path of the video to sequence.yaml and that of the calibration to extract.yaml: they may name a
+    patient."""
 
     correspondences: Literal["descriptor", "flow", "both"] = "both"
     """Where correspondences come from: a dense descriptor, optical flow, or flow where it reaches and the descriptor

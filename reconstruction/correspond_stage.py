@@ -60,8 +60,8 @@ def correspond(
     check_keyframes(len(frames), keyframes, unreadable)
     if unreadable:
         index = video.frame_index[unreadable[0]]
-        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is {video.source.image(index)}")
-        logger.warning(report.warnings[-1])
+        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is frame {index}")
+        logger.warning("%s, %s", report.warnings[-1], video.source.image(index))
     with report.timed("follow"):
         if config.pairs != "keyframes":
             assert guided is not None

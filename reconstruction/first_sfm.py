@@ -47,7 +47,8 @@ def make_first_sfm(config: ReconstructConfig, sequence: SequencePaths, *, is_own
 
 def _settings(config: ReconstructConfig, sequence: SequencePaths) -> BootstrapConfig:
     rules = {name: getattr(config, name) for name in POINT_RULES}
-    return BootstrapConfig(sequence.root, points=config.points, seed=config.seed, overwrite=True, **rules)
+    shared = {name: getattr(config, name) for name in ("points", "seed", "name")}
+    return BootstrapConfig(sequence.root, overwrite=True, **shared, **rules)
 
 
 def _differences(wanted: BootstrapConfig) -> list[str]:

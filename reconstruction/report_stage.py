@@ -22,13 +22,16 @@ from sfm.triangulation import reprojection_errors
 _LOW_COVERAGE = 0.1
 
 
-def report_on(video: InputVideo, paths: ReconstructionPaths, reports_of: Sequence[Path]) -> list[Path]:
+def report_on(
+    video: InputVideo, paths: ReconstructionPaths, reports_of: Sequence[Path], name: str | None = None
+) -> list[Path]:
     """Write a page for each finished model of a reconstruction.
 
     Args:
         video: the sequence.
         paths: of the run.
         reports_of: the stages' reports, in their order.
+        name: for the titles (`Sequence.title`).
 
     Returns:
         The pages, that of the largest model first.
@@ -38,11 +41,16 @@ def report_on(video: InputVideo, paths: ReconstructionPaths, reports_of: Sequenc
         number: poses_of(read_model(paths.of_model(number).sparse), video.frame_index)
         for number in model_numbers(paths)
     }
-    return [_report_model(video, model, poses, reports) for model in finished_models(paths)]
+    title = f"Reconstruction: {video.facts.title(name)}"
+    return [_report_model(video, model, poses, reports, title) for model in finished_models(paths)]
 
 
 def _report_model(
-    video: InputVideo, paths: ReconstructionPaths, poses_by_model: Mapping[int, Floats], reports: Sequence[dict]
+    video: InputVideo,
+    paths: ReconstructionPaths,
+    poses_by_model: Mapping[int, Floats],
+    reports: Sequence[dict],
+    title: str,
 ) -> Path:
     camera = video.camera
     assert camera is not None
@@ -72,7 +80,6 @@ def _report_model(
     if low:
         warnings.append(f"{low} frames have less than {_LOW_COVERAGE:.0%} of their cells covered: see Frames below")
     error_px = reprojection_errors(tracks, points, camera, poses)
-    title = f"Reconstruction: {paths.root.resolve().name}"
     title += f", model {paths.number} of {len(models)}" if len(models) > 1 else ""
     content = ReportContent(
         title, warnings, facts, tracks, points, colors, poses, error_px, coverage, reports

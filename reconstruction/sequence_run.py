@@ -58,7 +58,7 @@ _SETTINGS = {
     "skeleton": (*POINT_RULES, "seed"),
     "flesh": ("references", "coverage", "reach", "cell_px"),
     "export": (),
-    "report": (),
+    "report": ("name",),
 }
 # Where things are may name a patient.
 _PLACES = ("input", "output", "calibration", "weights", "train_config", "cache_root", "overwrite", "until")
@@ -247,7 +247,7 @@ class SequenceRun:
             BootstrapPaths.of(self.sequence).report,
             *(self.paths.stage_report(name) for name in own if name != "train" or self.config.trains),
         ]
-        pages = report_on(self._video(), self.paths, [path for path in reports if path.exists()])
+        pages = report_on(self._video(), self.paths, [path for path in reports if path.exists()], self.config.name)
         return [*pages, self.paths.overlay, self.paths.point_cloud, self.paths.dense]
 
     def _video(self) -> InputVideo:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.extract import ExtractConfig
+from data_prep.extract import ExtractConfig, run
 from extraction import digests, extract, only_sequence, run_command
 from pipeline.errors import LumenError
 from pipeline.files import partial_path
@@ -35,7 +35,7 @@ def test_a_sequence_has_its_frames_masks_and_facts(extracted: RunPaths, video: P
     np.testing.assert_allclose([f.timestamp_s for f in sequence.frames], np.arange(40) / 30, atol=1e-4)
     assert sequence.calibration.state == "uncalibrated"
     assert sequence.source.sha256 == hashlib.sha256(video.read_bytes()).hexdigest()
-    assert sequence.source.path == str(video)
+    assert sequence.source.path is None
     assert sequence.source.frames_read == 40
     assert sorted(path.name for path in paths.images.iterdir()) == [f"{i:08d}.jpg" for i in range(40)]
     assert sorted(path.name for path in paths.frame_masks.iterdir()) == [f"{i:08d}.jpg.png" for i in range(40)]
@@ -163,23 +163,34 @@ def test_calibrated_frames_are_undistorted(video: Path, tmp_path: Path) -> None:
     assert image is not None and image.shape[1::-1] == SIZE
 
 
-def test_no_record_path_leaves_no_trace_of_the_name(video: Path, tmp_path: Path) -> None:
+def test_the_path_of_the_video_is_recorded_only_on_request(video: Path, tmp_path: Path) -> None:
     named = tmp_path / "DOE_JANE.mp4"
     named.write_bytes(video.read_bytes())
     calibration = tmp_path / "DOE_JANE.txt"
     calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
-    run_paths = extract(named, tmp_path / "out", record_path=False, calibration=calibration)
+    run_paths = extract(named, tmp_path / "out", calibration=calibration)
     for path in run_paths.root.rglob("*"):
         assert "DOE" not in path.name
         assert path.is_dir() or b"DOE_JANE" not in path.read_bytes(), path
-    with pytest.raises(LumenError, match="--output"):
-        ExtractConfig(video=named, record_path=False)
+    run_paths = extract(named, tmp_path / "asked", calibration=calibration, record_path=True)
+    _, sequence = only_sequence(run_paths)
+    assert (sequence.source.path, sequence.calibration.file) == (str(named), "DOE_JANE.txt")
+    assert str(calibration) in run_paths.config("extract").read_text()
+
+
+def test_the_default_output_is_named_after_the_video(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(ExtractConfig(video=video))
+    assert only_sequence(RunPaths(tmp_path / "sequences" / video.stem))[1].source.path is None
 
 
 def test_the_saved_settings_repeat_a_calibrated_run_from_anywhere(video: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "fisheye.txt"
     calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
-    first = run_command(video, "--output", "out", "--calibration", calibration.name, "--stride", 4, folder=tmp_path)
+    recorded = ("--calibration", calibration.name, "--record_path")
+    first = run_command(video, "--output", "out", *recorded, "--stride", 4, folder=tmp_path)
     assert first.returncode == 0, first.stderr
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -189,12 +200,12 @@ def test_the_saved_settings_repeat_a_calibrated_run_from_anywhere(video: Path, t
     assert digests(elsewhere / "out") == digests(tmp_path / "out")
 
 
-def test_settings_that_may_not_name_the_calibration_ask_for_it(video: Path, tmp_path: Path) -> None:
+def test_settings_that_do_not_name_the_calibration_ask_for_it(video: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "fisheye.txt"
     calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
-    arguments: list[object] = [video, "--output", "out", "--calibration", calibration, "--no_record_path"]
+    arguments: list[object] = [video, "--output", "out", "--calibration", calibration]
     first = run_command(*arguments, folder=tmp_path)
-    assert first.returncode == 0 and "asks for --calibration again" in first.stderr, first.stderr
+    assert first.returncode == 0, first.stderr
     saved = RunPaths(tmp_path / "out").config("extract")
     again: list[object] = [video, "--output", "again", "--config", saved]
     refused = run_command(*again, folder=tmp_path)

@@ -46,7 +46,7 @@ def test_the_place_of_another_video_of_the_same_name_is_not_offered_for_replacem
 ) -> None:
     (tmp_path / "other").mkdir()
     other = write_video(tmp_path / "other" / video.name, endoscopic_frames(20, seed=4))
-    extract(video, tmp_path / "out")
+    extract(video, tmp_path / "out", record_path=True)
     before = digests(tmp_path / "out")
     with pytest.raises(LumenError, match=f"another video .{video}.: choose another place with --output"):
         extract(other, tmp_path / "out")

@@ -1,7 +1,9 @@
 """Incremental mapping with pycolmap (Schoenberger & Frahm, CVPR 2016), set up for small parallax and forward motion."""
 
-import itertools
 import logging
+import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,9 +24,9 @@ from sfm.skeleton import correspondences_from_tracks, select_skeleton
 _SKELETON_POINTS = 300
 _MIN_SHARED_POINTS = 30
 _SNAPSHOT_FRAMES = 40
+_LOG_HEADER = ("Log file created at:", "Running on machine:", "Running duration", "Log line format:")
 
 logger = logging.getLogger(__name__)
-_log_parts = itertools.count()
 
 
 def frame_name(index: int) -> str:
@@ -179,27 +181,38 @@ def mapper_options(seed: int) -> pycolmap.IncrementalPipelineOptions:
 
 @contextmanager
 def colmap_log(path: Path) -> Iterator[None]:
-    """Append what pycolmap logs inside the block to a file, instead of showing it."""
+    """Append what pycolmap logs inside the block to a file, instead of showing it.
+
+    The file names neither the machine nor, of the paths below its own folder and the one above, where these are.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     own(path)
     settings = pycolmap.logging
     before = settings.alsologtostderr, settings.stderrthreshold
     settings.alsologtostderr, settings.stderrthreshold = False, settings.FATAL.value
-    # glog adds the second and the process to the name that it is given, will not open the same file twice, and keeps it
-    # until it gets another.
-    prefix = path.with_name(f"{path.name}.part{next(_log_parts)}.")
-    for level in (settings.WARNING, settings.ERROR):
-        settings.set_log_destination(level, "")
-    settings.set_log_destination(settings.INFO, prefix)
-    try:
-        yield
-    finally:
-        settings.set_log_destination(settings.INFO, "")
-        settings.alsologtostderr, settings.stderrthreshold = before
-        for part in sorted(path.parent.glob(f"{prefix.name}*")):
+    # glog writes the machine's name first of all. A kill would leave it beside the log.
+    with tempfile.TemporaryDirectory(prefix="lumensfm-") as folder:
+        for level in (settings.WARNING, settings.ERROR):
+            settings.set_log_destination(level, "")
+        # glog adds the second and the process to the name that it is given, and keeps the file until it gets another.
+        settings.set_log_destination(settings.INFO, Path(folder) / "log.")
+        try:
+            yield
+        finally:
+            settings.set_log_destination(settings.INFO, "")
+            settings.alsologtostderr, settings.stderrthreshold = before
             with path.open("a", encoding="utf-8") as whole:
-                whole.write(part.read_text(encoding="utf-8", errors="replace"))
-            part.unlink()
+                for part in sorted(Path(folder).iterdir()):
+                    whole.write(_anonymous(part.read_text(encoding="utf-8", errors="replace"), path.parent))
+
+
+def _anonymous(log: str, folder: Path) -> str:
+    """A log of glog's without the name of the machine, and with paths relative to a folder."""
+    lines = (line for line in log.splitlines(keepends=True) if not line.startswith(_LOG_HEADER))
+    places = {f"{base}{os.sep}": "" for base in (folder, folder.absolute(), folder.resolve())}
+    places |= {f"{base.parent}{os.sep}": "../" for base in (folder.absolute(), folder.resolve())}
+    found = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))
+    return re.sub(rf"(?<![\w./-])(?:{found})", lambda match: places[match[0]], "".join(lines))
 
 
 def _latest_snapshot(folder: Path) -> Path | None:

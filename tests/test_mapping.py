@@ -249,3 +249,25 @@ def test_after_an_error_pycolmap_logs_as_before(tmp_path: Path, capfd: pytest.Ca
     pycolmap.logging.error("outside")
     assert "outside" in capfd.readouterr().err
     assert "inside" in (tmp_path / "log").read_text() and "outside" not in (tmp_path / "log").read_text()
+
+
+def test_the_log_names_neither_the_machine_nor_the_folder_that_it_is_in(tmp_path: Path) -> None:
+    folder = tmp_path / "DOE JANE" / "colmap"
+    (tmp_path / "DOE JANE").mkdir()
+    for number in range(2):
+        with colmap_log(folder / "pycolmap.log"):
+            pycolmap.logging.info(f"Loading {folder}/mapping/{number} and {folder.parent}/images: 3/4")
+    lines = (folder / "pycolmap.log").read_text().splitlines()
+    assert [line.partition("] ")[2] for line in lines] == [
+        f"Loading mapping/{number} and ../images: 3/4" for number in range(2)
+    ]
+    assert [path.name for path in folder.iterdir()] == ["pycolmap.log"]
+
+
+def test_the_log_of_a_relative_folder_keeps_words_that_end_like_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with colmap_log(Path("run") / "pycolmap.log"):
+        pycolmap.logging.info("run/mapping of the prun/mapping")
+    assert Path("run/pycolmap.log").read_text().endswith("] mapping of the prun/mapping\n")

@@ -16,9 +16,11 @@ import tyro
 from data_prep.phantom_training_data import is_phantom, write_phantom_training_data
 from data_prep.projection_check import draw_projections
 from pipeline.command import run_command
+from pipeline.depth_files import copy_depth
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import link_or_copy
+from pipeline.files import copy_file, write_bytes
 from pipeline.images import write_image
+from pipeline.jpeg import is_jpeg, without_metadata
 from pipeline.outputs import work_folder
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
 from pipeline.report import StageReport
@@ -41,6 +43,7 @@ _CHECKED_FRAMES = 12
 # An eighth of the size, which costs JPEG next to nothing and still shows that it can be read.
 _QUICK_DECODING = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 _QUICK_SHRINK = 8
+_FULL_DECODING = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _GIVE_FPS = "give the frames a second of the video, such as --fps 30"
 
 logger = logging.getLogger(__name__)
@@ -77,7 +80,7 @@ class ConvertConfig:
 
 
 def run(config: ConvertConfig) -> list[Path]:
-    """Convert; images are hard-linked into the output where the file system can, and copied elsewhere.
+    """Convert; images are copied without their metadata, JPEGs without a change to their pixels.
 
     Returns:
         The main file or folder of the result, and the folder of the check's pictures.
@@ -234,25 +237,25 @@ def _write(
         return data
     lenses = _lenses(config, data) if config.to == "nerfstudio" else []
     masks = [] if config.to == "training" else _write_masks(config, data, paths)
-    data = replace(data, image_paths=[_link(data, view, paths) for view in range(len(data.image_paths))])
+    data = replace(data, image_paths=[_copy_image(data, view, paths) for view in range(len(data.image_paths))])
     if config.to == "colmap":
         write_binary_model(_colmap_model(config, data), paths.model)
     elif config.to == "training":
-        _link_depths(config.input, data, TrainingPaths(paths.root))
+        _copy_depths(config.input, data, TrainingPaths(paths.root))
         write_training_data(data, paths.root)
     else:
         write_nerfstudio(data, paths.transforms, paths.point_cloud, masks, lenses)
     return data
 
 
-def _link_depths(source: Path, data: TrainingData, output: TrainingPaths) -> None:
-    """Let depth maps go with the model in whose world they are."""
+def _copy_depths(source: Path, data: TrainingData, output: TrainingPaths) -> None:
+    """Copy the depth maps of a model in whose world they are, without metadata."""
     paths = TrainingPaths.with_depth(source)
     if paths is None:
         return
-    link_or_copy(paths.depth_scale, output.depth_scale)
+    copy_file(paths.depth_scale, output.depth_scale)
     for index in data.frame_index:
-        link_or_copy(paths.depth(int(index)), output.depth(int(index)))
+        copy_depth(paths.depth(int(index)), output.depth(int(index)), (data.width, data.height))
 
 
 def _write_masks(config: ConvertConfig, data: TrainingData, paths: ConversionPaths) -> list[Path]:
@@ -295,26 +298,28 @@ def _model_folder(folder: Path) -> Path | None:
     return next((path for path in candidates if any(path.glob("cameras.*"))), None)
 
 
-def _link(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
-    """Put a view's image into the output under the name of its frame, as JPEG if it is another kind."""
+def _copy_image(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
+    """Copy a view's image without its metadata under the name of its frame; other kinds become JPEG."""
     source = data.image_paths[view]
     target = SequencePaths(paths.root).image(int(data.frame_index[view]))
-    is_jpeg = source.suffix.lower() in (".jpg", ".jpeg")
     with explain_os_errors("read", source):
-        source.stat()
-    # Pictures that stay as they are need not be decoded in full.
-    shrink = _QUICK_SHRINK if is_jpeg else 1
-    image = cv2.imread(str(source), _QUICK_DECODING if is_jpeg else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        content = source.read_bytes()
+    # A JPEG is copied as it is, so that it need not be decoded in full.
+    flags, shrink = (_QUICK_DECODING, _QUICK_SHRINK) if is_jpeg(content) else (_FULL_DECODING, 1)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     if image is None:
         raise LumenError(f"{source} cannot be read as an image")
     expected = (-(-data.height // shrink), -(-data.width // shrink))
     if image.shape[:2] != expected:
         about = f"{image.shape[1] * shrink}x{image.shape[0] * shrink}"
         raise LumenError(f"{source} is of about {about} pixels, the mask of {data.width}x{data.height}")
-    if is_jpeg:
-        link_or_copy(source, target)
-    else:
+    if not is_jpeg(content):
         write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
+        return target
+    try:
+        write_bytes(target, without_metadata(content))
+    except ValueError as error:
+        raise LumenError(f"{source} cannot be read as an image: {error}") from error
     return target
 
 

@@ -74,4 +74,17 @@ def write_depth(path: Path, depth: npt.NDArray[np.floating], world_units_per_ste
     """
     steps = np.round(depth / world_units_per_step)
     known = np.isfinite(steps) & (steps > 0) & (steps <= MOST_STEPS)
-    write_image(path, np.where(known, steps, 0).astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    _write_steps(path, np.where(known, steps, 0).astype(np.uint16))
+
+
+def copy_depth(source: Path, target: Path, size: tuple[int, int]) -> None:
+    """Copy a depth map without the metadata that its file may hold.
+
+    Raises:
+        LumenError: as `read_depth`, or if it cannot be written.
+    """
+    _write_steps(target, read_depth(source, size))
+
+
+def _write_steps(path: Path, steps: Steps) -> None:
+    write_image(path, steps, [cv2.IMWRITE_PNG_COMPRESSION, 1])

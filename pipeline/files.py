@@ -60,6 +60,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it where the file system has no such thing.
 
+    Both names share their storage: only for two places inside one output. What comes from outside is copied
+    (`copy_file`), so that nobody who edits an output changes another's files.
+
     Raises:
         LumenError: if the source cannot be read, or the target cannot be written or is there already: it may be another
             name of a file that somebody else needs, and is never written through.
@@ -73,6 +76,15 @@ def link_or_copy(source: Path, target: Path) -> None:
             # Resolved, because a relative symbolic link means something else in another folder.
             os.link(source.resolve(), target)
             return
+    copy_file(source, target)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes, atomically; the copy shares no storage with the original.
+
+    Raises:
+        LumenError: if the source cannot be read, or the target cannot be written.
+    """
     with explain_os_errors("read", source):
         data = source.read_bytes()
     write_bytes(target, data)

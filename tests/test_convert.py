@@ -10,14 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from plyfile import PlyData
 
 from data_prep.convert import ConvertConfig, run
 from data_prep.projection_check import draw_projections
 from pipeline.conventions import rotations_from_quaternions
 from pipeline.errors import LumenError
+from pipeline.jpeg import is_jpeg
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
 from pipeline.sequence import Calibration, Choice, ContentArea, Frame, Sequence, Source
+from pipeline.sequence_images import read_image
 from pipeline.training_data import TrainingData, project
 from pipeline.training_files import read_training_data, write_training_data
 from scenes import SIZE, scene
@@ -180,6 +183,58 @@ def test_images_that_are_no_jpeg_become_one(sequence: Path, tmp_path: Path) -> N
     convert(tmp_path / "model", "training", tmp_path / "out", mask=TrainingPaths(sequence).mask)
     for path in read_training_data(tmp_path / "out").image_paths:
         assert path.suffix == ".jpg" and cv2.imread(str(path)) is not None
+
+
+def with_exif(path: Path) -> None:
+    """Write the picture at a path again, with a name and an orientation in its EXIF."""
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "DOE JANE", 6
+    picture = Image.open(path)
+    picture.save(path, exif=exif, comment="DOE JANE")
+
+
+def outside(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {path: (path.stat().st_ino, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("to", ["nerfstudio", "colmap", "training"])
+def test_an_output_shares_no_storage_with_the_input(sequence: Path, tmp_path: Path, to: str) -> None:
+    convert(sequence, "colmap", tmp_path / "model")
+    before = outside(tmp_path / "model")
+    paths = convert(tmp_path / "model", to, tmp_path / "out")
+    inodes = {inode for inode, _ in before.values()}
+    for path in (path for path in paths.root.rglob("*") if path.is_file()):
+        assert path.stat().st_ino not in inodes and path.stat().st_nlink == 1
+    for image in SequencePaths(paths.root).images.iterdir():
+        with image.open("r+b") as stream:
+            stream.write(cv2.imencode(".jpg", np.zeros((8, 8, 3), np.uint8))[1].tobytes())
+            stream.truncate()
+    assert outside(tmp_path / "model") == before
+
+
+@pytest.mark.parametrize("to", ["nerfstudio", "colmap", "training"])
+def test_images_lose_their_metadata_and_keep_their_pixels(sequence: Path, tmp_path: Path, to: str) -> None:
+    originals = sorted(SequencePaths(sequence).images.iterdir())
+    for path in originals:
+        with_exif(path)
+    paths = convert(sequence, to, tmp_path / "out")
+    for original, path in zip(originals, sorted(SequencePaths(paths.root).images.iterdir()), strict=True):
+        assert b"DOE JANE" in original.read_bytes() and b"DOE JANE" not in path.read_bytes()
+        np.testing.assert_array_equal(read_image(path), read_image(original))
+
+
+def test_an_image_is_taken_for_what_it_holds_not_for_its_name(sequence: Path, tmp_path: Path) -> None:
+    path = SequencePaths(sequence).image(int(scene().frame_index[2]))
+    path.write_bytes(cv2.imencode(".png", np.full((SIZE[1], SIZE[0], 3), 90, np.uint8))[1].tobytes())
+    paths = convert(sequence, "colmap", tmp_path / "out")
+    assert is_jpeg(SequencePaths(paths.root).image(int(scene().frame_index[2])).read_bytes())
+
+
+def test_an_image_of_which_only_the_header_is_left_is_named(sequence: Path, tmp_path: Path) -> None:
+    path = SequencePaths(sequence).image(int(scene().frame_index[2]))
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LumenError, match=f"{path.name} cannot be read as an image"):
+        convert(sequence, "colmap", tmp_path / "out")
 
 
 def test_check_pictures_are_green_where_a_listed_view_sees_a_point(sequence: Path, tmp_path: Path) -> None:

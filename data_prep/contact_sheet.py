@@ -12,6 +12,8 @@ _TILE_WIDTH_PX = 320
 _CAPTION_PX = 44
 _MOST_KEPT = 24
 _MOST_REJECTED_A_REASON = 3
+# Coarser than the features of a face that fills the frame.
+_HIDDEN_WIDTH_PX = 6
 
 _BACKGROUND = (30, 30, 30)
 _TEXT = (235, 235, 235)
@@ -19,6 +21,19 @@ _KEPT = (90, 200, 90)
 _REJECTED = (70, 70, 240)
 _OUTLINE = (0, 255, 0)
 _HIGHLIGHT = (255, 60, 255)
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """How a frame is to be shown.
+
+    Attributes:
+        reason: why the frame was rejected, None if it was kept.
+        hidden: it may have been filmed outside the body, where faces and names are: only its colours are shown.
+    """
+
+    reason: str | None
+    hidden: bool
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ def pick_tiles(kept: Sequence[int], rejected: Sequence[tuple[int, str]]) -> set[
     return picked
 
 
-def draw_tile_picture(image: Image, mask: Image, highlights: Image) -> Image:
+def draw_tile_picture(image: Image, mask: Image, highlights: Image, *, hidden: bool = False) -> Image:
     """Thumbnail of a frame with the mask's outline in green and highlights in magenta.
 
     Nothing outside the mask is shown: text burned into the frame may name the patient.
@@ -58,15 +73,28 @@ def draw_tile_picture(image: Image, mask: Image, highlights: Image) -> Image:
     Args:
         image: (H, W, 3) uint8 BGR.
         mask, highlights: (H, W) uint8, 255 inside and on highlights.
+        hidden: blur it until neither faces nor text can be made out; highlights, which may be text, are not drawn.
     """
     height = round(_TILE_WIDTH_PX * mask.shape[0] / mask.shape[1])
     size = (_TILE_WIDTH_PX, height)
     inside = cv2.bitwise_and(image, image, mask=mask)
     picture = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
-    picture[cv2.resize(highlights, size, interpolation=cv2.INTER_AREA) > 96] = _HIGHLIGHT
     small_mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    if hidden:
+        picture = _unrecognisable(picture)
+        picture[small_mask == 0] = 0
+    else:
+        picture[cv2.resize(highlights, size, interpolation=cv2.INTER_AREA) > 96] = _HIGHLIGHT
     outlines, _ = cv2.findContours(small_mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
+
+
+def _unrecognisable(picture: Image) -> Image:
+    """The mean colours of a few large blocks, smoothly interpolated."""
+    height, width = picture.shape[:2]
+    rows = max(1, round(_HIDDEN_WIDTH_PX * height / width))
+    blocks = cv2.resize(picture, (_HIDDEN_WIDTH_PX, rows), interpolation=cv2.INTER_AREA)
+    return cv2.resize(blocks, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def draw_contact_sheet(tiles: Iterable[Tile], summary: Sequence[str]) -> Image:

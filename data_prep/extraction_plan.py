@@ -4,14 +4,15 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 from cv2.typing import MatLike as Image
 
-from data_prep.contact_sheet import pick_tiles
-from data_prep.frame_choice import Segment
+from data_prep.contact_sheet import TilePlan, pick_tiles
+from data_prep.frame_choice import Segment, Verdict
 from data_prep.source_frame import UPRIGHT, SourceInfo
 from data_prep.undistort import Undistortion
 from data_prep.video_survey import Survey
@@ -51,12 +52,24 @@ class ExtractionPlan:
         ranges = [(segment.kept[0].index, segment.kept[-1].index + 1) for segment in self.kept]
         return [SequencePaths.segment_name(*bounds, stride, number) for number, bounds in enumerate(ranges)]
 
-    def tiles(self) -> dict[int, str | None]:
-        """The frames to show on the contact sheet: index → why it was rejected, None if it was kept."""
-        reasons = {verdict.quality.index: verdict.reason for segment in self.segments for verdict in segment.verdicts}
+    def tiles(self) -> dict[int, TilePlan]:
+        """The frames to show on the contact sheet, by index, and how."""
+        verdicts = [verdict for segment in self.segments for verdict in segment.verdicts]
+        reasons = {verdict.quality.index: verdict.reason for verdict in verdicts}
+        hidden = _maybe_out_of_body(verdicts)
         kept = [index for index, reason in reasons.items() if reason is None]
         rejected = [(index, reason) for index, reason in reasons.items() if reason is not None]
-        return {index: reasons[index] for index in pick_tiles(kept, rejected)}
+        return {index: TilePlan(reasons[index], index in hidden) for index in pick_tiles(kept, rejected)}
+
+
+def _maybe_out_of_body(verdicts: Sequence[Verdict]) -> set[int]:
+    """Indices of the frames that look out of body, and of flawed ones next to them.
+
+    Outside the body a frame may also be white, dark or damaged, so that its colour says nothing.
+    """
+    runs = (list(run) for is_flawed, run in groupby(verdicts, lambda verdict: bool(verdict.flags)) if is_flawed)
+    outside = (run for run in runs if any("out_of_body" in verdict.flags for verdict in run))
+    return {verdict.quality.index for run in outside for verdict in run}
 
 
 def describe_source(info: SourceInfo, survey: Survey, sha256: str, *, with_path: bool) -> Source:

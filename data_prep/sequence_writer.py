@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 from cv2.typing import MatLike as Image
 
-from data_prep.contact_sheet import Tile, draw_tile_picture
+from data_prep.contact_sheet import Tile, TilePlan, draw_tile_picture
 from data_prep.extraction_plan import ExtractionPlan
 from data_prep.frame_choice import REASONS, Segment
 from data_prep.frame_quality import find_highlights
@@ -58,7 +58,7 @@ class FrameFormat:
 def write_frames(
     source: FrameSource,
     targets: Mapping[int, SequencePaths],
-    tiles: Mapping[int, str | None],
+    tiles: Mapping[int, TilePlan],
     frame_format: FrameFormat,
 ) -> list[Tile]:
     """Write the image and the mask of each chosen frame; files that are there already are left as they are.
@@ -66,7 +66,7 @@ def write_frames(
     Args:
         source: the video or images; it is read up to the last frame that is needed.
         targets: index of each chosen frame → the sequence it belongs to.
-        tiles: index of each frame for the contact sheet → why it was rejected, None if it was kept.
+        tiles: index of each frame for the contact sheet → how to show it.
         frame_format: how to write them.
 
     Returns:
@@ -149,7 +149,7 @@ def _in_order(jobs: Iterator[Future[Tile | None]]) -> Iterator[Tile | None]:
 def _write_frame(
     frame: SourceFrame,
     targets: Mapping[int, SequencePaths],
-    tiles: Mapping[int, str | None],
+    tiles: Mapping[int, TilePlan],
     frame_format: FrameFormat,
 ) -> Tile | None:
     paths = targets.get(frame.index)
@@ -165,5 +165,6 @@ def _write_frame(
         write_image(mask_path, usable, [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if frame.index not in tiles:
         return None
-    picture = draw_tile_picture(image, frame_format.mask, highlights)
-    return Tile(frame.index, frame.timestamp_s, picture, tiles[frame.index])
+    plan = tiles[frame.index]
+    picture = draw_tile_picture(image, frame_format.mask, highlights, hidden=plan.hidden)
+    return Tile(frame.index, frame.timestamp_s, picture, plan.reason)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from descriptor.clip import Clip
 from descriptor.depth_correspondence import DepthCorrespondence
-from descriptor.frame_cache import default_cache_root, small_frames
+from descriptor.frame_cache import DEFAULT_LIMIT_GB, default_cache_root, small_frames
 from descriptor.network_frame import Bytes, NetworkFrame, common_size, fitting_downsampling
 from descriptor.sparse_correspondence import SparseCorrespondence
 from pipeline.errors import LumenError, require
@@ -34,6 +34,7 @@ class DataSettings:
         workers: threads that decode frames.
         reuse_cache: take frames that were decoded before.
         cache_root: where decoded frames are kept.
+        cache_limit_gb: most that all of them may take, 1e9 bytes; None for no limit.
         pose_direction: how poses stand in `motion.yaml`.
     """
 
@@ -46,6 +47,7 @@ class DataSettings:
     workers: int = 4
     reuse_cache: bool = True
     cache_root: Path = field(default_factory=default_cache_root)
+    cache_limit_gb: float | None = DEFAULT_LIMIT_GB
     pose_direction: Literal["auto"] | PoseDirection = "auto"
 
 
@@ -126,7 +128,11 @@ def _size(models: Sequence[TrainingData], downsamplings: Sequence[float], settin
 
 def _load(sequence: Path, model: TrainingData, frame: NetworkFrame, settings: DataSettings) -> Clip:
     mask = frame.cut_mask(model.mask)
-    images = small_frames(model.image_paths, frame, settings.cache_root, settings.workers, reuse=settings.reuse_cache)
+    images = small_frames(
+        *(model.image_paths, frame, settings.cache_root, settings.workers),
+        reuse=settings.reuse_cache,
+        limit_gb=settings.cache_limit_gb,
+    )
     correspondence: SparseCorrespondence | DepthCorrespondence
     if DepthCorrespondence.is_known_for(sequence):
         correspondence = DepthCorrespondence(model, sequence, frame, mask)

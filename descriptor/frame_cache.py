@@ -1,10 +1,22 @@
-"""Frames at the network's size, decoded once and mapped from disk, under a name that holds all they depend on."""
+"""Frames at the network's size, decoded once and mapped from disk, under a name that holds all they depend on.
 
+python -m descriptor.frame_cache [--clear]
+"""
+
+import fcntl
 import hashlib
 import json
+import logging
+import os
+import re
+import stat
+import sys
+import time
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import cv2
@@ -14,17 +26,34 @@ import numpy.typing as npt
 from descriptor.cache_root import check_cache_root
 from descriptor.cache_root import default_cache_root as default_cache_root
 from descriptor.network_frame import NetworkFrame
-from pipeline.errors import LumenError, explain_os_errors
+from pipeline.command import run_command
+from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.files import atomic_write
 from pipeline.locks import held
 from pipeline.progress import progress
 from pipeline.sequence_images import read_image
 
 FORMAT_VERSION = 1
+DEFAULT_LIMIT_GB = 20.0
+
+_GB = 1e9
+# There is a lock for each sequence, and thousands of them would use up what a process may open. On Linux, a process
+# keeps frames that it has mapped even if their file is removed.
+_HIGHEST_DESCRIPTOR = 400
+# Also what a killed write left behind.
+_OUR_NAME = re.compile(r"(\.partial\.)?[0-9a-f]{32}\.npy")
+
+logger = logging.getLogger(__name__)
 
 
 def small_frames(
-    paths: Sequence[Path], frame: NetworkFrame, root: Path, workers: int, *, reuse: bool = True
+    paths: Sequence[Path],
+    frame: NetworkFrame,
+    root: Path,
+    workers: int,
+    *,
+    reuse: bool = True,
+    limit_gb: float | None = DEFAULT_LIMIT_GB,
 ) -> npt.NDArray[np.uint8]:
     """The frames of a sequence as the network sees them.
 
@@ -34,6 +63,8 @@ def small_frames(
         root: the folder of all caches.
         workers: threads that decode.
         reuse: take what an earlier call with the same files and settings left.
+        limit_gb: size of all caches together, 1e9 bytes; above it those whose last use is longest ago are removed,
+            except those that a process still uses. None for no limit.
 
     Returns:
         (V, H, W, 3) uint8 RGB, mapped from disk and read-only.
@@ -43,20 +74,123 @@ def small_frames(
     """
     path = root / f"{_key(paths, frame)}.npy"
     shape = (len(paths), *frame.size, 3)
-    cached = _open(path, shape) if reuse else None
-    if cached is not None:
-        return cached
-    check_cache_root(root)
-    # What another process is making is waited for.
-    with held(root):
-        cached = _open(path, shape) if reuse else None
-        if cached is not None:
-            return cached
-        _decode(paths, frame, path, shape, workers)
-    cached = _open(path, shape)
-    if cached is None:
+    frames = _open(path, shape) if reuse else None
+    if frames is None:
+        check_cache_root(root)
+        _prepare(root)
+        # What another process is making is waited for.
+        with held(root):
+            frames = _open(path, shape) if reuse else None
+            if frames is None:
+                _make_room(root, limit_gb, int(np.prod(shape)))
+                _decode(paths, frame, path, shape, workers)
+                frames = _open(path, shape)
+    if frames is None:
         raise LumenError(f"cannot read {path}, which was just written: is the disk in order?")
-    return cached
+    return frames
+
+
+def check_limit(limit_gb: float | None) -> None:
+    """Check what a user gave as the limit of the cache.
+
+    Raises:
+        LumenError: if it is below 0, or not a number.
+    """
+    require(limit_gb is None or limit_gb >= 0, f"--cache_limit_gb {limit_gb}: choose 0 or more, or None")
+
+
+def clear(root: Path) -> None:
+    """Remove all cached frames; other files in the folder stay.
+
+    Raises:
+        LumenError: if another process is writing, or a file cannot be removed.
+    """
+    if not root.exists():
+        return
+    with held(root, busy=f"another process is writing to {root}: wait for it"), explain_os_errors("clear", root):
+        for path in _files(root):
+            path.unlink(missing_ok=True)
+
+
+def _prepare(root: Path) -> None:
+    """Make the folder, which will hold frames of patients, for its owner alone.
+
+    Of a folder that is there, the mode is changed only if it holds nothing else and others may not write to it, which
+    would mean that it is shared on purpose.
+    """
+    with explain_os_errors("write", root):
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = root.stat()
+        is_shared = bool(state.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        if state.st_uid == os.getuid() and not is_shared and set(root.iterdir()) == set(_files(root)):
+            root.chmod(0o700)
+
+
+def _files(root: Path) -> list[Path]:
+    """The files of the cache in its folder."""
+    with explain_os_errors("read", root):
+        return [path for path in root.iterdir() if _OUR_NAME.fullmatch(path.name) and _size(path) is not None]
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a regular file; None if it is something else, or gone."""
+    with suppress(FileNotFoundError):
+        state = path.lstat()
+        return state.st_size if stat.S_ISREG(state.st_mode) else None
+    return None
+
+
+def _make_room(root: Path, limit_gb: float | None, needed_bytes: int) -> None:
+    """Remove the caches whose last use is longest ago until what is needed fits under the limit."""
+    if limit_gb is None:
+        return
+    sizes = {path: _size(path) or 0 for path in _files(root)}
+    excess = sum(sizes.values()) + needed_bytes - limit_gb * _GB
+    for path in sorted(sizes, key=_last_use):
+        if excess > 0 and not _is_in_use(path):
+            with explain_os_errors("write", path):
+                path.unlink(missing_ok=True)
+            excess -= sizes[path]
+    if excess > 0:
+        logger.info("the frame cache exceeds its limit by %.1f GB: all that is in it is in use", excess / _GB)
+
+
+def _last_use(path: Path) -> float:
+    with suppress(FileNotFoundError):
+        state = path.stat()
+        return max(state.st_atime, state.st_mtime)
+    return 0.0
+
+
+def _is_in_use(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        # A file system without locks cannot say, so that the file stays.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _mark_in_use(path: Path, frames: npt.NDArray[np.uint8]) -> None:
+    """Note the time of use, and hold a shared lock on the file for as long as its frames are referred to."""
+    # A cache that may only be read is used all the same.
+    with suppress(OSError):
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        if descriptor > _HIGHEST_DESCRIPTOR:
+            os.close(descriptor)
+            return
+        weakref.finalize(frames, os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 def _decode(paths: Sequence[Path], frame: NetworkFrame, path: Path, shape: tuple[int, ...], workers: int) -> None:
@@ -75,7 +209,10 @@ def _open(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
         frames: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
-    return frames if frames.shape == shape and frames.dtype == np.uint8 else None
+    if frames.shape != shape or frames.dtype != np.uint8:
+        return None
+    _mark_in_use(path, frames)
+    return frames
 
 
 def _key(paths: Sequence[Path], frame: NetworkFrame) -> str:
@@ -97,3 +234,27 @@ def _read(path: Path, frame: NetworkFrame) -> npt.NDArray[np.uint8]:
         return frame.cut(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8))
     except LumenError as error:
         raise LumenError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class FrameCacheConfig:
+    """Show the size of the cache of decoded frames, or clear it."""
+
+    cache_root: Path = field(default_factory=default_cache_root)
+    """Where decoded frames are kept."""
+    clear: bool = False
+    """Remove all of them; other files in the folder stay."""
+
+
+def run(config: FrameCacheConfig) -> str:
+    """Clear the cache if that is asked for; one line about what is in it."""
+    root = config.cache_root
+    require(not root.exists() or root.is_dir(), f"--cache_root {root} is not a folder")
+    if config.clear:
+        clear(root)
+    sizes = [_size(path) or 0 for path in _files(root)] if root.exists() else []
+    return f"{root}: {len(sizes)} files, {sum(sizes) / _GB:.2f} GB"
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(FrameCacheConfig, run))

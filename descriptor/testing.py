@@ -15,7 +15,7 @@ from descriptor.evaluation_report import as_mapping, plot_errors, plot_pck, tabl
 from descriptor.fcdensenet import DOWNSAMPLING
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
 from descriptor.flow_matching import FlowMatcher, TrackMatcher
-from descriptor.frame_cache import default_cache_root
+from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
 from descriptor.match_pictures import draw_matches
 from descriptor.pair_matching import DescriptorMatcher, PairMatcher, RandomMatcher
 from descriptor.registry import UNTRAINED, load_descriptor
@@ -95,6 +95,9 @@ class TestConfig:
     """Take frames that an earlier run decoded with the same settings."""
     cache_root: Path = field(default_factory=default_cache_root)
     """Where decoded frames are kept."""
+    cache_limit_gb: float | None = DEFAULT_LIMIT_GB
+    """Most that all decoded frames may take, GB; those whose last use is longest ago are removed first, those in use
+    never. None for no limit."""
     display_architecture: bool = False
     """Print the network's layers."""
     rotations: Literal[5, 8] | None = None
@@ -121,6 +124,7 @@ class TestConfig:
             multiple is None or (multiple > 0 and multiple % DOWNSAMPLING == 0),
             f"--network_downsampling {multiple}: choose a multiple of {DOWNSAMPLING}",
         )
+        check_limit(self.cache_limit_gb)
         require(self.pixel_downsampling > 0, f"--pixel_downsampling {self.pixel_downsampling}: choose more than 0")
         require(
             self.trained_model_path is not None or bool(self.compared_model_paths) or bool(self.baselines),
@@ -209,6 +213,7 @@ def _data(config: TestConfig) -> DataSettings:
         workers=config.num_pre_workers,
         reuse_cache=config.load_intermediate_data,
         cache_root=config.cache_root,
+        cache_limit_gb=config.cache_limit_gb,
     )
 
 

@@ -22,7 +22,7 @@ from pipeline.report import StageReport
 
 # What may differ between a run and the one that goes on with it, besides of what may in any run.
 _FREE_TO_CHANGE = {
-    *("num_pre_workers", "display_architecture", "cache_root"),
+    *("num_pre_workers", "display_architecture", "cache_root", "cache_limit_gb"),
     *("load_trained_model", "trained_model_path", "load_intermediate_data"),
 }
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from descriptor.data_root import DataSettings
 from descriptor.fcdensenet import DOWNSAMPLING
-from descriptor.frame_cache import default_cache_root
+from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
 from descriptor.response_loss import MAX_MATCHING_SCALE
 from pipeline.errors import require
 
@@ -107,6 +107,9 @@ class TrainConfig:
     """Take frames that an earlier run decoded with the same settings."""
     cache_root: Path = field(default_factory=default_cache_root)
     """Where decoded frames are kept."""
+    cache_limit_gb: float | None = DEFAULT_LIMIT_GB
+    """Most that all decoded frames may take, GB; those whose last use is longest ago are removed first, those in use
+    never. None for no limit."""
     load_trained_model: bool = False
     """Start from the weights in --trained_model_path; what --log_root holds of this run goes on in any case."""
     trained_model_path: Path | None = None
@@ -162,6 +165,7 @@ class TrainConfig:
             self.cache_root.absolute() != self.log_root.absolute(),
             f"--log_root and --cache_root are both {self.log_root}: choose a folder for each",
         )
+        check_limit(self.cache_limit_gb)
         first, end = self.frame_share
         require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the frames, such as 0 0.8")
         require(
@@ -187,4 +191,5 @@ class TrainConfig:
             workers=self.num_pre_workers,
             reuse_cache=self.load_intermediate_data,
             cache_root=self.cache_root,
+            cache_limit_gb=self.cache_limit_gb,
         )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import tyro
 
 from data_prep.model_cleaning import CleaningRules
-from descriptor.frame_cache import default_cache_root
+from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
 from descriptor.keypoint_matching import KeypointRules
 from descriptor.matching.engines import EngineName
 from descriptor.pair_policy import DdlPolicy
@@ -150,6 +150,9 @@ class ReconstructConfig:
     """Of the random choices."""
     cache_root: Path = field(default_factory=default_cache_root)
     """Where decoded frames for the training are kept."""
+    cache_limit_gb: float | None = DEFAULT_LIMIT_GB
+    """Most that all decoded frames may take, GB; those whose last use is longest ago are removed first, those in use
+    never. None for no limit."""
     overwrite: bool = False
     """Replace the reconstruction of another input in the output; not needed when only settings change. Files that
     LumenSfM did not write stay."""
@@ -167,6 +170,7 @@ class ReconstructConfig:
         require(self.reach >= 1, f"--reach {self.reach}: choose 1 or more")
         require(self.cell_px is None or self.cell_px >= 1, f"--cell_px {self.cell_px}: choose 1 or more")
         require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
+        check_limit(self.cache_limit_gb)
         if self.correspondences != "flow":
             require(
                 self.weights is not None or self.train_minutes > 0,

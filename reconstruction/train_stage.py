@@ -50,6 +50,7 @@ def train_descriptor(config: ReconstructConfig, sequence: Path, folder: Path) ->
     settings |= _common_settings(config, sequence, folder) | {
         "max_minutes": config.train_minutes,
         "cache_root": str(config.cache_root),
+        "cache_limit_gb": config.cache_limit_gb,
     }
     if config.weights is not None:
         settings |= {"load_trained_model": True, "trained_model_path": str(config.weights)}

@@ -1,5 +1,7 @@
 """The report in a real browser: it draws, it can be clicked, and it asks nobody for anything."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -52,6 +54,14 @@ def test_shared_points_are_counted_as_they_are() -> None:
     np.testing.assert_array_equal(shared, shared.T)
 
 
+def test_the_policy_comes_first_and_forbids_requests(tmp_path: Path) -> None:
+    write_report(tmp_path / "report.html", content())
+    page = (tmp_path / "report.html").read_text()
+    policy = page[: page.index("<title>")].partition('http-equiv="Content-Security-Policy" content="')[2]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "http" not in policy and "script-src 'unsafe" not in policy
+
+
 def test_what_comes_from_outside_cannot_break_the_page(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", content())
     page = (tmp_path / "report.html").read_text()
@@ -60,10 +70,12 @@ def test_what_comes_from_outside_cannot_break_the_page(tmp_path: Path) -> None:
     assert "<td>flesh</td><td>1.5</td><td>2.00</td>" in page
 
 
-# Waits for the plots, hides the cameras by a click on their name, and writes down what there is.
+# Waits for the plots, hides the cameras by a click on their name, saves the cloud as the camera button does, then tries
+# what the policy has to forbid, and writes down what there is.
 PROBE = """
-<script>
 const errors=[];window.onerror=(m)=>errors.push(String(m));
+const violations=[];
+document.addEventListener('securitypolicyviolation',e=>violations.push(e.effectiveDirective+' '+e.blockedURI));
 window.addEventListener('load',async()=>{
   const wait=(ms)=>new Promise(r=>setTimeout(r,ms));
   for(let i=0;i<100&&!document.querySelector('#graph .plot');i++)await wait(100);
@@ -76,11 +88,21 @@ window.addEventListener('load',async()=>{
   const plots=document.querySelectorAll('.js-plotly-plot').length;
   const canvas=!!document.querySelector('#cloud canvas');
   const asked=performance.getEntriesByType('resource').map(e=>e.name);
-  const said={plots,canvas,before,after,asked,errors};
+  const picture=new Image();picture.src=await Plotly.toImage('cloud',{format:'png',width:300,height:200});
+  await picture.decode();
+  const paper=document.createElement('canvas').getContext('2d');
+  paper.drawImage(picture,0,0,300,150,0,0,300,150);
+  const colours=new Set(new Uint32Array(paper.getImageData(0,0,300,150).data.buffer)).size;
+  const own=violations.splice(0);
+  await fetch('http://127.0.0.1:9/').catch(()=>0);
+  new Image().src='http://127.0.0.1:9/';
+  const injected=document.createElement('script');injected.textContent='errors.push("ran")';
+  document.body.appendChild(injected);
+  await wait(500);
+  const said={plots,canvas,before,after,asked,errors,colours,own,forbidden:violations};
   const mark=document.createElement('pre');mark.id='probe';mark.textContent=JSON.stringify(said);
   document.body.appendChild(mark);
 });
-</script>
 """
 
 
@@ -89,7 +111,9 @@ def test_it_draws_and_can_be_clicked_in_a_browser(tmp_path: Path) -> None:
     assert CHROMIUM is not None
     page = tmp_path / "report.html"
     write_report(page, content())
-    page.write_text(page.read_text().replace("</head>", f"{PROBE}</head>", 1))
+    digest = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
+    text = page.read_text().replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+    page.write_text(text.replace("</head>", f"<script>{PROBE}</script></head>", 1))
     flags = "--headless --no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --disable-quic --no-first-run"
     quiet = "--disable-background-networking --disable-component-update --disable-sync --virtual-time-budget=20000"
     where = (f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri())
@@ -104,5 +128,7 @@ def test_it_draws_and_can_be_clicked_in_a_browser(tmp_path: Path) -> None:
     assert marked, done.stderr[-2000:]
     said = json.loads(marked.replace("&amp;", "&"))
     assert said["plots"] == 5 and said["canvas"] and not said["errors"]
-    assert not [name for name in said["asked"] if name.startswith("http")]
+    assert not said["asked"] and not said["own"]
+    assert said["colours"] > 50, "the cloud is drawn"
+    assert {line.split()[0] for line in said["forbidden"]} == {"connect-src", "img-src", "script-src-elem"}
     assert said["before"][2] in (True, None) and said["after"][2] == "legendonly", "the click hides the cameras"

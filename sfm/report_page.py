@@ -26,6 +26,10 @@ _FRUSTA = 40
 _GRAPH_ROWS = 120
 _GREY, _BLUE, _RED = "#555", "#1f77b4", "#d62728"
 
+# Plotly's toolbar would have a button that sends the points to its makers, and a link to them: navigation, which no
+# policy of a page forbids.
+_CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
+
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:0 auto;max-width:1180px;padding:1.2rem;color:#222;background:#fff}
 h1{font-size:1.5rem;margin:.2rem 0}h2{font-size:1.1rem;margin:1.6rem 0 .4rem}
@@ -91,7 +95,7 @@ def _page(content: ReportContent, figures: Mapping[str, go.Figure]) -> str:
         for name, value in content.facts.items()
     ]
     plots = "".join(
-        f"Plotly.newPlot({json.dumps(name)},{_json(figure)},{{responsive:true,displaylogo:false}});"
+        f"Plotly.newPlot({json.dumps(name)},{{...{_json(figure)},config:{json.dumps(_CONFIG)}}});"
         for name, figure in figures.items()
     )
     library = get_plotlyjs()

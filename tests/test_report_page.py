@@ -86,6 +86,8 @@ window.addEventListener('load',async()=>{
   await wait(1500);
   const after=document.getElementById('cloud').data.map(t=>t.visible);
   const plots=document.querySelectorAll('.js-plotly-plot').length;
+  const buttons=[...document.querySelectorAll('.modebar-btn')].map(b=>b.dataset.title);
+  const links=[...document.querySelectorAll('a[href]')].map(a=>a.href);
   const canvas=!!document.querySelector('#cloud canvas');
   const asked=performance.getEntriesByType('resource').map(e=>e.name);
   const picture=new Image();picture.src=await Plotly.toImage('cloud',{format:'png',width:300,height:200});
@@ -99,7 +101,7 @@ window.addEventListener('load',async()=>{
   const injected=document.createElement('script');injected.textContent='errors.push("ran")';
   document.body.appendChild(injected);
   await wait(500);
-  const said={plots,canvas,before,after,asked,errors,colours,own,forbidden:violations};
+  const said={buttons,links,plots,canvas,before,after,asked,errors,colours,own,forbidden:violations};
   const mark=document.createElement('pre');mark.id='probe';mark.textContent=JSON.stringify(said);
   document.body.appendChild(mark);
 });
@@ -129,6 +131,8 @@ def test_it_draws_and_can_be_clicked_in_a_browser(tmp_path: Path) -> None:
     said = json.loads(marked.replace("&amp;", "&"))
     assert said["plots"] == 5 and said["canvas"] and not said["errors"]
     assert not said["asked"] and not said["own"]
+    assert not said["links"] and not [title for title in said["buttons"] if "loud" in title or "with" in title]
+    assert len(said["buttons"]) > 5
     assert said["colours"] > 50, "the cloud is drawn"
     assert {line.split()[0] for line in said["forbidden"]} == {"connect-src", "img-src", "script-src-elem"}
     assert said["before"][2] in (True, None) and said["after"][2] == "legendonly", "the click hides the cameras"

@@ -13,7 +13,9 @@ from child_process import run_script, stop_script_when_ready
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import (
     atomic_write,
+    copy_file,
     is_leftover,
+    link_or_copy,
     partial_path,
     read_yaml,
     write_bytes,
@@ -221,3 +223,16 @@ def test_a_long_table_is_the_same_yaml_as_a_short_one(tmp_path: Path) -> None:
     assert read_yaml(tmp_path / "table.yaml") == table
     lines = (tmp_path / "table.yaml").read_text().splitlines()
     assert lines[:3] == ["format: 1", "rows:", "- {index: 0, flags: []}"]
+
+
+def test_a_copy_shares_no_storage_and_a_link_does(tmp_path: Path) -> None:
+    original = tmp_path / "original"
+    original.write_bytes(b"mine")
+    copy_file(original, tmp_path / "out" / "copy")
+    link_or_copy(original, tmp_path / "out" / "link")
+    assert (tmp_path / "out" / "link").samefile(original) and not (tmp_path / "out" / "copy").samefile(original)
+    (tmp_path / "out" / "copy").write_bytes(b"changed")
+    assert original.read_bytes() == b"mine"
+    with pytest.raises(LumenError, match="cannot read .*missing"):
+        copy_file(tmp_path / "missing", tmp_path / "out" / "none")
+    assert not (tmp_path / "out" / "none").exists()

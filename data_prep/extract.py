@@ -22,6 +22,7 @@ from data_prep.extraction_plan import (
 )
 from data_prep.frame_choice import ChoiceRules, choose_frames
 from data_prep.frame_source import open_source, source_name, source_place
+from data_prep.image_order import NumberMeaning
 from data_prep.sequence_writer import FrameFormat, write_frames, write_sequence
 from data_prep.source_frame import FrameSource
 from data_prep.undistort import plan_undistortion
@@ -88,7 +89,10 @@ class ExtractConfig:
     jpeg_quality: int = 95
     """Quality of the written frames, 1 to 100."""
     image_fps: float = 30.0
-    """Frames a second of a folder or glob of images, which carries no times."""
+    """Frames a second of images whose names hold no times."""
+    image_numbers: NumberMeaning = "auto"
+    """What the numbers in the names of images are: frame numbers, or times in seconds, milliseconds, microseconds or
+    nanoseconds. By default they are recognised; the log says as what."""
     record_path: bool = False
     """Write the path of the video to sequence.yaml and that of the calibration to extract.yaml: they may name a
     patient."""
@@ -140,7 +144,7 @@ def run(config: ExtractConfig) -> list[Path]:
         LumenError: if there is nothing to extract, or it cannot be read or written.
     """
     report = StageReport("extract")
-    source = open_source(config.video, config.image_fps)
+    source = open_source(config.video, config.image_fps, config.image_numbers)
     camera = None
     if config.calibration is not None:
         camera = read_calibration(config.calibration, (source.info.width, source.info.height))
@@ -189,7 +193,9 @@ def _refuse_another_video(output: Path, source: FrameSource) -> None:
 
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
     """What the survey depends on."""
-    settings = {name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps")}
+    settings = {
+        name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps", "image_numbers")
+    }
     return Stage("survey", settings, {"video": sha256}, format_version=FORMAT_VERSION)
 
 

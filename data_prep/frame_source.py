@@ -3,27 +3,30 @@
 import glob
 from pathlib import Path
 
+from data_prep.image_names import read_names
+from data_prep.image_order import NumberMeaning, order_images
 from data_prep.image_source import ImageSource, list_images
 from data_prep.source_frame import FrameSource
 from data_prep.video_source import VideoSource
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, require
 from pipeline.paths import RunPaths, SequencePaths
 
 # Below this there is nothing to find a content area or a flow in.
 _SMALLEST_SIDE_PX = 64
 
 
-def open_source(path: Path, image_fps: float) -> FrameSource:
+def open_source(path: Path, image_fps: float, image_numbers: NumberMeaning = "auto") -> FrameSource:
     """Open a video file, a folder of images or a glob pattern.
 
     Args:
         path: the file, the folder, or a pattern such as `frames/*.png`.
-        image_fps: frames a second of a folder or glob, which carries no times.
+        image_fps: frames a second of images whose names hold no times.
+        image_numbers: what the numbers in the images' names are.
 
     Raises:
         LumenError: if there is nothing there, nothing that can be read, or frames too small to use.
     """
-    source = _open(path, image_fps)
+    source = _open(path, image_fps, image_numbers)
     if min(source.info.width, source.info.height) < _SMALLEST_SIDE_PX:
         size = f"{source.info.width}x{source.info.height}"
         raise LumenError(f"{path}: frames of {size} are too small, {_SMALLEST_SIDE_PX} pixels a side are needed")
@@ -44,14 +47,17 @@ def source_place(path: Path) -> Path:
     return path
 
 
-def _open(path: Path, image_fps: float) -> FrameSource:
+def _open(path: Path, image_fps: float, image_numbers: NumberMeaning) -> FrameSource:
     if path.is_file():
+        require(image_numbers == "auto", f"--image_numbers is for folders of images; {path} is a file")
         return VideoSource(path)
     if not path.exists() and not glob.has_magic(str(path)):
         raise LumenError(f"{path} does not exist")
     _refuse_sequences(path)
     mask_name = SequencePaths(path).mask.name
-    return ImageSource(path, [image for image in list_images(path) if image.name != mask_name], image_fps)
+    images = [image for image in list_images(path) if image.name != mask_name]
+    require(len(images) > 0, f"{path} holds no images but {mask_name}")
+    return ImageSource(path, order_images(read_names(images), image_numbers, image_fps))
 
 
 def _refuse_sequences(folder: Path) -> None:

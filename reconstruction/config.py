@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
+from data_prep.image_order import NumberMeaning
 from data_prep.model_cleaning import CleaningRules
 from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
 from descriptor.keypoint_matching import KeypointRules
@@ -26,6 +27,7 @@ EXTRACTION_DEFAULTS: Mapping[str, Any] = {
     "keep_all": False,
     "min_segment_frames": 5,
     "image_fps": 30.0,
+    "image_numbers": "auto",
     "record_path": False,
 }
 
@@ -68,7 +70,9 @@ class ReconstructConfig:
     min_segment_frames: int = 5
     """Do not take stretches between cuts that have fewer usable frames."""
     image_fps: float = 30.0
-    """Frames a second of a folder of images, which carries no times."""
+    """Frames a second of a folder of images whose names hold no times."""
+    image_numbers: NumberMeaning = "auto"
+    """What the numbers in the names of images are: frame numbers, or times in that unit; as in extract.py."""
     record_path: bool = False
     """Write the path of the video to sequence.yaml and that of the calibration to extract.yaml: they may name a
     patient."""

@@ -249,6 +249,29 @@ def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video:
     assert [frame.timestamp_s for frame in sequence.frames] == [i / 10 for i in range(8)]
 
 
+@pytest.mark.parametrize(
+    "template, said, times_s",
+    [
+        ("{ns}.png", "nanoseconds", [1403636579.763556 + i / 10 for i in range(8)]),
+        ("{seconds}.png", "seconds", [i / 30 for i in range(8)]),
+        ("{digits}.png", "count from the first one", [i / 30 for i in range(8)]),
+    ],
+)
+def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str, said: str, times_s: list[float]
+) -> None:
+    for i, frame in enumerate(endoscopic_frames(8)):
+        numbers = {"ns": 1403636579763555584 + i * 10**8, "seconds": f"{i / 30:.7g}", "digits": 10**23 + i, "i": i}
+        name = template.format(**numbers)
+        cv2.imwrite(str(tmp_path / name), frame)
+    run_paths = extract(tmp_path, tmp_path / "out", keep_all=True, split_at_cuts=False)
+    _, sequence = only_sequence(run_paths)
+    assert [frame.index for frame in sequence.frames] == list(range(8))
+    assert [frame.timestamp_s for frame in sequence.frames] == pytest.approx(times_s, abs=2e-6)
+    assert said in caplog.text
+    assert any(said in warning for warning in json.loads(run_paths.report("extract").read_text())["warnings"])
+
+
 def test_what_was_lost_and_blacked_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
     cut = tmp_path / "cut.mkv"

@@ -302,6 +302,43 @@ def test_folder_without_images(tmp_path: Path) -> None:
         source_of(tmp_path / "*.jpg")
 
 
+def test_times_in_names_are_the_times_of_frames(tmp_path: Path) -> None:
+    images = endoscopic_frames(4)
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{1403636579763555584 + i * 10**8}.png"), image)
+    source = source_of(tmp_path)
+    assert [frame.index for frame in source.frames()] == [0, 1, 2, 3]
+    assert [frame.timestamp_s for frame in source.frames()] == pytest.approx(
+        [1403636579.763556 + i / 10 for i in range(4)], abs=1e-6
+    )
+    assert source.info.fps == pytest.approx(10)
+    assert "nanoseconds" in source.info.warnings[-1]
+    counted = open_source(tmp_path, 30, image_numbers="frames")
+    assert [frame.timestamp_s for frame in counted.frames()] == pytest.approx([i / 30 for i in range(4)])
+
+
+def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
+    for i, image in enumerate(endoscopic_frames(3)):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
+    for name in ("Thumbs.db", ".DS_Store", "._1.png", "pose.txt"):
+        (tmp_path / name).write_bytes(b"no image")
+    for path in (tmp_path, tmp_path / "*"):
+        source = source_of(path)
+        assert [frame.index for frame in source.frames()] == [0, 1, 2] and source.losses() == []
+
+
+def test_settings_of_images_are_refused_for_a_video(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "video.mp4", endoscopic_frames(2))
+    with pytest.raises(LumenError, match="--image_numbers is for folders of images"):
+        open_source(path, 30, image_numbers="ms")
+
+
+def test_a_folder_with_nothing_but_a_mask_is_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "undistorted_mask.bmp"), np.full((80, 80), 255, np.uint8))
+    with pytest.raises(LumenError, match="no images but undistorted_mask.bmp"):
+        source_of(tmp_path)
+
+
 def combing(image: Image) -> float:
     """How much neighbouring rows differ beyond rows two apart."""
     rows = image.astype(np.float32)

@@ -15,10 +15,12 @@ from pipeline.errors import LumenError, NoReconstruction
 from pipeline.paths import SequencePaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
+from pipeline.sequence import Sequence
 from pipeline.training_files import read_training_data
 from quick_settings import FAST
 from reconstruction.config import ReconstructConfig
 from reconstruction.run import reconstruct
+from videos import endoscopic_frames
 
 # The fixtures video, extracted, sequence and cut_video.
 pytest_plugins = ["phantom_sequences"]
@@ -42,6 +44,23 @@ def test_a_place_that_the_model_does_not_reach_is_told(cut_video: PhantomPaths, 
     report = json.loads(paths.stage_report("skeleton").read_text())
     assert any(f"{len(missing)} of 40 frames are in no model" in warning for warning in report["warnings"])
     assert report["counts"]["models"][0] == registered
+
+
+def test_settings_of_images_reach_the_extraction(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i, image in enumerate(endoscopic_frames(6)):
+        cv2.imwrite(str(folder / f"{40 * i}.png"), image)
+    settings: dict[str, Any] = {**FAST, "calibration": None, "until": "extract", "keep_all": True}
+    settings |= {"image_numbers": "ms", "split_at_cuts": False}
+    (sequence,) = reconstruct(ReconstructConfig(folder, tmp_path / "run", **settings))
+    frames = Sequence.load(SequencePaths(sequence).sequence).frames
+    assert [frame.timestamp_s for frame in frames] == pytest.approx([0.04 * i for i in range(6)])
+
+
+def test_settings_of_images_are_refused_for_a_sequence(sequence: SequencePaths, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="--image_numbers is for videos and images"):
+        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **FAST, image_numbers="ms"))
 
 
 def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: Path) -> None:

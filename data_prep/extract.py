@@ -90,6 +90,9 @@ class ExtractConfig:
     """Quality of the written frames, 1 to 100."""
     image_fps: float = 30.0
     """Frames a second of images whose names hold no times."""
+    image_kind: str | None = None
+    """Kind of images to use in a folder or glob that holds several: a word that differs in their names, such as color
+    or left. By default the one that shows frames, if that is clear."""
     image_numbers: NumberMeaning = "auto"
     """What the numbers in the names of images are: frame numbers, or times in seconds, milliseconds, microseconds or
     nanoseconds. By default they are recognised; the log says as what."""
@@ -144,7 +147,7 @@ def run(config: ExtractConfig) -> list[Path]:
         LumenError: if there is nothing to extract, or it cannot be read or written.
     """
     report = StageReport("extract")
-    source = open_source(config.video, config.image_fps, config.image_numbers)
+    source = open_source(config.video, config.image_fps, config.image_kind, config.image_numbers)
     camera = None
     if config.calibration is not None:
         camera = read_calibration(config.calibration, (source.info.width, source.info.height))

@@ -3,6 +3,7 @@
 import glob
 from pathlib import Path
 
+from data_prep.image_kinds import choose_kind
 from data_prep.image_names import read_names
 from data_prep.image_order import NumberMeaning, order_images
 from data_prep.image_source import ImageSource, list_images
@@ -15,18 +16,22 @@ from pipeline.paths import RunPaths, SequencePaths
 _SMALLEST_SIDE_PX = 64
 
 
-def open_source(path: Path, image_fps: float, image_numbers: NumberMeaning = "auto") -> FrameSource:
+def open_source(
+    path: Path, image_fps: float, image_kind: str | None = None, image_numbers: NumberMeaning = "auto"
+) -> FrameSource:
     """Open a video file, a folder of images or a glob pattern.
 
     Args:
         path: the file, the folder, or a pattern such as `frames/*.png`.
         image_fps: frames a second of images whose names hold no times.
+        image_kind: the kind of images to use, such as "color" or "left"; by default the only one that shows frames.
         image_numbers: what the numbers in the images' names are.
 
     Raises:
-        LumenError: if there is nothing there, nothing that can be read, or frames too small to use.
+        LumenError: if there is nothing there, nothing that can be read, frames too small to use, or several kinds of
+            images of which none is the obvious one.
     """
-    source = _open(path, image_fps, image_numbers)
+    source = _open(path, image_fps, image_kind, image_numbers)
     if min(source.info.width, source.info.height) < _SMALLEST_SIDE_PX:
         size = f"{source.info.width}x{source.info.height}"
         raise LumenError(f"{path}: frames of {size} are too small, {_SMALLEST_SIDE_PX} pixels a side are needed")
@@ -47,9 +52,10 @@ def source_place(path: Path) -> Path:
     return path
 
 
-def _open(path: Path, image_fps: float, image_numbers: NumberMeaning) -> FrameSource:
+def _open(path: Path, image_fps: float, image_kind: str | None, image_numbers: NumberMeaning) -> FrameSource:
     if path.is_file():
-        require(image_numbers == "auto", f"--image_numbers is for folders of images; {path} is a file")
+        for flag, given in (("image_kind", image_kind is not None), ("image_numbers", image_numbers != "auto")):
+            require(not given, f"--{flag} is for folders of images; {path} is a file")
         return VideoSource(path)
     if not path.exists() and not glob.has_magic(str(path)):
         raise LumenError(f"{path} does not exist")
@@ -57,7 +63,9 @@ def _open(path: Path, image_fps: float, image_numbers: NumberMeaning) -> FrameSo
     mask_name = SequencePaths(path).mask.name
     images = [image for image in list_images(path) if image.name != mask_name]
     require(len(images) > 0, f"{path} holds no images but {mask_name}")
-    return ImageSource(path, order_images(read_names(images), image_numbers, image_fps))
+    names = read_names(images)
+    chosen, notes = choose_kind(path, names, image_kind)
+    return ImageSource(path, order_images(chosen, image_numbers, image_fps), notes)
 
 
 def _refuse_sequences(folder: Path) -> None:

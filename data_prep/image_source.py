@@ -49,12 +49,13 @@ class ImageSource:
         LumenError: when made, if none of the images can be read; when read, if they differ in size.
     """
 
-    def __init__(self, path: Path, images: OrderedImages) -> None:
+    def __init__(self, path: Path, images: OrderedImages, notes: tuple[str, ...] = ()) -> None:
         """Open images.
 
         Args:
             path: the folder or the pattern that they come from.
             images: at least one.
+            notes: on the choice of the images, for `info.warnings`.
         """
         self._images = images
         self._unreadable = 0
@@ -69,7 +70,7 @@ class ImageSource:
             height=first.shape[0],
             fps=images.fps,
             frame_count=len(images.paths),
-            warnings=(images.assumption,),
+            warnings=(*notes, images.assumption),
         )
 
     def frames(self) -> Iterator[SourceFrame]:

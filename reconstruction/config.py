@@ -27,6 +27,7 @@ EXTRACTION_DEFAULTS: Mapping[str, Any] = {
     "keep_all": False,
     "min_segment_frames": 5,
     "image_fps": 30.0,
+    "image_kind": None,
     "image_numbers": "auto",
     "record_path": False,
 }
@@ -71,6 +72,8 @@ class ReconstructConfig:
     """Do not take stretches between cuts that have fewer usable frames."""
     image_fps: float = 30.0
     """Frames a second of a folder of images whose names hold no times."""
+    image_kind: str | None = None
+    """Kind of images to use in a folder that holds several, such as color or left; as in extract.py."""
     image_numbers: NumberMeaning = "auto"
     """What the numbers in the names of images are: frame numbers, or times in that unit; as in extract.py."""
     record_path: bool = False

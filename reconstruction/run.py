@@ -122,7 +122,7 @@ def _extract(config: ReconstructConfig, record: OutputRecord) -> list[SequencePa
     settings = {name: getattr(config, name) for name in EXTRACTION_DEFAULTS}
     # Everything that can be wrong is found out before what is there is given up.
     extraction = ExtractConfig(given, output.extracted, overwrite=True, **settings)
-    source = open_source(given, config.image_fps, config.image_numbers)
+    source = open_source(given, config.image_fps, config.image_kind, config.image_numbers)
     if config.calibration is not None:
         read_calibration(config.calibration, (source.info.width, source.info.height))
     inputs = {"video": source.fingerprint()}

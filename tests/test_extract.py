@@ -255,6 +255,7 @@ def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video:
         ("{ns}.png", "nanoseconds", [1403636579.763556 + i / 10 for i in range(8)]),
         ("{seconds}.png", "seconds", [i / 30 for i in range(8)]),
         ("{digits}.png", "count from the first one", [i / 30 for i in range(8)]),
+        ("frame_{i}_color.png", "using color (8), ignoring depth (8)", [i / 30 for i in range(8)]),
     ],
 )
 def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
@@ -264,12 +265,24 @@ def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
         numbers = {"ns": 1403636579763555584 + i * 10**8, "seconds": f"{i / 30:.7g}", "digits": 10**23 + i, "i": i}
         name = template.format(**numbers)
         cv2.imwrite(str(tmp_path / name), frame)
+        if "color" in name:
+            cv2.imwrite(str(tmp_path / f"frame_{i:04d}_depth.tiff"), frame[:, :, 0].astype(np.uint16) * 200)
     run_paths = extract(tmp_path, tmp_path / "out", keep_all=True, split_at_cuts=False)
     _, sequence = only_sequence(run_paths)
     assert [frame.index for frame in sequence.frames] == list(range(8))
     assert [frame.timestamp_s for frame in sequence.frames] == pytest.approx(times_s, abs=2e-6)
     assert said in caplog.text
     assert any(said in warning for warning in json.loads(run_paths.report("extract").read_text())["warnings"])
+
+
+def test_the_command_refuses_kinds_that_could_all_be_frames_and_takes_the_flag(tmp_path: Path) -> None:
+    for i, frame in enumerate(endoscopic_frames(8)):
+        cv2.imwrite(str(tmp_path / f"{('left', 'right')[i % 2]}_{i // 2}.png"), frame)
+    refused = run_command(tmp_path, "--output", "out", folder=tmp_path)
+    assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
+    assert "left (4), right (4)" in refused.stderr and "--image_kind" in refused.stderr
+    done = run_command(tmp_path, "--output", "out", "--keep_all", "--image_kind", "left", folder=tmp_path)
+    assert done.returncode == 0 and "using left (4), ignoring right (4)" in done.stderr
 
 
 def test_what_was_lost_and_blacked_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

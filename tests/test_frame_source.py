@@ -302,6 +302,40 @@ def test_folder_without_images(tmp_path: Path) -> None:
         source_of(tmp_path / "*.jpg")
 
 
+def write_c3vd(folder: Path, count: int) -> list[Image]:
+    """A sequence as C3VD lays it out: colour, and measurements of 16 bits in TIFF."""
+    images = endoscopic_frames(count)
+    for i, image in enumerate(images):
+        cv2.imwrite(str(folder / f"{i}_color.png"), image)
+        cv2.imwrite(str(folder / f"{i:04d}_depth.tiff"), image[:, :, 2].astype(np.uint16) * 200)
+        cv2.imwrite(str(folder / f"{i:04d}_normals.tiff"), image.astype(np.uint16) * 200)
+        cv2.imwrite(str(folder / f"{i:04d}_occlusion.png"), image[:, :, 0])
+    (folder / "pose.txt").write_text("1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1\n" * count)
+    return images
+
+
+def test_of_c3vd_colour_is_taken(tmp_path: Path) -> None:
+    images = write_c3vd(tmp_path, 11)
+    for path in (tmp_path, tmp_path / "*", tmp_path / "*.png"):
+        source = source_of(path)
+        frames = list(source.frames())
+        assert [frame.index for frame in frames] == list(range(11))
+        assert all(np.array_equal(frame.image, image) for frame, image in zip(frames, images, strict=True))
+        assert "using color (11), ignoring" in source.info.warnings[0]
+    with pytest.raises(LumenError, match="--image_kind"):
+        source_of(tmp_path / "*.tiff")
+
+
+def test_left_and_right_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
+    images = endoscopic_frames(6)
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{('left', 'right')[i % 2]}_{i // 2}.png"), image)
+    with pytest.raises(LumenError, match=r"left \(3\), right \(3\)"):
+        source_of(tmp_path)
+    frames = open_source(tmp_path, 30, "right").frames()
+    assert all(np.array_equal(frame.image, image) for frame, image in zip(frames, images[1::2], strict=True))
+
+
 def test_times_in_names_are_the_times_of_frames(tmp_path: Path) -> None:
     images = endoscopic_frames(4)
     for i, image in enumerate(images):
@@ -329,6 +363,8 @@ def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
 
 def test_settings_of_images_are_refused_for_a_video(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", endoscopic_frames(2))
+    with pytest.raises(LumenError, match="--image_kind is for folders of images"):
+        open_source(path, 30, "color")
     with pytest.raises(LumenError, match="--image_numbers is for folders of images"):
         open_source(path, 30, image_numbers="ms")
 

@@ -49,18 +49,22 @@ def test_a_place_that_the_model_does_not_reach_is_told(cut_video: PhantomPaths, 
 def test_settings_of_images_reach_the_extraction(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
-    for i, image in enumerate(endoscopic_frames(6)):
-        cv2.imwrite(str(folder / f"{40 * i}.png"), image)
+    for i, image in enumerate(endoscopic_frames(12)):
+        cv2.imwrite(str(folder / f"{('left', 'right')[i % 2]}_{40 * (i // 2)}.png"), image)
     settings: dict[str, Any] = {**FAST, "calibration": None, "until": "extract", "keep_all": True}
-    settings |= {"image_numbers": "ms", "split_at_cuts": False}
+    with pytest.raises(LumenError, match="--image_kind"):
+        reconstruct(ReconstructConfig(folder, tmp_path / "run", **settings))
+    settings |= {"image_kind": "right", "image_numbers": "ms", "split_at_cuts": False}
     (sequence,) = reconstruct(ReconstructConfig(folder, tmp_path / "run", **settings))
     frames = Sequence.load(SequencePaths(sequence).sequence).frames
     assert [frame.timestamp_s for frame in frames] == pytest.approx([0.04 * i for i in range(6)])
 
 
 def test_settings_of_images_are_refused_for_a_sequence(sequence: SequencePaths, tmp_path: Path) -> None:
-    with pytest.raises(LumenError, match="--image_numbers is for videos and images"):
-        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **FAST, image_numbers="ms"))
+    for settings in ({"image_kind": "left"}, {"image_numbers": "ms"}):
+        (name,) = settings
+        with pytest.raises(LumenError, match=f"--{name} is for videos and images"):
+            reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **{**FAST, **settings}))
 
 
 def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: Path) -> None:

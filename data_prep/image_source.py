@@ -46,7 +46,7 @@ class ImageSource:
     """Images of one size as frames.
 
     Raises:
-        LumenError: when made, if none of the images can be read; when read, if they differ in size.
+        LumenError: when made, if none of the images can be read; when read, if they differ in size or are depth maps.
     """
 
     def __init__(self, path: Path, images: OrderedImages, notes: tuple[str, ...] = ()) -> None:
@@ -111,8 +111,24 @@ class ImageSource:
 
 
 def _read_image(path: Path) -> Image | None:
+    """(H, W, 3) uint8 BGR; None if it cannot be read.
+
+    Raises:
+        LumenError: if it holds depths or other measurements, by the type of its pixels.
+    """
     try:
         data = np.fromfile(path, np.uint8)
     except OSError:
         return None
-    return cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    image = cv2.imdecode(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR) if data.size else None
+    if image is None:
+        return None
+    is_color = image.ndim == 3
+    if image.dtype not in (np.uint8, np.uint16) or (image.dtype == np.uint16 and not is_color):
+        raise LumenError(
+            f"{path}: {image.dtype} {'colours' if is_color else 'grey values'} are taken for depths or other "
+            "measurements, not for a video frame: give images of 8 bits, or of 16 bits in colour"
+        )
+    if image.dtype == np.uint16:
+        image = np.right_shift(image, 8, dtype=np.uint16).astype(np.uint8)
+    return image if is_color else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)

@@ -326,6 +326,38 @@ def test_of_c3vd_colour_is_taken(tmp_path: Path) -> None:
         source_of(tmp_path / "*.tiff")
 
 
+@pytest.mark.parametrize(
+    "name, dtype",
+    [("{:04d}_depth.tiff", np.uint16), ("{:04d}.png", np.uint16), ("frame{}.tif", np.uint16), ("{}.tiff", np.float32)],
+)
+def test_depth_maps_are_never_frames(tmp_path: Path, name: str, dtype: type) -> None:
+    for i, image in enumerate(endoscopic_frames(3)):
+        cv2.imwrite(str(tmp_path / name.format(i)), image[:, :, 1].astype(dtype) * 100)
+    kind = "depth" if "depth" in name else None
+    with pytest.raises(LumenError, match=f"{np.dtype(dtype)} grey values"):
+        open_source(tmp_path, 30, kind)
+
+
+def test_a_depth_map_among_frames_is_refused(tmp_path: Path) -> None:
+    images = endoscopic_frames(3)
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image if i < 2 else image[:, :, 0].astype(np.uint16) * 100)
+    with pytest.raises(LumenError, match="2.png: uint16"):
+        list(source_of(tmp_path).frames())
+
+
+def test_colour_of_16_bits_and_grey_of_8_bits_are_frames(tmp_path: Path) -> None:
+    image = endoscopic_frames(1)[0]
+    cv2.imwrite(str(tmp_path / "0.png"), image)
+    cv2.imwrite(str(tmp_path / "1.png"), image.astype(np.uint16) * 256 + 255)
+    cv2.imwrite(str(tmp_path / "2.tif"), image.astype(np.uint16) * 256 + 255)
+    cv2.imwrite(str(tmp_path / "3.png"), image[:, :, 1])
+    frames = [frame.image for frame in source_of(tmp_path).frames()]
+    assert all(frame.dtype == np.uint8 and frame.shape == image.shape for frame in frames)
+    assert all(np.array_equal(frame, image) for frame in frames[:3])
+    assert all(np.array_equal(frames[3][:, :, channel], image[:, :, 1]) for channel in range(3))
+
+
 def test_left_and_right_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
     images = endoscopic_frames(6)
     for i, image in enumerate(images):

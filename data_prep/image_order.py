@@ -81,7 +81,7 @@ def order_images(names: Sequence[ImageName], meaning: NumberMeaning, fps: float)
     columns = _columns(ordered)
     paths = tuple(name.path for name in ordered)
     if meaning in _PER_SECOND and times is None:
-        raise LumenError(f"--image_numbers {meaning}: no number in the images' names grows from image to image")
+        raise LumenError(f"--image_numbers {meaning}: no number in the images' names grows as times do")
     if times is None or meaning == "frames":
         indices, how = _indices(columns, len(paths), any_step=meaning == "frames")
         rate = f"timestamps assume {fps:g} frames a second (--image_fps)"
@@ -146,17 +146,19 @@ def _find_times(names: Sequence[ImageName], meaning: NumberMeaning) -> _Times | 
     for place, column in enumerate(columns):
         values = [number.value for number in column]
         unit = (meaning if meaning in _PER_SECOND else _unit(column)) if _is_ascending(values) else None
-        if unit is not None:
-            return _counted_from(place, unit, [value / _PER_SECOND[unit] for value in values])
+        times = _column_of_times(place, values, unit) if unit is not None else None
+        if times is not None and _is_ascending([Decimal(float(each)) for each in times.seconds]):
+            return times
     return None
 
 
-def _counted_from(column: int, unit: str, seconds: Sequence[Decimal]) -> _Times:
+def _column_of_times(place: int, values: Sequence[Decimal], unit: str) -> _Times:
     """Times as they are, or from the first on where they are too large to be of any clock, and for microseconds."""
-    called = f"times in {_UNIT_NAMES[unit]}"
-    if seconds[-1] < _END_OF_EPOCH_S:
-        return _Times(seconds, column, called)
-    return _Times([each - seconds[0] for each in seconds], column, f"{called}, which count from the first image")
+    called, scale = f"times in {_UNIT_NAMES[unit]}", _PER_SECOND[unit]
+    if values[-1] / scale < _END_OF_EPOCH_S:
+        return _Times([value / scale for value in values], place, called)
+    from_first = [(value - values[0]) / scale for value in values]
+    return _Times(from_first, place, f"{called}, which count from the first image")
 
 
 def _dates(names: Sequence[ImageName]) -> _Times | None:

@@ -243,6 +243,47 @@ def test_one_image_has_its_last_number() -> None:
     assert ordered([f"{10**23}.png"]).indices == (0,)
 
 
+_PIECES = (
+    *(
+        "frame",
+        "_",
+        "-",
+        ".",
+        ",",
+        "1",
+        "0",
+        "00",
+        "42",
+        "1403636579",
+        "1403636579763555584",
+        "20260105",
+        "123000",
+        "L",
+    ),
+    *("depth", "é", "²", "٣", " ", "(1)", "ms", "s", "cam", "0x1f", "\udce9", "=", "a", "f0", "10" * 60),
+)
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_any_names_give_indices_and_times_that_can_be_kept(seed: int) -> None:
+    rng = random.Random(seed)
+    before, after = ("".join(rng.choices(_PIECES, k=rng.randint(0, 3))) for _ in range(2))
+    step = rng.choice([1, 3, 33, 1000, 33333, 33333333, 10**8])
+    first = rng.choice([0, 1, 99, 10**6, 10**18, EPOCH_NS, 10**23])
+    names = {f"{before}{first + i * step:0{rng.choice([1, 8])}d}{after}.png" for i in range(rng.randint(1, 12))}
+    meanings: tuple[NumberMeaning, ...] = ("auto", "frames", "s", "ns")
+    for meaning in meanings:
+        try:
+            result = order_images(read_names([FOLDER / name for name in names]), meaning, fps=30)
+        except LumenError as error:
+            assert meaning in str(error)
+            continue
+        assert sorted(path.name for path in result.paths) == sorted(names)
+        assert all(np.diff(result.indices) > 0) and all(np.diff(result.timestamps_s) > 0)
+        assert result.indices[0] >= 0 and result.indices[-1] <= LARGEST_INDEX
+        assert result.fps > 0 and np.isfinite([result.fps, *result.timestamps_s]).all()
+
+
 def test_natural_order_of_anything() -> None:
     names = ["a2b", "a10b", "b", "b1", "m²_3", "é_1", "٣", "0.5.1", "  7", "_", "0.5"]
     paths = [FOLDER / f"{name}.png" for name in names]

@@ -33,6 +33,7 @@ _LEAST_ROUNDED = 5
 _DATE = re.compile(
     r"(?:^|_)((?:19|20)\d\d)_?(\d\d)_?(\d\d)_?(\d\d)_?(\d\d)_?(\d\d)(?:_(\d{1,9})|(\d{3}(?:\d{3})?))?(?=_|$)"
 )
+_CLOCK = re.compile(r"(?:^|_)(\d\d?)_([0-5]\d)_([0-5]\d)_(\d{3}(?:\d{3})?)(?=_|$)")
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,7 @@ def _find_times(names: Sequence[ImageName], meaning: NumberMeaning) -> _Times | 
     if meaning not in _PER_SECOND:
         for found, longest_step_s in (
             (_dates(names), _LONGEST_DATED_STEP_S),
+            (_clock_times(names), _LONGEST_DATED_STEP_S),
             (_seconds_and_parts(columns), _LONGEST_STEP_S),
         ):
             if found is not None and _is_plausible(found.seconds, longest_step_s):
@@ -165,8 +167,7 @@ def _dates(names: Sequence[ImageName]) -> _Times | None:
     """Seconds after the first date: the day itself may identify a patient."""
     dates: list[tuple[datetime, Decimal]] = []
     for name in names:
-        digits = "_".join(part for number in name.numbers for part in (number.whole, number.fraction) if part)
-        match = _DATE.search(digits)
+        match = _DATE.search(_digits(name))
         if match is None:
             return None
         fraction = match[7] or match[8] or ""
@@ -178,6 +179,21 @@ def _dates(names: Sequence[ImageName]) -> _Times | None:
     first = dates[0][0]
     seconds = [round((date - first).total_seconds()) + part - dates[0][1] for date, part in dates]
     return _Times(seconds, None, "dates and times, which count from the first image")
+
+
+def _clock_times(names: Sequence[ImageName]) -> _Times | None:
+    """Hours, minutes, seconds and milliseconds, as players name snapshots."""
+    matches = [_CLOCK.search(_digits(name)) for name in names]
+    seconds = [
+        int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3]) + Decimal(match[4]).scaleb(-len(match[4]))
+        for match in matches
+        if match is not None
+    ]
+    return _Times(seconds, None, "hours, minutes and seconds") if len(seconds) == len(names) else None
+
+
+def _digits(name: ImageName) -> str:
+    return "_".join(part for number in name.numbers for part in (number.whole, number.fraction) if part)
 
 
 def _seconds_and_parts(columns: Sequence[tuple[Number, ...]]) -> _Times | None:

@@ -16,12 +16,15 @@ _MEASUREMENTS = {
     *("annotation", "annotations", "contour", "contours"),
 }
 _MEASUREMENT_BEGINNINGS = ("depth", "mask", "disparit", "normals", "occlu", "opticalflow", "label", "thumb")
-_COLORS = {"color", "colour", "rgb", "bgr", "frame", "frames", "image", "images", "img", "imgs"}
+_COLORS = {"color", "colour", "rgb", "bgr"}
+_FRAMES = {"frame", "frames", "image", "images", "img", "imgs"}
 _SIDES = {"left", "right"}
+# Numbers from here on are no frame numbers; images of two kinds may have different ones by a hair.
+_SMALLEST_STAMP = 10**8
 # Of images whose names have no word that others lack.
 _PLAIN = "plain"
 # What the report may repeat besides measurements: other words may be names of patients.
-_HARMLESS = re.compile(rf"{'|'.join(_COLORS | _SIDES)}|l|r|(?:{'|'.join(CAMERAS)})?\d+|bmp|jpe?g|png|tiff?")
+_HARMLESS = re.compile(rf"{'|'.join(_COLORS | _FRAMES | _SIDES)}|l|r|(?:{'|'.join(CAMERAS)})?\d+|bmp|jpe?g|png|tiff?")
 _MOST_NAMED = 6
 
 _Kinds = Mapping[str, Sequence[ImageName]]
@@ -105,10 +108,10 @@ def _split(group: Sequence[ImageName]) -> list[tuple[tuple[str, ...], Sequence[I
 def _frames(kinds: _Kinds) -> _Kinds:
     """The kinds that can be frames: one if that is clear."""
     candidates = {kind: members for kind, members in kinds.items() if not any(map(_is_measurement, kind.split("_")))}
-    if _exclude_each_other(candidates):
-        colors = [kind for kind in candidates if _COLORS.intersection(kind.split("_"))]
-        if len(colors) == 1:
-            return {colors[0]: candidates[colors[0]]}
+    for words in (_COLORS, _FRAMES):
+        named = {kind: members for kind, members in candidates.items() if words.intersection(kind.split("_"))}
+        if len(named) == 1 and (words is _COLORS or _exclude_each_other(candidates)):
+            return named
     return candidates
 
 
@@ -135,8 +138,20 @@ def _exclude_each_other(kinds: _Kinds) -> bool:
     # Words that nearly every image has for itself are identifiers.
     if len(kinds) > max(2, count // 2):
         return False
-    numbers = [number for members in kinds.values() for number in _own_numbers(members) if number]
-    return len(set(numbers)) < len(numbers)
+    by_kind = [_own_numbers(members) for members in kinds.values()]
+    numbers = [number for own in by_kind for number in own if number]
+    return len(set(numbers)) < len(numbers) or _are_stamped_side_by_side(by_kind)
+
+
+def _are_stamped_side_by_side(by_kind: Sequence[set[tuple[tuple[int, str], ...]]]) -> bool:
+    """Whether several kinds have times, in nanoseconds or decimals, that run in parallel."""
+    ranges = []
+    for own in by_kind:
+        columns = list(zip(*own, strict=True)) if len(set(map(len, own))) == 1 else []
+        stamps = [each for each in columns if max(each)[0] >= _SMALLEST_STAMP or any(part for _, part in each)]
+        ranges += [(min(each), max(each)) for each in stamps[:1] if len(own) > 1]
+    ranges.sort()
+    return any(later[0] < earlier[1] for earlier, later in zip(ranges, ranges[1:], strict=False))
 
 
 def _own_numbers(members: Sequence[ImageName]) -> set[tuple[tuple[int, str], ...]]:

@@ -13,6 +13,9 @@ from pipeline.errors import LumenError
 FOLDER = Path("/images")
 C3VD = ("{0}_color.png", "{0:04d}_depth.tiff", "{0:04d}_normals.tiff", "{0:04d}_flow.tiff", "{0:04d}_occlusion.png")
 
+# Two cameras that are not synchronised, and the delay of each.
+KINDS = {"ir": 0, "uv": 7}
+
 
 def files(*templates: str, numbers: Iterable[int] = range(9)) -> list[str]:
     return [template.format(number) for number in numbers for template in templates]
@@ -84,6 +87,21 @@ def test_kinds_that_could_all_be_frames_are_refused_until_one_is_named(templates
     for kind, template in zip(kinds, templates, strict=False):
         assert f"{kind} (9)" in message
         assert chosen(names, kind)[0] == set(files(template))
+
+
+def test_kinds_with_times_of_their_own_are_refused() -> None:
+    stamps = [
+        f"{word}_{1403636579763555584 + shift + i * 10**8}.png" for i in range(9) for word, shift in KINDS.items()
+    ]
+    seconds = [f"{word}_{1403.1 + shift / 1000 + i / 30:.4f}.png" for i in range(9) for word, shift in KINDS.items()]
+    for names in (stamps, seconds):
+        with pytest.raises(LumenError, match=r"ir \(9\), uv \(9\)"):
+            chosen(names)
+        assert chosen(names, "uv")[0] == {name for name in names if name.startswith("uv")}
+
+
+def test_a_picture_without_a_number_is_not_taken_for_a_colour_frame() -> None:
+    assert chosen([*files("{}_color.png"), "coverage.png"])[0] == set(files("{}_color.png"))
 
 
 def test_two_images_of_one_number_are_two_kinds() -> None:

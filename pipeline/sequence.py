@@ -154,9 +154,13 @@ class Sequence:
     frames: list[Frame]
     rejected: list[RejectedFrame]
 
+    def source_title(self, name: str | None) -> str:
+        """What to call the video or images: `name`, by default the first digits of their hash."""
+        return name or self.source.sha256[:_HASH_DIGITS]
+
     def title(self, name: str | None) -> str:
-        """One line for pictures and pages: `name`, by default the first digits of the source's hash, and the frames."""
-        called = name or self.source.sha256[:_HASH_DIGITS]
+        """One line for pictures and pages: what to call the source (`source_title`), and the frames."""
+        called = self.source_title(name)
         indices = [frame.index for frame in self.frames]
         return f"{called}, frames {min(indices)} to {max(indices)}" if indices else called
 

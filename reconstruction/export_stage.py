@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from cv2.typing import MatLike as Image
 
 from data_prep.bootstrap_input import InputVideo
 from pipeline.files import copy_or_link
-from pipeline.output_record import remove_own
+from pipeline.output_record import remove_own, share_output
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
+from pipeline.sequence import Sequence
 from pipeline.sequence_images import read_frame
 from pipeline.tracks import Tracks
 from pipeline.training_files import read_training_data
@@ -94,9 +96,15 @@ def _copy_sequence(source: SequencePaths, target: SequencePaths, frame_index: li
     """Copy the frames, their masks and facts into the run, which makes it a sequence."""
     pairs = {target.image(index): source.image(index) for index in frame_index}
     pairs |= {target.frame_mask(index): source.frame_mask(index) for index in frame_index}
-    pairs[target.sequence] = source.sequence
     # An earlier run may have had other frames.
     remove_own(target.sequence, target.images, target.frame_masks)
     for path, wanted in pairs.items():
         if wanted.exists():
             copy_or_link(wanted, path)
+    facts = Sequence.load(source.sequence)
+    if not share_output(source.sequence, target.sequence):
+        # The run may travel farther than the sequence of the user, who chose to record these.
+        facts = replace(
+            facts, source=replace(facts.source, path=None), calibration=replace(facts.calibration, file=None)
+        )
+    facts.save(target.sequence)

@@ -16,6 +16,7 @@ from pipeline.output_record import OutputRecord
 from pipeline.outputs import output_folder
 from pipeline.paths import RunPaths, SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
+from pipeline.sequence import Sequence
 from reconstruction.config import EXTRACTION_DEFAULTS, TRAIN_CONFIG, ReconstructConfig
 from reconstruction.outcome import Outcome, outcomes_of, table, write_index
 from reconstruction.sequence_run import SequenceRun
@@ -74,7 +75,8 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths], ou
             problem = str(error)
         outcomes += outcomes_of(paths.root.name, ReconstructionPaths(root), problem)
     index = ReconstructionPaths(output).index
-    write_index(index, "Reconstruction", outcomes)
+    facts = Sequence.load(next(iter(sequences.values())).sequence)
+    write_index(index, f"Reconstruction: {facts.source_title(config.name)}", outcomes)
     if len(outcomes) > 1:
         logger.info("%s", table(outcomes))
     if len(failures) == len(sequences):

@@ -1,7 +1,8 @@
 """DDL's network as a backend: frames in, dense descriptors out, in the geometry it was trained in."""
 
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 
@@ -43,19 +44,22 @@ class FCDenseNetDescriptor(Descriptor):
         self._fitting = FittingDownsampling()
 
     @staticmethod
-    def recognises(content: dict[str, Any]) -> bool:
-        """Whether a checkpoint file's content is of this method."""
-        model = content.get("model")
-        return isinstance(model, dict) and any(str(name).endswith("finalConv.weight") for name in model)
+    def recognises(names: Collection[str]) -> bool:
+        """Whether weights of these names are those of this method."""
+        return "finalConv.weight" in names
 
     @classmethod
-    def from_file(cls, path: Path, device: torch.device) -> Self:
-        """Read a checkpoint of ours or DDL's; the network's shape is that of its weights.
+    def from_checkpoint(cls, checkpoint: Checkpoint, path: Path, device: torch.device) -> Self:
+        """The descriptor of a checkpoint of ours or DDL's; the network's shape is that of its weights.
+
+        Args:
+            checkpoint: what was read.
+            path: of its file, for errors.
+            device: where to put it.
 
         Raises:
-            LumenError: if it is damaged, or of another network.
+            LumenError: if it is of another network.
         """
-        checkpoint = Checkpoint.load(path)
         network = load_network(checkpoint, path).to(device).eval()
         config = checkpoint.config or {}
         downsampling, multiple = (config.get(name) or published for name, published in _PUBLISHED.items())

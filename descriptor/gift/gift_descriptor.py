@@ -1,8 +1,9 @@
 """GIFT as a backend: keypoints of any image, or every few pixels of a video's frames."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from descriptor.base import Bytes, Descriptor, DescriptorMap, Floats, check_sizes
 from descriptor.checkpoint import Checkpoint, fill
 from descriptor.gift.homography import MIDDLE_GREY
-from descriptor.gift.network import FEATURES, LENGTH, Embedder, Extractor, as_input, group_features, is_gift
+from descriptor.gift.network import FEATURES, LENGTH, Embedder, Extractor, as_input, group_features
 from descriptor.gift.transformations import TransformationGroup
 from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_size
 from pipeline.conventions import colmap_from_index
@@ -71,23 +72,26 @@ class GiftDescriptor(Descriptor):
         self._device = next(network.parameters()).device
 
     @staticmethod
-    def recognises(content: dict[str, Any]) -> bool:
-        """Whether a checkpoint file's content is of this method."""
-        return is_gift(content)
+    def recognises(names: Collection[str]) -> bool:
+        """Whether weights of these names are those of this method."""
+        return any(name.startswith("extractor.") for name in names)
 
     @classmethod
-    def from_file(cls, path: Path, device: torch.device, rotations: int | None = None) -> Self:
-        """Read a checkpoint of ours or a published one.
+    def from_checkpoint(
+        cls, checkpoint: Checkpoint, path: Path, device: torch.device, rotations: int | None = None
+    ) -> Self:
+        """The descriptor of a checkpoint of ours or a published one.
 
         Args:
-            path: the file.
+            checkpoint: what was read.
+            path: of its file, for errors.
             device: where to put it.
             rotations: of the group, 5 or 8, if the file does not tell, as published ones do not; 5 by default.
 
         Raises:
-            LumenError: if it is damaged, or of another network.
+            LumenError: if it is of another network.
         """
-        return cls(load_network(Checkpoint.load(path), path, rotations).to(device).eval())
+        return cls(load_network(checkpoint, path, rotations).to(device).eval())
 
     @torch.inference_mode()
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
@@ -135,7 +139,7 @@ def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = Non
     Raises:
         LumenError: if they are not GIFT's, naming the first that does not fit.
     """
-    if not any(name.startswith("extractor.") for name in checkpoint.model):
+    if not GiftDescriptor.recognises(checkpoint.model):
         raise LumenError(f"{path} holds the weights of another network than GIFT's")
     chosen = (checkpoint.config or {}).get("rotations") or rotations or PUBLISHED_ROTATIONS
     require(chosen in (5, 8), f"{chosen} rotations: GIFT's group has 5 or 8")

@@ -1,7 +1,5 @@
 """GIFT's two networks: an extractor of local features, and an embedder that convolves them over the group."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -142,8 +140,3 @@ class Embedder(nn.Module):
 
 def _layers(channels: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(channels, _HIDDEN, 3, padding=1), nn.ReLU(), nn.Conv2d(_HIDDEN, out, 3, padding=1))
-
-
-def is_gift(content: Mapping[str, object]) -> bool:
-    """Whether a checkpoint file's content is laid out as GIFT's."""
-    return isinstance(content.get("extractor"), dict) and "embedder" in content

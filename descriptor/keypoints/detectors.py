@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from descriptor.checkpoint import read_checkpoint_file
+from descriptor.checkpoint import Checkpoint
 from pipeline.conventions import colmap_from_index, colmap_from_opencv
 from pipeline.errors import LumenError
 
@@ -130,14 +130,15 @@ class SuperPointDetector:
         """Read a published state dict; weights of its descriptor are left out.
 
         Raises:
-            LumenError: if the file is missing or damaged, holds code, or is of another network.
+            LumenError: if the file is missing or damaged, holds code or a weight that is not finite, or is of another
+                network.
         """
-        content = read_checkpoint_file(path)
+        content = Checkpoint.load(path).model
         network = SuperPointNetwork()
         wanted = network.state_dict()
         for name, value in wanted.items():
             have = content.get(name)
-            if not isinstance(have, Tensor) or have.shape != value.shape:
+            if have is None or have.shape != value.shape:
                 shape = "x".join(map(str, value.shape))
                 raise LumenError(f"{path} holds no detector's weights: SuperPoint needs {name} of {shape}")
         network.load_state_dict({name: content[name] for name in wanted})

@@ -9,7 +9,7 @@ import pycolmap
 
 from data_prep.sequence_undistortion import recorded_sequence
 from pipeline.errors import LumenError, require
-from pipeline.paths import RunPaths, SequencePaths, TrainingPaths
+from pipeline.paths import AnyPath, RunPaths, SequencePaths, TrainingPaths
 from pipeline.sequence import Sequence
 from pipeline.training_data import Bytes
 from pipeline.training_files import read_mask
@@ -76,7 +76,7 @@ class InputVideo:
         return left, top, left + width, top + height
 
     @classmethod
-    def read(cls, folder: Path, *, as_recorded: bool = True) -> "InputVideo":
+    def read(cls, folder: AnyPath, *, as_recorded: bool = True) -> "InputVideo":
         """Read a sequence's facts and content area.
 
         Args:
@@ -87,7 +87,7 @@ class InputVideo:
             LumenError: if it is no sequence, its content area is missing, empty or of another size, or it has too few
                 frames.
         """
-        paths = SequencePaths(folder)
+        paths = SequencePaths(Path(folder))
         _require_sequence(paths)
         source = recorded_sequence(paths) if as_recorded else paths
         facts = Sequence.load(source.sequence)

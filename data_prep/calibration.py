@@ -15,6 +15,7 @@ from data_prep.opencv_storage import dump_storage, numbers_of, parse_storage
 from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import write_bytes
+from pipeline.paths import AnyPath
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class _Problem(Exception):
     """What is wrong inside a file; the reader adds the file's name."""
 
 
-def read_calibration(path: Path, image_size: tuple[int, int]) -> pycolmap.Camera:
+def read_calibration(path: AnyPath, image_size: tuple[int, int]) -> pycolmap.Camera:
     """Read a camera calibration of any of the known formats.
 
     OpenCV FileStorage YAML, JSON or XML; ROS camera_info YAML; plain YAML or JSON with the same keys; COLMAP's
@@ -82,6 +83,7 @@ def read_calibration(path: Path, image_size: tuple[int, int]) -> pycolmap.Camera
         LumenError: naming the file and what is wrong with it: missing, empty, not a calibration, not finite, not
             plausible, of another resolution, of several cameras.
     """
+    path = Path(path)
     text = _read_text(path)
     try:
         camera, source = _parse(text, image_size)

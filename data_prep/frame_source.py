@@ -10,14 +10,14 @@ from data_prep.image_source import ImageSource, list_images
 from data_prep.source_frame import FrameSource
 from data_prep.video_source import VideoSource
 from pipeline.errors import LumenError, require
-from pipeline.paths import RunPaths, SequencePaths
+from pipeline.paths import AnyPath, RunPaths, SequencePaths
 
 # Below this there is nothing to find a content area or a flow in.
 _SMALLEST_SIDE_PX = 64
 
 
 def open_source(
-    path: Path, image_fps: float, image_kind: str | None = None, image_numbers: NumberMeaning = "auto"
+    path: AnyPath, image_fps: float, image_kind: str | None = None, image_numbers: NumberMeaning = "auto"
 ) -> FrameSource:
     """Open a video file, a folder of images or a glob pattern.
 
@@ -31,6 +31,7 @@ def open_source(
         LumenError: if there is nothing there, nothing that can be read, frames too small to use, or several kinds of
             images of which none is the obvious one.
     """
+    path = Path(path)
     source = _open(path, image_fps, image_kind, image_numbers)
     if min(source.info.width, source.info.height) < _SMALLEST_SIDE_PX:
         size = f"{source.info.width}x{source.info.height}"

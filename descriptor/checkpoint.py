@@ -6,7 +6,6 @@ reads those in ours; `optimizer` holds the state of each of our optimizers by it
 """
 
 import math
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from descriptor.checkpoint_file import PARTS, read_checkpoint_file, shortened, weights_in
 from pipeline.errors import LumenError, require
 from pipeline.files import atomic_write
+from pipeline.paths import AnyPath
 
 FORMAT_VERSION = 1
 _PREFIX = "module."
@@ -45,7 +45,7 @@ class Checkpoint:
     optimizer: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write it atomically, in the published layout with our additions.
 
         Raises:
@@ -77,7 +77,7 @@ class Checkpoint:
         return parts
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Checkpoint":
+    def load(cls, path: AnyPath) -> "Checkpoint":
         """Read a checkpoint of ours, DDL's or GIFT's, or weights alone (`descriptor.checkpoint_file`), on the CPU.
 
         Raises:

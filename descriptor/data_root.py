@@ -13,7 +13,7 @@ from descriptor.network_frame import Bytes, NetworkFrame, common_size, fitting_d
 from descriptor.sparse_correspondence import SparseCorrespondence
 from pipeline.errors import LumenError, require
 from pipeline.files import is_leftover
-from pipeline.paths import TrainingPaths
+from pipeline.paths import AnyPath, TrainingPaths
 from pipeline.training_data import PoseDirection, TrainingData
 from pipeline.training_files import read_training_data
 
@@ -51,7 +51,7 @@ class DataSettings:
     pose_direction: Literal["auto"] | PoseDirection = "auto"
 
 
-def find_sequences(root: Path, patients: Sequence[int | str] | None = None) -> list[Path]:
+def find_sequences(root: AnyPath, patients: Sequence[int | str] | None = None) -> list[Path]:
     """The sequences of some patients, or of all, by name.
 
     Args:
@@ -61,6 +61,7 @@ def find_sequences(root: Path, patients: Sequence[int | str] | None = None) -> l
     Raises:
         LumenError: if there are none, or a patient is not there.
     """
+    root = Path(root)
     if TrainingPaths.find(root) is not None:
         require(not patients, f"{root} is one sequence, so that no patients can be chosen in it: give the folder above")
         return [root]
@@ -80,14 +81,15 @@ def find_sequences(root: Path, patients: Sequence[int | str] | None = None) -> l
     return [sequence for patient in patients for sequence in found[_patient_folder(patient, found, root)]]
 
 
-def load_clips(sequences: Sequence[Path], settings: DataSettings) -> list[Clip]:
+def load_clips(sequences: Sequence[AnyPath], settings: DataSettings) -> list[Clip]:
     """Read sequences at one common size.
 
     Raises:
         LumenError: if one is missing or damaged, has fewer than two registered frames, or the input size does not fit.
     """
-    models = [read_training_data(sequence, settings.pose_direction) for sequence in sequences]
-    for sequence, model in zip(sequences, models, strict=True):
+    roots = [Path(sequence) for sequence in sequences]
+    models = [read_training_data(sequence, settings.pose_direction) for sequence in roots]
+    for sequence, model in zip(roots, models, strict=True):
         require(
             len(model.frame_index) > 1,
             f"{sequence} has {len(model.frame_index)} registered frame: a pair needs two; leave this sequence out",
@@ -96,7 +98,7 @@ def load_clips(sequences: Sequence[Path], settings: DataSettings) -> list[Clip]:
     size = _size(models, downsamplings, settings)
     return [
         _load(sequence, model, NetworkFrame.of_mask(model.mask, downsampling, size), settings)
-        for sequence, model, downsampling in zip(sequences, models, downsamplings, strict=True)
+        for sequence, model, downsampling in zip(roots, models, downsamplings, strict=True)
     ]
 
 

@@ -1,6 +1,5 @@
 """The backends by name, and any weights file to the backend that it belongs to."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from descriptor.dense_sift import DenseSift
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
 from descriptor.gift.gift_descriptor import GiftDescriptor
 from pipeline.errors import LumenError, require
+from pipeline.paths import AnyPath
 
 # Made from a file of weights.
 TRAINED = (FCDenseNetDescriptor.name, GiftDescriptor.name)
@@ -19,9 +19,7 @@ TRAINED = (FCDenseNetDescriptor.name, GiftDescriptor.name)
 UNTRAINED = {DenseSift.name: DenseSift}
 
 
-def load_descriptor(
-    path: str | os.PathLike[str], device: torch.device | None = None, rotations: int | None = None
-) -> Descriptor:
+def load_descriptor(path: AnyPath, device: torch.device | None = None, rotations: int | None = None) -> Descriptor:
     """A trained descriptor from its file: its method and its network's shape are found from what is in it.
 
     Args:

@@ -22,6 +22,7 @@ import tyro
 
 from pipeline.errors import LumenError
 from pipeline.files import read_yaml, write_yaml
+from pipeline.paths import AnyPath
 
 Config = TypeVar("Config")
 
@@ -67,7 +68,7 @@ def named_variant(name: str, choices: Sequence[str], arguments: Sequence[str]) -
     return str(given)
 
 
-def load_config(config_type: type[Config], path: Path, *, allow_missing: bool = False) -> Config:
+def load_config(config_type: type[Config], path: AnyPath, *, allow_missing: bool = False) -> Config:
     """Read a YAML file into a config dataclass.
 
     Args:
@@ -79,7 +80,7 @@ def load_config(config_type: type[Config], path: Path, *, allow_missing: bool = 
     Raises:
         LumenError: naming the file, the key and the nearest right one, or the type that was expected.
     """
-    content = read_yaml(path)
+    content = read_yaml(Path(path))
     if content is None:
         content = {}
     return from_mapping(config_type, content, str(path), allow_missing=allow_missing)
@@ -120,9 +121,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return msgspec.to_builtins(config, enc_hook=_encode)
 
 
-def save_config(config: Any, path: Path) -> None:
+def save_config(config: Any, path: AnyPath) -> None:
     """Write the resolved config, so that a result carries what made it."""
-    write_yaml(path, to_mapping(config))
+    write_yaml(Path(path), to_mapping(config))
 
 
 def _with_home(value: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.files import read_yaml, write_yaml
 from pipeline.images import write_image
+from pipeline.paths import AnyPath
 
 Steps = npt.NDArray[np.uint16]
 
@@ -19,12 +20,13 @@ MOST_STEPS = 65535
 _KEY = "world_units_per_step"
 
 
-def read_depth_scale(path: Path) -> float:
+def read_depth_scale(path: AnyPath) -> float:
     """Lengths of the poses' world per step of the depth maps beside a `scale.yaml`.
 
     Raises:
         LumenError: if it is missing or damaged, or the length is not above 0.
     """
+    path = Path(path)
     content = read_yaml(path)
     value = content.get(_KEY) if isinstance(content, dict) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -37,7 +39,7 @@ def write_depth_scale(path: Path, world_units_per_step: float) -> None:
     write_yaml(path, {_KEY: world_units_per_step})
 
 
-def read_depth(path: Path, size: tuple[int, int]) -> Steps:
+def read_depth(path: AnyPath, size: tuple[int, int]) -> Steps:
     """Read a depth map.
 
     Args:
@@ -50,6 +52,7 @@ def read_depth(path: Path, size: tuple[int, int]) -> Steps:
     Raises:
         LumenError: if it is missing, damaged, or of another size or type.
     """
+    path = Path(path)
     require(path.exists(), f"{path} is missing: every registered frame needs its depth; make the data again")
     with explain_os_errors("read", path):
         data = np.frombuffer(path.read_bytes(), np.uint8)

@@ -1,8 +1,12 @@
 """Every file name of a sequence and of a run, spelt here and nowhere else."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+# What public functions take as a path.
+AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)

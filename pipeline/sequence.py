@@ -10,6 +10,7 @@ from cv2.typing import MatLike as Mask
 from pipeline.config import from_mapping, to_mapping
 from pipeline.errors import LumenError
 from pipeline.files import read_yaml, write_yaml
+from pipeline.paths import AnyPath
 
 FORMAT_VERSION = 1
 _HASH_DIGITS = 8
@@ -164,17 +165,18 @@ class Sequence:
         indices = [frame.index for frame in self.frames]
         return f"{called}, frames {min(indices)} to {max(indices)}" if indices else called
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write `sequence.yaml`, atomically."""
-        write_yaml(path, to_mapping(self))
+        write_yaml(Path(path), to_mapping(self))
 
     @classmethod
-    def load(cls, path: Path) -> "Sequence":
+    def load(cls, path: AnyPath) -> "Sequence":
         """Read `sequence.yaml`.
 
         Raises:
             LumenError: if it is missing, damaged or of another format version, or names a frame twice.
         """
+        path = Path(path)
         content = read_yaml(path)
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write
+from pipeline.paths import AnyPath
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -64,7 +65,7 @@ class Tracks:
         begun = None if self.begun is None else self.begun[old]
         return replace(kept, track=numbers.astype(np.int64), track_count=0, begun=begun)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: AnyPath) -> None:
         """Write an NPZ file, atomically."""
         arrays: dict[str, Any] = {
             "frame_index": self.frame_index,
@@ -74,16 +75,17 @@ class Tracks:
         }
         if self.begun is not None:
             arrays["begun"] = self.begun.astype(np.int32)
-        with atomic_write(path) as partial, partial.open("wb") as stream:
+        with atomic_write(Path(path)) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Tracks":
+    def load(cls, path: AnyPath) -> "Tracks":
         """Read what `save` wrote.
 
         Raises:
             LumenError: if it is missing or damaged.
         """
+        path = Path(path)
         with explain_os_errors("read", path):
             try:
                 with np.load(path) as arrays:

@@ -12,7 +12,7 @@ from pipeline.conventions import invert_poses, quaternions_from_rotations, rotat
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write, read_yaml, write_bytes
 from pipeline.images import write_image
-from pipeline.paths import SequencePaths, TrainingPaths
+from pipeline.paths import AnyPath, SequencePaths, TrainingPaths
 from pipeline.pose_direction import choose_direction, explained_shares
 from pipeline.training_data import Bytes, Floats, Integers, PoseDirection, TrainingData
 
@@ -22,7 +22,7 @@ _LENGTH_TOLERANCE = 1e-3
 logger = logging.getLogger(__name__)
 
 
-def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirection = "auto") -> TrainingData:
+def read_training_data(root: AnyPath, pose_direction: Literal["auto"] | PoseDirection = "auto") -> TrainingData:
     """Read the training data in a sequence's folder, in either layout.
 
     Args:
@@ -33,6 +33,7 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
         LumenError: if there is none, a file is missing, damaged or does not fit the others, or the direction of the
             poses cannot be told.
     """
+    root = Path(root)
     paths = TrainingPaths.find(root)
     if paths is None:
         raise LumenError(f"{root} holds no training data: no {TrainingPaths(root).motion.relative_to(root)}")
@@ -66,7 +67,7 @@ def read_training_data(root: Path, pose_direction: Literal["auto"] | PoseDirecti
     )
 
 
-def write_training_data(data: TrainingData, root: Path, number: int = 0, models: str = "colmap") -> list[Path]:
+def write_training_data(data: TrainingData, root: AnyPath, number: int = 0, models: str = "colmap") -> list[Path]:
     """Write layout 2, poses as cam_from_world, into a sequence's folder; images are left where they are.
 
     Args:
@@ -78,6 +79,7 @@ def write_training_data(data: TrainingData, root: Path, number: int = 0, models:
     Returns:
         What was written; `motion.yaml`, which marks the data as there, last.
     """
+    root = Path(root)
     paths = TrainingPaths(root, 2, number, models)
     ones = np.full(len(data.points), -1, np.int64)
     starts = np.searchsorted(data.observation_point, np.arange(len(data.points)))
@@ -94,12 +96,13 @@ def write_training_data(data: TrainingData, root: Path, number: int = 0, models:
     return [*files, paths.motion]
 
 
-def read_mask(path: Path) -> Bytes:
+def read_mask(path: AnyPath) -> Bytes:
     """Read a mask image of any kind: (H, W) uint8, 255 where it is brighter than half, 0 elsewhere.
 
     Raises:
         LumenError: if it is missing or no image.
     """
+    path = Path(path)
     with explain_os_errors("read", path):
         data = np.frombuffer(path.read_bytes(), np.uint8)
     mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
@@ -108,7 +111,7 @@ def read_mask(path: Path) -> Bytes:
     return np.where(mask > 127, 255, 0).astype(np.uint8)
 
 
-def write_point_cloud(path: Path, points: Floats, colors: Bytes | None) -> None:
+def write_point_cloud(path: AnyPath, points: Floats, colors: Bytes | None) -> None:
     """Write (P, 3) points, with (P, 3) red, green, blue where there are colours, as PLY.
 
     Raises:
@@ -122,7 +125,7 @@ def write_point_cloud(path: Path, points: Floats, colors: Bytes | None) -> None:
         vertices[axis] = points[:, column]
     for column, name in enumerate(("red", "green", "blue") if colors is not None else ()):
         vertices[name] = colors[:, column]  # type: ignore[index]
-    with atomic_write(path) as partial:
+    with atomic_write(Path(path)) as partial:
         PlyData([PlyElement.describe(vertices, "vertex")]).write(str(partial))
 
 
@@ -218,12 +221,13 @@ def _stated_direction(motion: dict[str, Any]) -> PoseDirection | None:
     return next((direction for direction in get_args(PoseDirection) if direction == stated), None)
 
 
-def read_point_cloud(path: Path) -> tuple[Floats, Bytes | None]:
+def read_point_cloud(path: AnyPath) -> tuple[Floats, Bytes | None]:
     """Read the points (P, 3) of a PLY file, and their red, green, blue (P, 3) if it has them.
 
     Raises:
         LumenError: if it cannot be read, is no point cloud or empty, or a point is not finite.
     """
+    path = Path(path)
     with explain_os_errors("read", path):
         try:
             vertices = PlyData.read(str(path))["vertex"].data

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from descriptor.gift.homography import MIDDLE_GREY
 from pipeline.errors import LumenError, require
-from pipeline.paths import SequencePaths
+from pipeline.paths import AnyPath, SequencePaths
 from pipeline.sequence_images import read_image
 
 Bytes = npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ class Pictures:
     masks: Sequence[Bytes | None]
 
     @classmethod
-    def find(cls, root: Path, share: tuple[float, float] = (0.0, 1.0)) -> "Pictures":
+    def find(cls, root: AnyPath, share: tuple[float, float] = (0.0, 1.0)) -> "Pictures":
         """All pictures under a folder.
 
         The mask of a sequence counts for the pictures beside it and in the folders next to it.
@@ -46,6 +46,7 @@ class Pictures:
         Raises:
             LumenError: if there are none, or a mask cannot be read.
         """
+        root = Path(root)
         require(root.is_dir(), f"{root} does not exist, or is no folder")
         folders: dict[Path, list[Path]] = {}
         for path in sorted(root.rglob("*")):

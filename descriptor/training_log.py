@@ -7,8 +7,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot
-from torch.utils.tensorboard import SummaryWriter
 
+from descriptor.event_file import EventFile
 from descriptor.training_paths import RunFolder
 from pipeline.files import atomic_write, write_json
 
@@ -32,7 +32,7 @@ class TrainingLog:
     ) -> None:
         self._folder, self._interval, self._epoch_steps = folder, display_interval, epoch_steps
         self._batch_size, self._step = batch_size, step
-        self._writer = SummaryWriter(str(folder.events), purge_step=step) if active else None
+        self._writer = EventFile(folder.events, step) if active else None
         self._losses: list[float] = []
         self._since: float | None = None
 
@@ -51,7 +51,7 @@ class TrainingLog:
             self._since, self._step = elapsed_s, step
         if self._writer is None or step % self._interval:
             return
-        self._writer.add_scalar("loss", np.mean(self._losses[-self._interval :]), step)
+        self._writer.add_scalar("loss", float(np.mean(self._losses[-self._interval :])), step)
         self._writer.add_scalar("learning_rate", rate, step)
         if step > self._step:
             pairs = self._batch_size * (step - self._step)
@@ -76,7 +76,7 @@ class TrainingLog:
         self._writer.add_scalar("validation/median_error_px", found["median_px"], step)
         self._writer.add_scalar("validation/consistent", found["consistent"], step)
         for name, picture in pictures().items():
-            self._writer.add_image(name, picture, step, dataformats="HWC")
+            self._writer.add_picture(name, picture, step)
         self._writer.flush()
         write_json(self._folder.history, history)
         plot_history(self._folder, history, thresholds_px)

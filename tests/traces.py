@@ -1,5 +1,7 @@
 """A search of everything that a folder holds for words that must not be in it."""
 
+import platform
+import socket
 import sqlite3
 import struct
 import zipfile
@@ -8,6 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
+
+import pytest
+
+MACHINE, PATIENT = "machine-of-doctor-zuse", "Zuse_Konrad"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SQLITE = b"SQLite format 3\0"
@@ -62,3 +68,14 @@ def _inflated(chunk: bytes) -> bytes:
         except zlib.error:
             continue
     return chunk
+
+
+def name_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give this machine a name that no other bytes are like."""
+    monkeypatch.setattr(socket, "gethostname", lambda: MACHINE)
+    monkeypatch.setattr(platform, "node", lambda: MACHINE)
+
+
+def files_that_say(folder: Path, *texts: str) -> list[str]:
+    """Where below a folder one of some texts is, in names or contents (`find_traces`)."""
+    return find_traces(folder, texts)

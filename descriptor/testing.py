@@ -18,8 +18,8 @@ from descriptor.flow_matching import FlowMatcher, TrackMatcher
 from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
 from descriptor.match_pictures import draw_matches
 from descriptor.pair_matching import DescriptorMatcher, PairMatcher, RandomMatcher
+from descriptor.recorded_settings import numbered, save_recorded
 from descriptor.registry import UNTRAINED, load_descriptor
-from pipeline.config import save_config
 from pipeline.errors import require
 from pipeline.files import write_bytes, write_json
 from pipeline.report import StageReport
@@ -42,6 +42,8 @@ class TestConfig:
 
     # Its name begins with Test, but it is none for pytest.
     __test__ = False
+    # What a record leaves out besides paths: the folders of patients may have their names.
+    PRIVATE = ("testing_patient_id",)
 
     testing_data_root: Path
     """Folder of <patient>/<sequence>/ with training data."""
@@ -108,6 +110,9 @@ class TestConfig:
     """Which GPU, where there are several."""
     seed: int = 0
     """Of the choice of pairs and points."""
+    record_path: bool = False
+    """Call --compared_model_paths by their paths in the outputs, instead of by method and number, and write all paths
+    and names of patients that are given here to test.yaml."""
 
     def __post_init__(self) -> None:
         low, high = self.adjacent_range
@@ -148,8 +153,7 @@ def measure(config: TestConfig) -> list[Path]:
     report = StageReport("test")
     device = choose_device(config.device, config.gpu_id)
     descriptor = _load(config, device)
-    # Each under its path once, whatever was given twice.
-    compared = {str(path): load_descriptor(path, device, config.rotations) for path in config.compared_model_paths}
+    compared = _load_compared(config, descriptor, device)
     with report.timed("data"):
         clips = load_clips(find_sequences(config.testing_data_root, config.testing_patient_id), _data(config))
         pairs = sample_pairs(clips, config.sampling)
@@ -166,7 +170,7 @@ def measure(config: TestConfig) -> list[Path]:
     plot_pck(results | floor, outputs[2])
     plot_errors(results | floor, outputs[3])
     draw_matches(pairs, results, config.pixel_downsampling, outputs[4])
-    save_config(config, root / "test.yaml")
+    save_recorded(config, root / "test.yaml")
     report.save(root / "reports" / "test.json")
     return outputs
 
@@ -200,6 +204,18 @@ def _load(config: TestConfig, device: torch.device) -> Descriptor | None:
         if config.display_architecture:
             logger.info("%s", descriptor.network)
     return descriptor
+
+
+def _load_compared(config: TestConfig, first: Descriptor | None, device: torch.device) -> dict[str, Descriptor]:
+    """The descriptors to compare the first with, by names that differ; each once, even if it was given twice."""
+    loaded = {path: load_descriptor(path, device, config.rotations) for path in config.compared_model_paths}
+    if config.record_path:
+        return {str(path): descriptor for path, descriptor in loaded.items()}
+    taken = [] if first is None else [first.name]
+    names = numbered([*taken, *(descriptor.name for descriptor in loaded.values())])[len(taken) :]
+    for name, path in zip(names, loaded, strict=True):
+        logger.info("%s is %s", name, path)
+    return dict(zip(names, loaded.values(), strict=True))
 
 
 def _data(config: TestConfig) -> DataSettings:

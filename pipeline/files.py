@@ -115,13 +115,17 @@ def write_json(path: Path, data: Any) -> None:
     write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def write_yaml(path: Path, data: Any) -> None:
+def write_yaml(path: Path, data: Any, comment: str | None = None) -> None:
     """Write builtin types to `path` as YAML, atomically: keys in their order, the innermost mappings on one line.
+
+    A comment of one line goes before them.
 
     A long list directly under a key of the document is written in parts, because PyYAML holds kilobytes for each of
     its rows.
     """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as stream:
+        if comment is not None:
+            stream.write(f"# {comment}\n")
         for part in _parts(data):
             if isinstance(part, str):
                 stream.write(part)

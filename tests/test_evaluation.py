@@ -21,9 +21,10 @@ from descriptor.pair_matching import DescriptorMatcher, RandomMatcher
 from descriptor.testing import TestConfig, measure
 from descriptor.training import train
 from descriptor.training_config import TrainConfig
-from pipeline.config import parse_command_line
+from pipeline.config import load_config, parse_command_line
 from pipeline.errors import LumenError
 from textured_plane import write_plane
+from traces import MACHINE, files_that_say, name_the_machine
 
 REAL_DATA = os.environ.get("LUMEN_REAL_DATA")
 
@@ -150,8 +151,9 @@ def config(root: Path, tmp_path: Path) -> TestConfig:
 
 
 def test_a_checkpoint_is_measured_beside_the_baselines(
-    config: TestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    config: TestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    name_the_machine(monkeypatch)
     training = TrainConfig(
         training_data_root=config.testing_data_root,
         log_root=tmp_path / "run",
@@ -176,7 +178,12 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
     measure(replace(config, image_downsampling=3.0, baselines=(), reference_floor=False))
     compared = [outputs[0].parent.parent / "run" / "last.pt"] * 2
     measure(replace(config, compared_model_paths=compared, baselines=(), reference_floor=False))
+    assert list(json.loads((config.log_root / "pck.json").read_text())) == ["fcdensenet", "fcdensenet_2"]
+    assert not files_that_say(config.log_root, str(tmp_path), MACHINE)
+    named = replace(config, compared_model_paths=compared, baselines=(), reference_floor=False, record_path=True)
+    measure(named)
     assert list(json.loads((config.log_root / "pck.json").read_text())) == ["fcdensenet", str(compared[0])]
+    assert load_config(TestConfig, config.log_root / "test.yaml") == named
     with pytest.raises(LumenError, match="--feature_length 256: .* was trained with 16"):
         measure(replace(config, feature_length=256))
 

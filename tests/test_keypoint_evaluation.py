@@ -1,8 +1,10 @@
 """Keypoints of photographs: detectors, matchers, HPatches and its forms, relative poses, the lines that are printed."""
 
+import json
 import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,6 +24,7 @@ from descriptor.keypoints.matchers import match_descriptors
 from descriptor.keypoints.relative_pose import read_pairs, rotation_error
 from pictures import picture
 from pipeline.errors import LumenError
+from traces import files_that_say
 
 CPU = torch.device("cpu")
 
@@ -145,10 +148,13 @@ def test_two_checkpoints_of_one_method_are_told_apart(tmp_path: Path, capsys: py
     paths = [tmp_path / name / "last.pt" for name in ("one", "two")]
     for path in paths:
         Checkpoint(GiftNetwork(embeds=False).state_dict(), method="gift", config={"rotations": 5}).save(path)
-    measure_keypoints(
-        KeypointConfig(tmp_path / "data", tmp_path / "log", descriptor=tuple(map(str, paths)), keypoints=30)
-    )
-    assert [line.split()[2] for line in capsys.readouterr().out.splitlines()] == ["gift_one_desc", "gift_two_desc"]
+    config = KeypointConfig(tmp_path / "data", tmp_path / "log", descriptor=tuple(map(str, paths)), keypoints=30)
+    for record_path, names in ((False, ["gift", "gift_2"]), (True, ["gift_one", "gift_two"])):
+        outputs = measure_keypoints(replace(config, record_path=record_path))
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[2] for line in lines] == [f"{name}_desc" for name in names]
+        assert list(json.loads(outputs[1].read_text())) == ([str(path) for path in paths] if record_path else names)
+        assert bool(files_that_say(config.log_root, str(tmp_path))) == record_path
 
 
 def test_folders_that_are_not_as_published_are_named(tmp_path: Path) -> None:
@@ -218,13 +224,17 @@ def test_the_rotation_of_exact_matches_is_found(tmp_path: Path) -> None:
 def test_relative_poses_print_the_published_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pose_pair(tmp_path / "pairs")
     config = KeypointConfig(tmp_path / "pairs", tmp_path / "log", task="relative_pose", matcher="ratio", keypoints=200)
-    measure_keypoints(config)
+    outputs = measure_keypoints(config)
     number = r"\d+\.\d{3}"
+    assert "scene" not in outputs[1].read_text()
     shape = (
-        rf"pairs sift_det sift_desc match_ratio ang diff {number} inlier {number} "
+        rf"relative_pose sift_det sift_desc match_ratio ang diff {number} inlier {number} "
         rf"correct-5 {number} -10 {number} -20 {number}"
     )
     assert re.fullmatch(shape, capsys.readouterr().out.strip())
+    measure_keypoints(replace(config, record_path=True))
+    assert "scene" in outputs[1].read_text()
+    assert re.fullmatch(shape.replace("relative_pose", "pairs"), capsys.readouterr().out.strip())
     (tmp_path / "pairs" / "scene_left.jpg").unlink()
     with pytest.raises(LumenError, match="scene_left.jpg is missing"):
         measure_keypoints(config)

@@ -1,8 +1,9 @@
 """Keypoints detected, described and matched, and how often they are right: what `test.py --task ...` runs."""
 
+import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,12 +18,14 @@ from descriptor.keypoints.detectors import Detector, choose_detector
 from descriptor.keypoints.hpatches import Form, HomographyPair, HPatches
 from descriptor.keypoints.matchers import MatcherName, match_descriptors
 from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_error
-from pipeline.config import save_config
+from descriptor.recorded_settings import numbered, save_recorded
 from pipeline.errors import require
 from pipeline.files import write_bytes, write_json
 from pipeline.progress import progress
 
 Floats = npt.NDArray[np.float64]
+
+logger = logging.getLogger(__name__)
 
 _PCK_PX = (5, 2, 1)
 _CORRECT_DEG = (5, 10, 20)
@@ -34,6 +37,9 @@ class KeypointConfig:
 
     Keypoints of two images are detected, described and matched.
     """
+
+    # What a record leaves out besides paths: these may be files of weights.
+    PRIVATE = ("detector", "descriptor")
 
     data_root: Path
     """Folder with the images: HPatches as published, or pairs NAME_left.jpg, NAME_right.jpg, NAME.txt."""
@@ -63,6 +69,9 @@ class KeypointConfig:
     """Where descriptors compute."""
     seed: int = 0
     """Of scales and rotations."""
+    record_path: bool = False
+    """Write the names of --data_root, of its pairs and of the --descriptor files to the outputs, and all paths that are
+    given here to test.yaml."""
 
     def __post_init__(self) -> None:
         require(self.keypoints >= 8, f"--keypoints {self.keypoints}: choose 8 or more")
@@ -106,21 +115,33 @@ def measure_keypoints(config: KeypointConfig) -> list[Path]:
     given = tuple(dict.fromkeys(config.descriptor))
     describers = [choose_describer(name, device, config.rotations) for name in given]
     outputs = [config.log_root / f"{config.task}.txt", config.log_root / f"{config.task}.json"]
-    save_config(config, config.log_root / "test.yaml")
+    save_recorded(config, config.log_root / "test.yaml")
     lines: list[str] = []
     numbers: dict[str, Any] = {}
-    for name, describer in zip(given, describers, strict=True):
-        is_alone = sum(each.name == describer.name for each in describers) == 1
-        called = describer.name if is_alone else f"{describer.name}_{Path(name).resolve().parent.name}"
+    for name, describer, called in zip(given, describers, _names(config, given, describers), strict=True):
         matcher = KeypointMatcher(detector, describer, called, config.matcher, config.ratio, config.keypoints)
         line, found = _measure(config, matcher)
         print(line)
         lines.append(line)
-        numbers[name] = [asdict(each) for each in found]
+        numbers[name if config.record_path else called] = [asdict(each) for each in found]
         # After each, because the next may fail.
         write_bytes(outputs[0], ("\n".join(lines) + "\n").encode())
         write_json(outputs[1], numbers)
     return outputs
+
+
+def _names(config: KeypointConfig, given: Sequence[str], describers: Sequence[Describer]) -> list[str]:
+    """What to call the descriptors in the lines."""
+    names = [each.name for each in describers]
+    if config.record_path:
+        folders = [Path(name).resolve().parent.name for name in given]
+        return [
+            name if names.count(name) == 1 else f"{name}_{folder}" for name, folder in zip(names, folders, strict=True)
+        ]
+    for called, name in zip(numbered(names), given, strict=True):
+        if called != name:
+            logger.info("%s is %s", called, name)
+    return numbered(names)
 
 
 def _measure(
@@ -128,7 +149,10 @@ def _measure(
 ) -> tuple[str, Sequence[HomographyFigures] | Sequence[PoseFigures]]:
     """The line and the figures of one descriptor."""
     if config.task == "relative_pose":
-        poses = [pose_figures(pair, matcher) for pair in progress(list(read_pairs(config.data_root)), matcher.name)]
+        pairs = progress(list(read_pairs(config.data_root)), matcher.name)
+        poses = [pose_figures(pair, matcher) for pair in pairs]
+        if not config.record_path:
+            poses = [replace(each, name=str(number)) for number, each in enumerate(poses)]
         return pose_line(config, matcher.name, poses), poses
     started = time.perf_counter()
     data = HPatches(config.data_root, config.form, config.image_px, config.seed)
@@ -218,6 +242,5 @@ def pose_line(config: KeypointConfig, name: str, found: Sequence[PoseFigures]) -
     angles = np.array([each.angle_deg for each in found])
     correct = " ".join(f"-{limit} {(angles <= limit).mean():.3f}" for limit in _CORRECT_DEG)
     inliers = float(np.mean([each.inliers for each in found]))
-    return (
-        f"{config.data_root.resolve().name} {name} ang diff {angles.mean():.3f} inlier {inliers:.3f} correct{correct}"
-    )
+    data = config.data_root.resolve().name if config.record_path else config.task
+    return f"{data} {name} ang diff {angles.mean():.3f} inlier {inliers:.3f} correct{correct}"

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from descriptor.checkpoint import Checkpoint
 from descriptor.distributed import Processes
+from descriptor.recorded_settings import recorded
+from descriptor.training_inputs import TrainingInputs
 from descriptor.training_log import Picture, TrainingLog
 from descriptor.training_paths import RunFolder
-from pipeline.config import to_mapping
 from pipeline.errors import LumenError
 from pipeline.progress import ProgressBar
 
@@ -138,6 +139,7 @@ class Trainer:
         device: where the network is.
         processes: that train together.
         folder: where files go.
+        inputs: what the training depends on besides its settings.
     """
 
     def __init__(
@@ -147,9 +149,10 @@ class Trainer:
         device: torch.device,
         processes: Processes,
         folder: RunFolder,
+        inputs: TrainingInputs,
     ) -> None:
         self._config, self._method, self._network = config, method, method.network
-        self._device, self._processes, self._folder = device, processes, folder
+        self._device, self._processes, self._folder, self._inputs = device, processes, folder, inputs
         self.state = TrainingState()
         self._trained = [each for each in self._network.parameters() if each.requires_grad]
         self._optimizers = method.optimizers()
@@ -313,9 +316,9 @@ class Trainer:
             step=state.step,
             validation=found.median_px if found else float("nan"),
             method=self._method.name,
-            config=to_mapping(self._config),
+            config=recorded(self._config),
             optimizer={name: each.state_dict() for name, each in self._optimizers.items()},
-            training={"state": asdict(state)},
+            training={"state": asdict(state), "inputs": self._inputs.to_mapping()},
         ).save(path)
 
     def _must_stop(self) -> bool:

@@ -15,6 +15,7 @@ from descriptor.fcdensenet import FCDenseNet, NetworkShape
 from descriptor.fcdensenet_descriptor import load_network
 from descriptor.fcdensenet_training import FCDenseNetTraining, Frames
 from descriptor.training_config import CONTRAST_RADIUS, TrainConfig
+from descriptor.training_inputs import TrainingInputs, fingerprint_sequences, fingerprint_weights
 from descriptor.training_paths import RunFolder
 from descriptor.training_run import Beginning, check_same_run, run_training
 from pipeline.errors import LumenError, require
@@ -22,8 +23,8 @@ from pipeline.report import StageReport
 
 # What may differ between a run and the one that goes on with it, besides of what may in any run.
 _FREE_TO_CHANGE = {
-    *("num_pre_workers", "display_architecture", "cache_root", "cache_limit_gb"),
-    *("load_trained_model", "trained_model_path", "load_intermediate_data"),
+    *("num_pre_workers", "display_architecture", "cache_limit_gb"),
+    *("load_trained_model", "load_intermediate_data"),
 }
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,13 @@ def train(config: TrainConfig, *, to_the_end: bool = False) -> list[Path]:
     def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
         _check_processes(config, processes)
         with report.timed("data"):
+            inputs = TrainingInputs(fingerprint_sequences(*_sequences(config)))
             training, validation = _load_frames(config, processes)
-        used, network, checkpoint = _network(config, folder, device)
+        used, network, checkpoint, inputs = _network(config, folder, device, inputs)
         if config.display_architecture and processes.is_first:
             logger.info("%s", network)
         method = FCDenseNetTraining(used, network, training, validation)
-        return Beginning(used, method, checkpoint, {"clips": len(training.clips)})
+        return Beginning(used, method, checkpoint, inputs, {"clips": len(training.clips)})
 
     return run_training(config, begin, to_the_end=to_the_end)
 
@@ -55,8 +57,8 @@ def _check_processes(config: TrainConfig, processes: Processes) -> None:
     )
 
 
-def _load_frames(config: TrainConfig, processes: Processes) -> tuple[Frames, Frames]:
-    """The frames to train on, and those to validate on."""
+def _sequences(config: TrainConfig) -> tuple[list[Path], list[Path]]:
+    """The sequences to train on, and those of the patients to validate on, if such are named."""
     root, everyone = config.training_data_root, config.id_range
     held_out = config.validation_patient_id is not None
     others = find_sequences(root, config.validation_patient_id) if held_out else []
@@ -67,6 +69,12 @@ def _load_frames(config: TrainConfig, processes: Processes) -> tuple[Frames, Fra
         require(bool(sequences), "all patients are validated or tested on: give --training_patient_id")
     elif config.testing_patient_id:
         find_sequences(root, config.testing_patient_id)
+    return sequences, others
+
+
+def _load_frames(config: TrainConfig, processes: Processes) -> tuple[Frames, Frames]:
+    """The frames to train on, and those to validate on."""
+    sequences, others = _sequences(config)
     # All at once, because all are of one size.
     together = sequences + [each for each in others if each not in sequences]
     # The first process decodes, the others find it done.
@@ -77,10 +85,10 @@ def _load_frames(config: TrainConfig, processes: Processes) -> tuple[Frames, Fra
     if processes.is_first:
         processes.wait()
     training = _part([clips[each] for each in sequences], config.frame_share, inside=True)
-    if set(others) & set(sequences) or not held_out:
+    if set(others) & set(sequences) or not others:
         held = [clips[each] for each in others or sequences]
         is_whole = config.frame_share == (0.0, 1.0)
-        return training, training if is_whole and not held_out else _part(held, config.frame_share, inside=is_whole)
+        return training, training if is_whole and not others else _part(held, config.frame_share, inside=is_whole)
     return training, _part([clips[each] for each in others], (0.0, 1.0), inside=True)
 
 
@@ -98,28 +106,32 @@ def _part(clips: list[Clip], share: tuple[float, float], *, inside: bool) -> Fra
 
 
 def _network(
-    config: TrainConfig, folder: RunFolder, device: torch.device
-) -> tuple[TrainConfig, FCDenseNet, Checkpoint | None]:
-    """The settings with the contrast radius that is used, the network to begin with, and the checkpoint to go on from
-    if this run was begun before."""
+    config: TrainConfig, folder: RunFolder, device: torch.device, inputs: TrainingInputs
+) -> tuple[TrainConfig, FCDenseNet, Checkpoint | None, TrainingInputs]:
+    """The settings with the contrast radius that is used, the network to start with, the checkpoint to resume from if
+    there is one, and the inputs with the starting weights."""
+    path = config.trained_model_path if config.load_trained_model else None
+    start = None if path is None else Checkpoint.load(path)
+    if start is not None:
+        inputs = replace(inputs, weights=fingerprint_weights(start))
     if folder.last.exists():
         checkpoint = Checkpoint.load(folder.last)
         if config.contrast_radius is None:
             config = replace(config, contrast_radius=(checkpoint.config or {}).get("contrast_radius"))
         check_same_run(config, checkpoint, folder, _FREE_TO_CHANGE)
-        return config, load_network(checkpoint, folder.last).to(device), checkpoint
-    path = config.trained_model_path if config.load_trained_model else None
-    if path is None:
+        inputs = inputs.resumed(checkpoint, folder, config.training_data_root)
+        return config, load_network(checkpoint, folder.last).to(device), checkpoint, inputs
+    if path is None or start is None:
         radius = CONTRAST_RADIUS if config.contrast_radius is None else config.contrast_radius
         network = FCDenseNet(NetworkShape(config.feature_length, config.filter_growth_rate), radius).to(device)
     else:
-        network = _trained_network(config, path).to(device)
+        network = _trained_network(config, start, path).to(device)
         logger.info("starting from the weights in %s", path)
-    return replace(config, contrast_radius=network.contrast_radius), network, None
+    return replace(config, contrast_radius=network.contrast_radius), network, None, inputs
 
 
-def _trained_network(config: TrainConfig, path: Path) -> FCDenseNet:
-    network = load_network(Checkpoint.load(path), path)
+def _trained_network(config: TrainConfig, start: Checkpoint, path: Path) -> FCDenseNet:
+    network = load_network(start, path)
     wanted = NetworkShape(config.feature_length, config.filter_growth_rate)
     if network.shape != wanted:
         raise LumenError(f"{path} is of {network.shape}, the settings ask for {wanted}: give the file's numbers")

@@ -22,6 +22,9 @@ class TrainConfig:
     The flags of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020) mean what they mean there.
     """
 
+    # What a record leaves out besides paths: the folders of patients may have their names.
+    PRIVATE = ("id_range", "training_patient_id", "validation_patient_id", "testing_patient_id")
+
     training_data_root: Path
     """Folder of <patient>/<sequence>/ with training data, as data_prep/bootstrap.py writes it."""
     log_root: Path
@@ -111,7 +114,7 @@ class TrainConfig:
     """Most that all decoded frames may take, GB; those whose last use is longest ago are removed first, those in use
     never. None for no limit."""
     load_trained_model: bool = False
-    """Start from the weights in --trained_model_path; what --log_root holds of this run goes on in any case."""
+    """Start from the weights in --trained_model_path. A run in --log_root has to have started from them, too."""
     trained_model_path: Path | None = None
     """Checkpoint, ours or DDL's."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -120,6 +123,8 @@ class TrainConfig:
     """Of the network's arithmetic; bfloat16 is faster on GPUs."""
     seed: int = 0
     """Of all random choices."""
+    record_path: bool = False
+    """Write the paths and names of patients that are given here to checkpoints and train.yaml, too."""
 
     def __post_init__(self) -> None:
         low, high = self.adjacent_range

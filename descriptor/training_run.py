@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,15 +12,17 @@ import torch
 from descriptor.checkpoint import Checkpoint
 from descriptor.device import choose_device, keep_freed_memory
 from descriptor.distributed import Processes, choose_local_device, join_processes
+from descriptor.recorded_settings import private_names, save_recorded
 from descriptor.trainer import Trainer, TrainerSettings, TrainingMethod
+from descriptor.training_inputs import TrainingInputs
 from descriptor.training_paths import RunFolder
-from pipeline.config import save_config, to_mapping
+from pipeline.config import to_mapping
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.locks import held
 from pipeline.report import StageReport
 
 # What may differ between a run and the one that goes on with it, whatever the method.
-_FREE_TO_CHANGE = ("method", "device", "num_workers", "display_interval", "log_root", "validation_interval")
+_FREE_TO_CHANGE = {"method", "device", "num_workers", "display_interval", "validation_interval", "record_path"}
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,14 @@ class Beginning:
         config: the settings as they are used.
         method: what is trained, and on what.
         checkpoint: of this run, to go on from.
+        inputs: what the training depends on besides its settings.
         counts: for the report.
     """
 
     config: RunSettings
     method: TrainingMethod
     checkpoint: Checkpoint | None
+    inputs: TrainingInputs
     counts: Mapping[str, int]
 
 
@@ -80,12 +84,12 @@ def run_training(
     with join_processes(device) as processes, _held_by_first(folder, processes):
         torch.manual_seed(config.seed)
         begun = begin(device, processes, folder, report)
-        trainer = Trainer(begun.config, begun.method, device, processes, folder)
+        trainer = Trainer(begun.config, begun.method, device, processes, folder, begun.inputs)
         if begun.checkpoint is not None:
             trainer.resume(begun.checkpoint)
             logger.info("going on from step %d of %s", trainer.state.step, folder.last)
         if processes.is_first:
-            save_config(begun.config, folder.config)
+            save_recorded(begun.config, folder.config)
         with report.timed("train"):
             trainer.run()
         if trainer.was_stopped:
@@ -99,29 +103,26 @@ def run_training(
 
 
 def check_same_run(config: Any, checkpoint: Checkpoint, folder: RunFolder, free: Collection[str] = ()) -> None:
-    """See that a run's settings are those of the checkpoint that it goes on from, but for some that are free.
+    """See that a run's settings are those of the checkpoint it resumes from, except some that may change.
 
-    Settings that its version did not have are taken to be as by default.
+    Settings that the checkpoint does not have, because its version had none of that name, count as the default. Paths
+    are not compared: `TrainingInputs` compares what they lead to.
 
     Raises:
         LumenError: naming the first that is not.
     """
-    named = checkpoint.config or {}
-    defaults = {each.name: each.default for each in fields(config) if each.default is not MISSING}
-    unnamed = {name: value for name, value in defaults.items() if name not in named}
-    before, now = to_mapping(replace(config, **unnamed)) | dict(named), to_mapping(config)
-    for name, value in now.items():
-        is_free = name in _FREE_TO_CHANGE or name in free
-        if not is_free and before.get(name) != value and not _is_same_path(before.get(name), value):
+    private = private_names(type(config))
+    if "inputs" not in checkpoint.training:
+        # What is trained on is known by the names of the patients alone.
+        private -= set(getattr(config, "PRIVATE", ()))
+    before = {each.name: each.default for each in fields(config) if each.default is not MISSING}
+    before = to_mapping(before) | (checkpoint.config or {})
+    for name, now in to_mapping(config).items():
+        if name not in _FREE_TO_CHANGE | private | set(free) and before.get(name) != now:
             raise LumenError(
-                f"{folder.root} holds a run with --{name} {before.get(name)}, this one has {value}: choose another "
-                "--log_root, or give the same settings to go on with it"
+                f"{folder.root} holds a run with --{name} {before.get(name)}, this one has {now}: choose another "
+                "--log_root, or give the same settings to resume it"
             )
-
-
-def _is_same_path(before: Any, now: Any) -> bool:
-    """Whether both are texts that name the same place."""
-    return isinstance(before, str) and isinstance(now, str) and Path(before).resolve() == Path(now).resolve()
 
 
 @contextmanager

@@ -119,7 +119,7 @@ def start(config: TrainConfig, launcher: tuple[str, ...] = (sys.executable,)) ->
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
-    config: TrainConfig, tmp_path: Path, kill: signal.Signals
+    config: TrainConfig, tmp_path: Path, kill: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, num_epoch=4, num_iter=10)
     undisturbed = replace(config, log_root=tmp_path / "undisturbed")
@@ -135,7 +135,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     assert 0 < stopped_at < 40, output
     if kill != signal.SIGKILL:
         assert process.returncode == 0 and "goes on from there" in output, output
-    train(config)
+    # From another working directory, as relative paths.
+    monkeypatch.chdir(config.training_data_root / "1")
+    train(replace(config, training_data_root=Path(".."), log_root=Path("../../run")))
     assert Checkpoint.load(folder.last).step == 40
     assert_same_weights(config, undisturbed)
     steps = [entry["step"] for entry in json.loads(folder.history.read_text())]

@@ -73,6 +73,8 @@ class GiftTrainConfig:
     """Where to train."""
     seed: int = 0
     """Of all random choices."""
+    record_path: bool = False
+    """Write the paths that are given here to checkpoints and train.yaml, too."""
 
     def __post_init__(self) -> None:
         names = ("batch_size", "points_per_pair", "hem_interval", "num_epoch", "num_iter", "validation_interval")

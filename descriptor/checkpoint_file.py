@@ -110,7 +110,8 @@ def _load(path: Path) -> Any:
     with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
         # About unusual pickle protocols: what torch cannot open is refused.
         warnings.simplefilter("ignore", UserWarning)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # The encoding is of texts from Python 2 alone, in which this one loses no byte.
+        return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
 
 
 def _is_refusal(error: BaseException) -> bool:
@@ -191,8 +192,8 @@ class _Array:
         del state
 
 
-def _scalar(kind: _NumberType, data: bytes) -> int | float | complex | bool | None:
-    return kind.number(data)
+def _scalar(kind: _NumberType, data: bytes | str) -> int | float | complex | bool | None:
+    return kind.number(data.encode("latin1") if isinstance(data, str) else data)
 
 
 def _reconstruct(*_: Any) -> _Array:

@@ -1,5 +1,6 @@
 """DDL's network as a backend: frames in, dense descriptors out, in the geometry it was trained in."""
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,8 @@ from pipeline.errors import LumenError
 METHOD = "fcdensenet"
 # What the published network was trained with, whose files do not say.
 _PUBLISHED = {"image_downsampling": 4.0, "network_downsampling": 64}
+
+logger = logging.getLogger(__name__)
 
 
 class FCDenseNetDescriptor(Descriptor):
@@ -90,6 +93,13 @@ def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
     shape: NetworkShape | None = shape_of(checkpoint.model)
     if shape is None:
         raise LumenError(f"{path} holds the weights of another network than the dense descriptor's (fcdensenet)")
+    if checkpoint.config is None:
+        logger.info(
+            "%s does not say how it was trained: taken to be as DDL's published network, on frames of 1/%g of the size "
+            "without equal contrast",
+            path,
+            _PUBLISHED["image_downsampling"],
+        )
     network = FCDenseNet(shape, float((checkpoint.config or {}).get("contrast_radius") or 0.0))
     fill(network, checkpoint.model, path, "the dense descriptor's network")
     return network

@@ -1,13 +1,16 @@
 """Checkpoints survive a round trip; those that people have are read, others are refused in one line."""
 
 import argparse
+import logging
 import math
 import os
 import pickle
 import random
+import struct
 import warnings
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -118,13 +121,13 @@ def test_a_missing_file_and_a_folder_are_said_to_be(tmp_path: Path) -> None:
     assert "folder" in refusal(tmp_path)
 
 
-def as_numpy_1_wrote_it(path: Path) -> None:
-    """Rename numpy's private package in a file of torch's to what it was called before numpy 2."""
+def replace_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Change the pickle in a file of torch's."""
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in content.items():
-            archive.writestr(name, data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
+            archive.writestr(name, change(data) if name.endswith("/data.pkl") else data)
 
 
 @pytest.mark.parametrize("is_numpy_1", [False, True])
@@ -136,7 +139,8 @@ def test_numpy_scalars_and_arrays_beside_the_weights_are_read_whatever_their_typ
     counts = {"epoch": np.int64(3), "step": np.uint16(9000), "validation": np.mean(0.5)}
     torch.save({"model": model, "optimizer": {}, **counts, "losses": np.arange(3.0), "name": np.str_("ddl")}, path)
     if is_numpy_1:
-        as_numpy_1_wrote_it(path)
+        # numpy's private package was called so before numpy 2.
+        replace_pickle(path, lambda data: data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
         assert b"cnumpy.core.multiarray\n" in path.read_bytes()
     checkpoint = Checkpoint.load(path)
     assert (checkpoint.epoch, checkpoint.step, checkpoint.validation) == (3, 9000, 0.5)
@@ -157,6 +161,32 @@ def test_a_numpy_scalar_becomes_the_number_that_it_was(tmp_path: Path, number: A
     torch.save({"validation": number}, tmp_path / "scalar.pt")
     read = read_checkpoint_file(tmp_path / "scalar.pt")["validation"]
     assert type(read) in (bool, int, float) and read == number
+
+
+def test_a_scalar_of_python_2_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "old.pt"
+    torch.save({}, path)
+    kind = b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    number = b"cnumpy.core.multiarray\nscalar\n" + kind + b"U\x08" + struct.pack("<d", -1e-7) + b"\x86R"
+    replace_pickle(path, lambda data: b"\x80\x02}U\x0avalidation" + number + b"s.")
+    assert read_checkpoint_file(path) == {"validation": -1e-7}
+
+
+def test_what_a_file_does_not_say_of_its_training_is_assumed_and_logged(
+    network: FCDenseNet, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    load_descriptor(saved)
+    assert not caplog.records
+    torch.save(network.state_dict(), tmp_path / "plain.pt")
+    load_descriptor(tmp_path / "plain.pt")
+    assert "plain.pt does not say how it was trained: taken to be as DDL's" in caplog.text
+    torch.save(GiftNetwork().state_dict(), tmp_path / "gift.pt")
+    caplog.clear()
+    load_descriptor(tmp_path / "gift.pt", rotations=5)
+    assert not caplog.records
+    load_descriptor(tmp_path / "gift.pt")
+    assert "gift.pt does not say how many rotations its group has: taken to be 5" in caplog.text
 
 
 def assert_same_network(loaded: object, network: FCDenseNet) -> None:

@@ -1,5 +1,6 @@
 """GIFT as a backend: keypoints of any image, or every few pixels of a video's frames."""
 
+import logging
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,8 @@ PUBLISHED_ROTATIONS = 5
 # Frames are made smaller to about as many pixels as DDL's network sees, and described at every so many-th.
 _FRAME_PIXELS, _FRAME_MULTIPLE = 81_920, 32
 _STRIDE = 4
+
+logger = logging.getLogger(__name__)
 
 
 class GiftNetwork(nn.Module):
@@ -141,7 +144,10 @@ def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = Non
     """
     if not GiftDescriptor.recognises(checkpoint.model):
         raise LumenError(f"{path} holds the weights of another network than GIFT's")
-    chosen = (checkpoint.config or {}).get("rotations") or rotations or PUBLISHED_ROTATIONS
+    chosen = (checkpoint.config or {}).get("rotations") or rotations
+    if chosen is None:
+        chosen = PUBLISHED_ROTATIONS
+        logger.info("%s does not say how many rotations its group has: taken to be %d, as published", path, chosen)
     require(chosen in (5, 8), f"{chosen} rotations: GIFT's group has 5 or 8")
     network = GiftNetwork(chosen, embeds=any(name.startswith("embedder.") for name in checkpoint.model))
     fill(network, checkpoint.model, path, "GIFT's network")

@@ -93,8 +93,8 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def shortened(name: Any) -> str:
-    """A name from a file, in at most 80 characters."""
-    return text if len(text := str(name)) <= 80 else f"{text[:77]}..."
+    """A name from a file, in one line of at most 80 characters."""
+    return text if len(text := " ".join(str(name).split())) <= 80 else f"{text[:77]}..."
 
 
 def _names_in_zip(path: Path) -> list[str]:
@@ -122,7 +122,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def _find(content: Mapping[Any, Any], depth: int = 3) -> dict[str, Any] | None:
-    """The weights in GIFT's layout, under a usual key, as a plain state dict, or in the only state dict there is."""
+    """The weights in GIFT's layout, under a usual key, in the only state dict there is, or as a plain state dict."""
     if not depth:
         return None
     parts = {part: content.get(part) for part in PARTS}
@@ -131,11 +131,10 @@ def _find(content: Mapping[Any, Any], depth: int = 3) -> dict[str, Any] | None:
     for key in _WEIGHTS:
         if isinstance(content.get(key), Mapping) and (found := _find(content[key], depth - 1)):
             return found
-    own = {name: value for name, value in content.items() if isinstance(value, Tensor) and isinstance(name, str)}
-    if own:
-        return own
     nested = [each for each in content.values() if isinstance(each, Mapping) and _is_state_dict(each)]
-    return dict(nested[0]) if len(nested) == 1 else None
+    if len(nested) == 1:
+        return dict(nested[0])
+    return {name: value for name, value in content.items() if isinstance(value, Tensor) and isinstance(name, str)}
 
 
 def _is_state_dict(content: Mapping[Any, Any]) -> bool:

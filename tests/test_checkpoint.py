@@ -209,7 +209,11 @@ def test_weights_are_found_under_any_usual_key_and_prefix(
 ) -> None:
     content: dict[str, Any] = OrderedDict((prefix + name, value) for name, value in network.state_dict().items())
     for key in reversed(keys):
-        content = {key: content, "epoch": torch.tensor(3) if key == "net" else 3, "optimizer": {"state": {0: {}}}}
+        content = {
+            key: content,
+            "epoch": torch.tensor(3) if key in ("net", "mine") else 3,
+            "optimizer": {"state": {0: {}}},
+        }
     torch.save(content, tmp_path / "weights.pt")
     assert_same_network(load_descriptor(tmp_path / "weights.pt"), network)
 
@@ -311,6 +315,7 @@ def write_pickle(content: object, protocol: int) -> Any:
             "weights of another network than fcdensenet or gift: 0.weight, 1.weight",
         ),
         (lambda path: torch.save({f"{n}" * 9999: torch.zeros(1) for n in range(3)}, path), "another network"),
+        (lambda path: torch.save({"some\nthing": torch.tensor(math.nan)}, path), "FILE: some thing holds NaN"),
         (lambda path: torch.save({"a": torch.zeros(1), "module.a": torch.zeros(1)}, path), "more than one network"),
         (lambda path: torch.save({"lumensfm": [1], "model": {"a": torch.zeros(1)}}, path), "damaged"),
         (

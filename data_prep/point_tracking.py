@@ -29,6 +29,9 @@ _FAR_KEYFRAMES = 20
 _KEYFRAME_MOTION = 0.05
 _KEYFRAME_SHARED = 0.5
 _KEYFRAME_FRAMES = 30
+# In a stretch that has fewer keyframes than this they come closer, down to this share of the diagonal.
+_FEWEST_KEYFRAMES = 8
+_LEAST_KEYFRAME_MOTION = 0.003
 _CORNER_QUALITY = 0.001
 _CORNER_BLOCK_PX = 5
 # Distance between points as a share of that on a square lattice of as many.
@@ -43,9 +46,21 @@ logger = logging.getLogger(__name__)
 def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
     """Choose keyframes by how far the image has moved since the last one and how much of it can still be found.
 
+    Where that gives fewer than 8 keyframes, because the stretch is short or the camera slow, the spacing is reduced.
+
     Returns:
         (K,) int64, their rows, ascending, and the rows of frames that cannot be read.
     """
+    motion = _KEYFRAME_MOTION
+    keyframes, unreadable = _keyframes_every(motion, frames)
+    while len(keyframes) < min(_FEWEST_KEYFRAMES, len(frames)) and motion > _LEAST_KEYFRAME_MOTION:
+        motion /= 2
+        keyframes, unreadable = _keyframes_every(motion, frames)
+    return keyframes, unreadable
+
+
+def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, list[int]]:
+    """Keyframes whenever the image has moved by a share of its diagonal, and the rows that cannot be read."""
     keyframes: list[int] = []
     unreadable = []
     search = None
@@ -57,7 +72,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
         if search is not None and row - keyframes[-1] < _KEYFRAME_FRAMES:
             found, positions = search.advance(frame.image, frame.mask)
             moved_px = np.linalg.norm(positions[found] - search.points[found], axis=1)
-            near = len(moved_px) > 0 and np.median(moved_px) < _KEYFRAME_MOTION * np.hypot(*frames.size)
+            near = len(moved_px) > 0 and np.median(moved_px) < motion * np.hypot(*frames.size)
             if near and found.mean() > _KEYFRAME_SHARED:
                 continue
         probes = _seed(frame, _KEYFRAME_PROBES)

@@ -155,11 +155,33 @@ def test_a_frame_without_anything_to_follow_is_no_keyframe(tmp_path: Path, maske
 
 def test_keyframes_come_with_the_motion_of_the_image_and_pass_over_what_cannot_be_read(tmp_path: Path) -> None:
     step_px = 0.3 * 0.05 * float(np.hypot(*BOX[2:]))
-    images = moving_texture(np.arange(9)[:, None] * [step_px, 0.0])
+    images = moving_texture(step_px * (three_sides(12) - 6))
     frames = working_frames(tmp_path, images, box_mask(BOX, SIZE))
     SequencePaths(tmp_path / "sequence").image(FIRST_INDEX + 1).unlink()
     keyframes, unreadable = choose_keyframes(frames)
-    assert keyframes.tolist() == [0, 4, 8] and unreadable == [1]
+    assert keyframes.tolist() == list(range(0, 37, 4)) and unreadable == [1]
+
+
+def three_sides(steps: int) -> np.ndarray:
+    """Along three sides of a square: (3 * steps + 1, 2), a step of 1 each."""
+    up, low, high = np.arange(steps), np.zeros(steps), np.full(steps, steps)
+    sides = [np.column_stack(side) for side in ((up, low), (high, up), (high - up, high))]
+    return np.concatenate([*sides, [[0, steps]]]).astype(np.float64)
+
+
+@pytest.mark.parametrize("length", [0.06, 0.15])
+def test_a_stretch_of_little_motion_has_eight_keyframes(tmp_path: Path, length: float) -> None:
+    """A path of 6 or 15 % of the diagonal, where a keyframe otherwise comes every 5 %."""
+    path_px = length * float(np.hypot(*BOX[2:])) * np.linspace(0, 1, 28)[:, None] * [0.8, 0.6]
+    frames = working_frames(tmp_path, moving_texture(path_px), box_mask(BOX, SIZE))
+    keyframes, _ = choose_keyframes(frames)
+    assert 8 <= len(keyframes) <= 16
+    assert np.diff(keyframes).max() <= 4
+
+
+def test_frames_that_show_the_same_are_no_keyframes(tmp_path: Path) -> None:
+    frames = working_frames(tmp_path, moving_texture(np.zeros((12, 2))), box_mask(BOX, SIZE))
+    assert choose_keyframes(frames)[0].tolist() == [0]
 
 
 def test_what_was_followed_once_need_not_be_followed_again(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What each frame is worth: sharpness, exposure, highlights, colour, and how it follows from the frames before it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ from cv2.typing import MatLike as Image
 from cv2.typing import MatLike as Mask
 
 from data_prep.content_area import working_size
+from data_prep.view_matching import Keypoints, count_shared_places, find_keypoints
 
 _FLOW_WIDTH = 320
 _CONSISTENT_PX = 2.0
@@ -25,8 +27,9 @@ _HIGHLIGHT_WHITENESS = 110
 _HIGHLIGHT_CONTRAST = 45
 _HIGHLIGHT_RADIUS = 0.03
 _HIGHLIGHT_RIM = 0.005
-# Below this share of trackable pixels the frame before last is asked too: one bad frame is no cut.
-_DOUBTFUL_CONTINUITY = 0.5
+# Below this share of trackable pixels, keypoints are matched too, because flow is lost where the camera moves far
+# between frames; and the frame before the last is compared, because one bad frame is no cut.
+DOUBTFUL_CONTINUITY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,9 @@ class FrameQuality:
             dark nor white nor damaged, 0..1; 1 for the first.
         skip_continuity: the same from the frame before that one, where `continuity` is doubtful, otherwise None.
         damaged: the decoder had to guess parts of the frame.
+        shared_places: how many places it shares with the frame that `continuity` is from, by keypoints, where
+            `continuity` is doubtful, otherwise None.
+        skip_shared_places: the same for `skip_continuity`.
     """
 
     index: int
@@ -62,6 +68,8 @@ class FrameQuality:
     continuity: float
     skip_continuity: float | None
     damaged: bool
+    shared_places: int | None = None
+    skip_shared_places: int | None = None
 
     @property
     def is_dark(self) -> bool:
@@ -75,7 +83,7 @@ class FrameQuality:
 
 
 class QualityMeter:
-    """Measures frames one after another; holds three small frames, whatever the length of the video.
+    """Measures frames one after another; holds three frames at working size, whatever the length of the video.
 
     Args:
         mask: (h, w) uint8, the content area at working size, 255 inside.
@@ -84,7 +92,7 @@ class QualityMeter:
 
     def __init__(self, mask: Mask, source_width: int) -> None:
         self._mask = mask
-        self._flow = _FlowFollower(mask, source_width)
+        self._views = _ViewFollower(mask, source_width)
         self._previous_luma: Mask | None = None
 
     def measure(self, index: int, timestamp_s: float, image: Image, damaged: bool) -> FrameQuality:
@@ -96,7 +104,7 @@ class QualityMeter:
         blue, green, red, _ = np.log2(np.asarray(cv2.mean(image, clear_mask)) + 1)
         counts = cv2.calcHist([luma], [0], self._mask, [256], [0, 256]).ravel()
         shares = counts / max(1.0, float(counts.sum()))
-        motion_px, continuity, skip_continuity = self._flow.follow(luma)
+        motion = self._views.follow(luma)
         quality = FrameQuality(
             index=index,
             timestamp_s=timestamp_s,
@@ -108,13 +116,15 @@ class QualityMeter:
             red=round(float(red - green), 3),
             blue=round(float(blue - green), 3),
             change=round(self._largest_block_change(luma), 3),
-            motion_px=round(motion_px, 2),
-            continuity=round(continuity, 3),
-            skip_continuity=None if skip_continuity is None else round(skip_continuity, 3),
+            motion_px=round(motion.motion_px, 2),
+            continuity=round(motion.continuity, 3),
+            skip_continuity=None if motion.skip_continuity is None else round(motion.skip_continuity, 3),
             damaged=damaged,
+            shared_places=motion.shared_places,
+            skip_shared_places=motion.skip_shared_places,
         )
         if not (quality.is_dark or quality.is_white or damaged):
-            self._flow.remember()
+            self._views.remember()
         self._previous_luma = luma
         return quality
 
@@ -163,31 +173,62 @@ def find_highlights(image: Image, mask: Mask) -> Mask:
     return cv2.bitwise_and(found, mask)
 
 
-class _FlowFollower:
-    """Dense optical flow (DIS) between small frames, checked forwards and back."""
+class _View:
+    """A frame to compare others with: its luma at working size and at the size for flow, and its keypoints."""
+
+    def __init__(self, luma: Image, mask: Mask, flow_size: tuple[int, int]) -> None:
+        self.small = cv2.resize(luma, flow_size, interpolation=cv2.INTER_AREA)
+        self._luma, self._mask = luma, mask
+
+    @cached_property
+    def keypoints(self) -> Keypoints:
+        return find_keypoints(self._luma, self._mask)
+
+    def shared_places(self, other: "_View") -> int:
+        return count_shared_places(other.keypoints, self.keypoints, float(np.hypot(*self._mask.shape)))
+
+
+@dataclass(frozen=True)
+class _Motion:
+    """Those fields of `FrameQuality` that compare a frame with the ones before."""
+
+    motion_px: float = 0.0
+    continuity: float = 1.0
+    skip_continuity: float | None = None
+    shared_places: int | None = None
+    skip_shared_places: int | None = None
+
+
+class _ViewFollower:
+    """Dense optical flow (DIS) between small frames, checked forwards and back; keypoints where flow is in doubt."""
 
     def __init__(self, mask: Mask, source_width: int) -> None:
         height, width = mask.shape
         longest = max(width, height)
+        self._mask = mask
         self._size = working_size(width, height, _FLOW_WIDTH) if longest > _FLOW_WIDTH else (width, height)
         self._inside = cv2.resize(mask, self._size, interpolation=cv2.INTER_AREA) > 254
         self._px_per_cell = source_width / self._size[0]
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         columns, rows = np.meshgrid(np.arange(self._size[0]), np.arange(self._size[1]))
         self._grid = np.dstack([columns, rows]).astype(np.float32)
-        self._last: Mask | None = None
-        self._before_last: Mask | None = None
+        self._last: _View | None = None
+        self._before_last: _View | None = None
 
-    def follow(self, luma: Image) -> tuple[float, float, float | None]:
-        """`motion_px`, `continuity` and `skip_continuity` of `FrameQuality`, from the frames remembered last."""
-        small = cv2.resize(luma, self._size, interpolation=cv2.INTER_AREA)
-        motion_px, continuity, skip_continuity = 0.0, 1.0, None
-        if self._last is not None:
-            motion_px, continuity = self._compare(small, self._last)
-            if continuity < _DOUBTFUL_CONTINUITY and self._before_last is not None:
-                skip_continuity = self._compare(small, self._before_last)[1]
-        self._current = small
-        return motion_px, continuity, skip_continuity
+    def follow(self, luma: Image) -> _Motion:
+        """Compare a frame with the frames remembered last."""
+        self._current = view = _View(luma, self._mask, self._size)
+        last, before_last = self._last, self._before_last
+        if last is None:
+            return _Motion()
+        motion_px, continuity = self._compare(view.small, last.small)
+        if continuity >= DOUBTFUL_CONTINUITY:
+            return _Motion(motion_px, continuity)
+        shared = view.shared_places(last)
+        if before_last is None:
+            return _Motion(motion_px, continuity, None, shared)
+        skip_continuity = self._compare(view.small, before_last.small)[1]
+        return _Motion(motion_px, continuity, skip_continuity, shared, view.shared_places(before_last))
 
     def remember(self) -> None:
         """Take the frame followed last as the one that the next is followed from."""

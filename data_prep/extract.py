@@ -41,7 +41,7 @@ from pipeline.sequence import Calibration, Sequence
 if TYPE_CHECKING:
     import pycolmap
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MARGIN_SHARE = 0.004
 
 logger = logging.getLogger(__name__)
@@ -72,12 +72,13 @@ class ExtractConfig:
     min_sharpness: float = 0.45
     """A frame is blurred below this share of the median sharpness of its neighbours."""
     min_motion_px: float = 0.2
-    """A frame that moved less than this since the last kept one is left out, pixels of the video."""
+    """A frame that moved less than this since the last kept one is left out, pixels of the video. Frames less than
+    1/30 s apart have to move by 0.25 % of the diagonal; 0 keeps them all."""
     min_segment_frames: int = 5
     """Do not write stretches between cuts that have fewer usable frames."""
     split_at_cuts: bool = True
-    """Make a sequence of each stretch between hard cuts. With --no_split_at_cuts all frames are one: for videos of few
-    frames a second, where every step looks like a cut."""
+    """Make a sequence of each stretch between hard cuts. With --no_split_at_cuts all frames are one: for videos of so
+    few frames a second that neighbours share hardly anything."""
     calibration: Path | None = None
     """Camera calibration (OpenCV, ROS, COLMAP cameras.txt, eight OPENCV_FISHEYE numbers) to undistort frames with."""
     needs_calibration: bool = False
@@ -265,7 +266,7 @@ def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths
 
 
 def _plan(config: ExtractConfig, survey: Survey, camera: "pycolmap.Camera | None") -> ExtractionPlan:
-    segments = choose_frames(survey.qualities, config.rules)
+    segments = choose_frames(survey.qualities, config.rules, math.hypot(*survey.mask.shape))
     if not any(segment.kept for segment in segments):
         raise LumenError(f"{config.video}: {why_nothing_is_kept(segments, config.min_segment_frames)}")
     if camera is None:

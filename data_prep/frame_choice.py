@@ -8,19 +8,26 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.frame_quality import DARK_EXPOSURE, DARK_SHARE, WHITE_SHARE, FrameQuality
+from data_prep.out_of_body import FOREIGN_COLOUR_LOG2, find_out_of_body
+from data_prep.view_changes import ViewChanges, find_flashes, find_steady_views, find_view_changes
 
-# Measured on real sinus endoscopy: consecutive frames keep a continuity of 0.46 or more, views 150 frames apart 0.27
-# or less.
-_CUT_CONTINUITY = 0.35
-_FLASH_CONTINUITY = 0.5
+Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
+
 _LOST_VIEW_S = 1.0
-_FOREIGN_COLOUR_LOG2 = 0.6
 _FEATURELESS = 0.12
-# A repeated frame comes out of the codec a little different, but far less so than its neighbours from each other.
-_REPEAT_CHANGE = 2.0
+# A repeated frame comes out of the codec a little different, but far less so than its neighbours from each other. Many
+# of these may be repeats, too: what is usual is a high quantile. Levels of luma; a change below the first is rounding.
+_REPEAT_CHANGE = 0.5
 _REPEAT_MOTION_PX = 0.1
-_REPEAT_CHANGE_SHARE = 0.25
+_REPEAT_SHARE = 0.25
+_USUAL_QUANTILE = 0.9
 _NEIGHBOURHOOD_S = 0.5
+# Of frames closer in time than this, one that moved less than this share of the diagonal adds nothing.
+_DENSE_S = 1 / 30
+_DENSE_MOTION = 0.0025
+# Timestamps are rounded to the container's clock.
+_ROUNDING_S = 0.002
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,15 @@ REASONS: Mapping[str, str] = {
     "damaged": "the decoder had to guess parts of it, or it is predicted from such a frame",
     "dark": f"more than {DARK_SHARE:.0%} of the content area is black, or its mean luma is below {DARK_EXPOSURE:g}",
     "white": f"more than {WHITE_SHARE:.0%} of the content area is saturated",
-    "out_of_body": f"its colour is {_FOREIGN_COLOUR_LOG2:g} or more in log2(R/G), log2(B/G) from the video's median",
+    "out_of_body": f"its colour is {FOREIGN_COLOUR_LOG2:g} or more in log2(R/G), log2(B/G) from the tissue's, and the "
+    "view was lost where the colour changed",
     "blocked": f"hardly any detail: sharpness below {_FEATURELESS:g} of the video's median (lens touching or covered)",
     "flash": "it fits neither the frame before nor the one after, which fit each other",
-    "duplicate": f"no 16x16 block differs from the frame before by {_REPEAT_CHANGE:g} levels of luma, or nothing moved "
-    f"and none differs by {_REPEAT_CHANGE_SHARE:g} of what is usual within {_NEIGHBOURHOOD_S:g} s",
+    "duplicate": f"it repeats the frame before: nothing moved, and no 16x16 block differs by {_REPEAT_SHARE:g} of what "
+    f"is usual within {_NEIGHBOURHOOD_S:g} s",
     "blurred": f"sharpness below min_sharpness of the median within {_NEIGHBOURHOOD_S:g} s",
-    "no_motion": "moved less than min_motion_px since the last kept frame",
+    "no_motion": "moved less than min_motion_px since the last kept frame, or it is shown less than "
+    f"{1000 * _DENSE_S:.0f} ms after it and moved less than {_DENSE_MOTION:.2%} of the diagonal",
     "between_samples": "not the frame that stride or fps asks for",
     "max_frames": "thinned out evenly to max_frames",
     "short_segment": "its segment has fewer than min_segment_frames usable frames",
@@ -99,93 +108,83 @@ _BRIDGED = {"damaged", "dark", "white"}
 _UNUSABLE = {"damaged", "dark", "white", "out_of_body", "blocked", "flash"}
 
 
-def choose_frames(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list[Segment]:
+def choose_frames(qualities: Sequence[FrameQuality], rules: ChoiceRules, diagonal_px: float = 0.0) -> list[Segment]:
     """Split the frames at hard cuts and decide on each.
 
     Args:
         qualities: all frames, in order.
         rules: the settings.
+        diagonal_px: of the source's frames, to thin out video of more than 30 frames a second by; 0 not to.
 
     Returns:
         All segments in order, also those of which no frame is kept; together they hold every frame once.
     """
-    flags = _find_flags(qualities, rules)
+    changes = find_view_changes(qualities)
+    flags = _find_flags(qualities, changes.changed, rules)
     slots = _sampling_slots(qualities, rules)
+    dense_px = _DENSE_MOTION * diagonal_px if rules.min_motion_px > 0 else 0.0
     segments = []
-    whole = [(0, len(qualities), "start")]
-    for first, end, begins_because in _split_at_cuts(qualities, flags) if rules.split_at_cuts else whole:
-        reasons = _choose_in_segment(qualities[first:end], flags[first:end], slots[first:end], rules)
+    stretches = [(0, len(qualities), "start")]
+    if rules.split_at_cuts:
+        stretches = _split_at_cuts(qualities, flags, changes, rules)
+    for first, end, begins_because in stretches:
+        reasons = _choose_in_segment(qualities[first:end], flags[first:end], slots[first:end], rules, dense_px)
         verdicts = zip(qualities[first:end], reasons, map(tuple, flags[first:end]), strict=True)
         segments.append(Segment(tuple(Verdict(*verdict) for verdict in verdicts), begins_because))
     return segments if rules.max_frames is None else _thin_out(segments, rules.max_frames)
 
 
-def _find_flags(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list[list[str]]:
+def _find_flags(qualities: Sequence[FrameQuality], changed: Booleans, rules: ChoiceRules) -> list[list[str]]:
     sharpness = np.array([quality.sharpness for quality in qualities])
     dark = np.array([quality.is_dark for quality in qualities])
     white = np.array([quality.is_white for quality in qualities])
+    damaged = np.array([quality.damaged for quality in qualities])
     lit = ~dark & ~white
-    usual_sharpness = float(np.median(sharpness[lit])) if lit.any() else 0.0
+    flashes = find_flashes(qualities, changed)
+    colour = np.array([(quality.red, quality.blue) for quality in qualities])
+    seen = lit & ~damaged & ~flashes
+    outside = find_out_of_body(colour, seen, find_steady_views(qualities, flashes))
+    # A white cloth has more detail than tissue.
+    inside = lit & ~outside
+    usual_sharpness = float(np.median(sharpness[inside])) if inside.any() else 0.0
     tests = {
-        "damaged": np.array([quality.damaged for quality in qualities]),
+        "damaged": damaged,
         "dark": dark,
         "white": white,
-        "out_of_body": lit & _foreign_colour(qualities, lit),
+        "out_of_body": outside,
         "blocked": lit & (sharpness < _FEATURELESS * usual_sharpness),
-        "flash": _find_flashes(qualities),
+        "flash": flashes,
     }
     timestamps_s = np.array([quality.timestamp_s for quality in qualities])
     good = ~np.any([tests[name] for name in tests], axis=0)
     tests["duplicate"] = good & _repeated(qualities, good, timestamps_s)
     good &= ~tests["duplicate"]
-    tests["blurred"] = good & (sharpness < rules.min_sharpness * _local_median(sharpness, good, timestamps_s))
+    usual_sharpness_nearby = _local_quantile(sharpness, 0.5, good, timestamps_s)
+    tests["blurred"] = good & (sharpness < rules.min_sharpness * usual_sharpness_nearby)
     return [[name for name, found in tests.items() if found[i]] for i in range(len(qualities))]
 
 
-def _foreign_colour(qualities: Sequence[FrameQuality], lit: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    colour = np.array([(quality.red, quality.blue) for quality in qualities])
-    if not lit.any():
-        return np.zeros(len(qualities), bool)
-    # Where much of the video lies outside the body, the reddish part still is the tissue.
-    reddish = lit & (colour[:, 0] > 0.2)
-    tissue = reddish if reddish.sum() >= 0.1 * lit.sum() else lit
-    distance = np.linalg.norm(colour - np.median(colour[tissue], axis=0), axis=1)
-    # A video whose own colour varies widely gets more room.
-    allowed = max(_FOREIGN_COLOUR_LOG2, 4 * float(np.median(distance[tissue])))
-    return distance > allowed
-
-
-def _find_flashes(qualities: Sequence[FrameQuality]) -> npt.NDArray[np.bool_]:
-    flashes = np.zeros(len(qualities), bool)
-    for i, (quality, following) in enumerate(zip(qualities, qualities[1:], strict=False)):
-        skips = following.skip_continuity
-        fits_neither = quality.continuity < _CUT_CONTINUITY and following.continuity < _CUT_CONTINUITY
-        flashes[i] = fits_neither and skips is not None and skips >= _FLASH_CONTINUITY
-    return flashes
-
-
-def _repeated(
-    qualities: Sequence[FrameQuality], good: npt.NDArray[np.bool_], timestamps_s: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
+def _repeated(qualities: Sequence[FrameQuality], good: Booleans, timestamps_s: Floats) -> Booleans:
     change = np.array([quality.change for quality in qualities])
-    still = np.array([quality.motion_px < _REPEAT_MOTION_PX for quality in qualities])
-    usual = _local_median(change, good, timestamps_s)
-    return (change < _REPEAT_CHANGE) | (still & (change < _REPEAT_CHANGE_SHARE * usual))
+    motion_px = np.array([quality.motion_px for quality in qualities])
+    usual = _local_quantile(change, _USUAL_QUANTILE, good, timestamps_s)
+    return (motion_px < _REPEAT_MOTION_PX) & (change < np.maximum(_REPEAT_CHANGE, _REPEAT_SHARE * usual))
 
 
-def _local_median(
-    values: npt.NDArray[np.float64], good: npt.NDArray[np.bool_], timestamps_s: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _local_quantile(values: Floats, share: float, good: Booleans, timestamps_s: Floats) -> Floats:
+    """(N,): the quantile of the good frames' values around each good frame."""
     first = np.searchsorted(timestamps_s, timestamps_s - _NEIGHBOURHOOD_S)
     end = np.searchsorted(timestamps_s, timestamps_s + _NEIGHBOURHOOD_S, side="right")
-    median = np.zeros(len(values))
+    quantile = np.zeros(len(values))
     for i in np.flatnonzero(good):
         window = slice(first[i], end[i])
-        median[i] = np.median(values[window][good[window]])
-    return median
+        quantile[i] = np.quantile(values[window][good[window]], share)
+    return quantile
 
 
-def _split_at_cuts(qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]]) -> list[tuple[int, int, str]]:
+def _split_at_cuts(
+    qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], changes: ViewChanges, rules: ChoiceRules
+) -> list[tuple[int, int, str]]:
     """(first, end, why it begins) of each segment, as positions in `qualities`."""
     starts = [(0, "start")]
     last_usable: int | None = None
@@ -193,20 +192,27 @@ def _split_at_cuts(qualities: Sequence[FrameQuality], flags: Sequence[Sequence[s
         if _UNUSABLE.intersection(flags[i]):
             continue
         if last_usable is not None:
-            why = _cut_between(qualities, flags, last_usable, i)
+            why = _cut_between(qualities, flags, changes.changed, last_usable, i)
             if why:
                 starts.append((i, f"{why} before frame {quality.index}"))
         last_usable = i
+    usable = np.cumsum([0, *(not frame_flags for frame_flags in flags)])
+    for place in range(len(starts) - 1, 0, -1):
+        before, first, end = starts[place - 1][0], starts[place][0], [*starts, (len(qualities), "")][place + 1][0]
+        shorter = min(usable[first] - usable[before], usable[end] - usable[first])
+        # A few frames that the camera passed quickly would be lost on their own.
+        if changes.doubtful[first] and shorter < rules.min_segment_frames:
+            del starts[place]
     ends = [first for first, _ in starts[1:]] + [len(qualities)]
     return [(first, end, why) for (first, why), end in zip(starts, ends, strict=True)]
 
 
 def _cut_between(
-    qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], before: int, after: int
+    qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], changed: Booleans, before: int, after: int
 ) -> str | None:
     # Continuity bridges these; across other unusable frames it does not say whether the view is the same.
     if all(_BRIDGED.intersection(flags[i]) for i in range(before + 1, after)):
-        return "hard cut" if qualities[after].continuity < _CUT_CONTINUITY else None
+        return "hard cut" if changed[after] else None
     gap_s = qualities[after].timestamp_s - qualities[before].timestamp_s
     return f"view lost for {gap_s:.1f} s" if gap_s > _LOST_VIEW_S else None
 
@@ -224,18 +230,25 @@ def _sampling_slots(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> li
 
 
 def _choose_in_segment(
-    qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], slots: Sequence[int], rules: ChoiceRules
+    qualities: Sequence[FrameQuality],
+    flags: Sequence[Sequence[str]],
+    slots: Sequence[int],
+    rules: ChoiceRules,
+    dense_px: float,
 ) -> list[str | None]:
     reasons: list[str | None] = ["between_samples"] * len(qualities)
-    moved_px = math.inf
+    moved_px, kept_s = math.inf, -math.inf
     for members in _group(slots):
         for i in members:
             moved_px += qualities[i].motion_px
         chosen = members[0] if rules.keep_all else _best(members, qualities, flags)
         if rules.keep_all or not flags[chosen]:
-            still = moved_px < rules.min_motion_px and not rules.keep_all
+            shown_s = qualities[chosen].timestamp_s
+            is_dense = shown_s - kept_s < _DENSE_S - _ROUNDING_S
+            still = moved_px < max(rules.min_motion_px, dense_px * is_dense) and not rules.keep_all
             reasons[chosen] = "no_motion" if still else None
-            moved_px = moved_px if still else sum(qualities[i].motion_px for i in members if i > chosen)
+            if not still:
+                moved_px, kept_s = sum(qualities[i].motion_px for i in members if i > chosen), shown_s
         for i in members:
             if flags[i] and not (rules.keep_all and i == chosen):
                 reasons[i] = flags[i][0]

@@ -41,9 +41,9 @@ def test_cuts_split_unless_all_frames_are_to_be_one() -> None:
     assert kept(choose_frames(qualities, replace(RULES, split_at_cuts=False))) == [list(range(30))]
 
 
-def frames(count: int, **changed: dict[int, Any]) -> list[FrameQuality]:
-    """Good frames at 30 a second; `name={index: value}` changes single ones."""
-    result = [replace(GOOD, index=i, timestamp_s=i / 30) for i in range(count)]
+def frames(count: int, fps: float = 30.0, **changed: dict[int, Any]) -> list[FrameQuality]:
+    """Good frames; `name={index: value}` changes single ones."""
+    result = [replace(GOOD, index=i, timestamp_s=i / fps) for i in range(count)]
     for name, values in changed.items():
         for i, value in values.items():
             result[i] = replace(result[i], **{name: value})
@@ -71,8 +71,8 @@ def test_good_frames_are_all_kept() -> None:
         ("dark", {"black": {9: 0.95}}),
         ("dark", {"exposure": {9: 5.0}}),
         ("white", {"saturated": {9: 0.7}}),
-        ("out_of_body", {"red": {9: 0.0}}),
-        ("out_of_body", {"blue": {9: 0.7}}),
+        ("out_of_body", {"red": {9: 0.0}, "continuity": {9: 0.1, 10: 0.1}}),
+        ("out_of_body", {"blue": {9: 0.7}, "continuity": {9: 0.1, 10: 0.1}}),
         ("blocked", {"sharpness": {9: 5.0}}),
         ("duplicate", {"change": {9: 0.5}, "motion_px": {9: 0.0}}),
         ("duplicate", {"change": {9: 6.0}, "motion_px": {9: 0.03}}),
@@ -107,6 +107,31 @@ def test_a_hard_cut_splits() -> None:
     segments = choose_frames(frames(30, continuity={12: 0.1}), RULES)
     assert kept(segments) == [list(range(12)), list(range(12, 30))]
     assert segments[1].begins_because == "hard cut before frame 12"
+
+
+@pytest.mark.parametrize(
+    ("fps", "shared", "segments"), [(3, 6, 2), (3, 13, 1), (30, 13, 2), (30, 40, 1), (120, 13, 2), (120, 40, 1)]
+)
+def test_what_flow_loses_is_a_cut_unless_keypoints_agree_the_more_the_shorter_the_step(
+    fps: float, shared: int, segments: int
+) -> None:
+    qualities = frames(30, fps, continuity={12: 0.1}, shared_places={12: shared})
+    assert len(choose_frames(qualities, RULES)) == segments
+
+
+def test_a_quick_camera_is_no_row_of_cuts() -> None:
+    lost = {i: 0.2 for i in range(12, 16)}
+    shared = {12: 14, 13: 7, 14: 8, 15: 12}
+    assert len(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == 1
+    shared[14] = 3
+    assert len(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == 2
+
+
+def test_a_few_frames_that_the_camera_passed_quickly_are_not_lost() -> None:
+    lost, shared = {27: 0.2, 28: 0.1}, {27: 14, 28: 4}
+    assert kept(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == [list(range(30))]
+    del lost[27]
+    assert kept(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == [list(range(28)), []]
 
 
 def test_one_foreign_frame_is_a_flash_and_no_cut() -> None:
@@ -154,9 +179,56 @@ def test_a_black_start_is_no_segment() -> None:
 
 def test_out_of_body_is_told_from_tissue_even_when_it_is_most_of_the_video() -> None:
     outside = {i: -0.3 for i in range(70)}
-    segments = choose_frames(frames(100, red=outside), RULES)
+    segments = choose_frames(frames(100, red=outside, continuity={70: 0.1}), RULES)
     assert kept(segments)[-1] == list(range(70, 100))
     assert set(reasons(segments).values()) == {"out_of_body"}
+
+
+@pytest.mark.parametrize("first", [15, 50, 85])
+@pytest.mark.parametrize("red", [0.05, -0.5])
+def test_tissue_may_be_whitish_or_in_narrow_band_light(red: float, first: int) -> None:
+    segments = choose_frames(frames(100, red={i: red for i in range(first, 100)}), RULES)
+    assert kept(segments) == [list(range(100))]
+    segments = choose_frames(frames(100, red={i: red for i in range(first)}), RULES)
+    assert kept(segments) == [list(range(100))]
+
+
+def test_light_that_was_switched_once_is_known_after_a_cut() -> None:
+    qualities = frames(100, red={i: -0.5 for i in range(40, 100)}, continuity={70: 0.05})
+    assert kept(choose_frames(qualities, RULES)) == [list(range(70)), list(range(70, 100))]
+
+
+def test_a_room_seen_in_between_and_a_switch_of_light_are_told_apart() -> None:
+    red = {i: -0.1 for i in range(20, 30)} | {i: -0.9 for i in range(60, 100)}
+    segments = choose_frames(frames(100, red=red, continuity={20: 0.1, 30: 0.1}), RULES)
+    assert set(reasons(segments)) == set(range(20, 30))
+    assert set(reasons(segments).values()) == {"out_of_body"}
+
+
+def test_a_cloth_that_fills_most_of_the_video_makes_tissue_no_less_detailed() -> None:
+    cloth = range(70)
+    qualities = frames(100, red=dict.fromkeys(cloth, 0.0), sharpness=dict.fromkeys(cloth, 2000.0), continuity={70: 0.1})
+    assert kept(choose_frames(qualities, RULES))[-1] == list(range(70, 100))
+
+
+def test_dense_frames_are_thinned_out_by_motion() -> None:
+    slow = {"change": dict.fromkeys(range(1, 240), 1.5), "motion_px": dict.fromkeys(range(1, 240), 0.5)}
+    (segment,) = choose_frames(frames(240, 120, **slow), RULES, diagonal_px=800)
+    assert [quality.index for quality in segment.kept] == list(range(0, 240, 4))
+    assert set(reasons([segment]).values()) == {"no_motion"}
+    assert kept(choose_frames(frames(240, 120), RULES, diagonal_px=800)) == [list(range(240))]
+    assert kept(choose_frames(frames(60, 30, motion_px=dict.fromkeys(range(60), 0.5)), RULES, 800)) == [list(range(60))]
+    every = replace(RULES, min_motion_px=0.0)
+    assert kept(choose_frames(frames(240, 120, **slow), every, diagonal_px=800)) == [list(range(240))]
+
+
+@pytest.mark.parametrize("fps", [30, 120])
+def test_of_frames_that_are_shown_several_times_each_is_kept_once(fps: float) -> None:
+    repeats = [i for i in range(120) if i % 5]
+    qualities = frames(120, fps, change=dict.fromkeys(repeats, 0.8), motion_px=dict.fromkeys(repeats, 0.0))
+    segments = choose_frames(qualities, RULES, diagonal_px=800)
+    assert kept(segments) == [list(range(0, 120, 5))]
+    assert set(reasons(segments).values()) == {"duplicate"}
 
 
 def test_stride_takes_every_nth_and_the_sharpest_where_that_one_is_bad() -> None:
@@ -188,7 +260,7 @@ def test_max_frames_thins_out_evenly() -> None:
 
 
 def test_keep_all_keeps_every_frame_and_flags_it() -> None:
-    qualities = frames(30, sharpness={9: 40.0}, change={20: 0.1}, continuity={25: 0.1})
+    qualities = frames(30, sharpness={9: 40.0}, change={20: 0.1}, motion_px={20: 0.0}, continuity={25: 0.1})
     segments = choose_frames(qualities, replace(RULES, keep_all=True, min_segment_frames=10))
     assert kept(segments) == [list(range(25)), list(range(25, 30))]
     flags = {v.quality.index: v.flags for segment in segments for v in segment.verdicts if v.flags}
@@ -209,3 +281,8 @@ def test_every_frame_has_one_verdict() -> None:
 def test_all_frames_dark() -> None:
     segments = choose_frames(frames(10, exposure={i: 1.0 for i in range(10)}), RULES)
     assert kept(segments) == [[]]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_video_of_one_or_two_frames(count: int) -> None:
+    assert kept(choose_frames(frames(count), replace(RULES, min_segment_frames=1))) == [list(range(count))]

@@ -10,6 +10,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from pipeline.errors import explain_os_errors
+from pipeline.output_record import own
 
 
 class EventFile:
@@ -27,6 +28,7 @@ class EventFile:
         self._path = folder / f"events.out.tfevents.{time.time():.6f}"
         with explain_os_errors("write", self._path):
             folder.mkdir(parents=True, exist_ok=True)
+            own(self._path)
             self._records = RecordWriter(self._path.open("wb"))
         self._write(Event(file_version="brain.Event:2", step=step))
         self._write(Event(session_log=SessionLog(status=SessionLog.START), step=step))

@@ -16,6 +16,7 @@ from descriptor.fcdensenet import DOWNSAMPLING
 from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
 from descriptor.flow_matching import FlowMatcher, TrackMatcher
 from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
+from descriptor.log_folder import log_folder
 from descriptor.match_pictures import draw_matches
 from descriptor.pair_matching import DescriptorMatcher, PairMatcher, RandomMatcher
 from descriptor.recorded_settings import numbered, save_recorded
@@ -148,8 +149,13 @@ def measure(config: TestConfig) -> list[Path]:
         What was written: table, numbers, plots.
 
     Raises:
-        LumenError: if data or checkpoint do not fit.
+        LumenError: if data or checkpoint do not fit, or the output holds something else.
     """
+    with log_folder(config.log_root, (config.testing_data_root,)):
+        return _measure(config)
+
+
+def _measure(config: TestConfig) -> list[Path]:
     report = StageReport("test")
     device = choose_device(config.device, config.gpu_id)
     descriptor = _load(config, device)

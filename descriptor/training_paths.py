@@ -48,6 +48,12 @@ class RunFolder:
     def report(self) -> Path:
         return self.root / "reports" / "train.json"
 
+    def files(self) -> list[Path]:
+        """The files of a run that are there."""
+        named = (self.config, self.last, self.best, self.history, self.plot, self.report)
+        there = [path for path in named if path.exists()]
+        return there + sorted(self.events.glob("events.out.tfevents.*")) + sorted(self.root.glob("bad_batch_*.npz"))
+
     def bad_batch(self, rank: int) -> Path:
         """The batch at which the loss was no number."""
         return self.root / f"bad_batch_{rank}.npz"

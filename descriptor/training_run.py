@@ -1,8 +1,8 @@
 """A training from folder to checkpoints, whatever the method: begun, gone on with, stopped, reported."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,13 +12,13 @@ import torch
 from descriptor.checkpoint import Checkpoint
 from descriptor.device import choose_device, keep_freed_memory
 from descriptor.distributed import Processes, choose_local_device, join_processes
+from descriptor.log_folder import log_folder
 from descriptor.recorded_settings import private_names, save_recorded
 from descriptor.trainer import Trainer, TrainerSettings, TrainingMethod
 from descriptor.training_inputs import TrainingInputs
 from descriptor.training_paths import RunFolder
 from pipeline.config import to_mapping
-from pipeline.errors import LumenError, explain_os_errors
-from pipeline.locks import held
+from pipeline.errors import LumenError
 from pipeline.report import StageReport
 
 # What may differ between a run and the one that goes on with it, whatever the method.
@@ -32,6 +32,10 @@ class RunSettings(TrainerSettings, Protocol):
 
     @property
     def log_root(self) -> Path: ...
+    @property
+    def training_data_root(self) -> Path: ...
+    @property
+    def trained_model_path(self) -> Path | None: ...
     @property
     def device(self) -> Any: ...
     @property
@@ -81,7 +85,7 @@ def run_training(
     keep_freed_memory()
     device = choose_local_device(choose_device(config.device))
     folder = RunFolder(config.log_root)
-    with join_processes(device) as processes, _held_by_first(folder, processes):
+    with join_processes(device) as processes, _claimed_by_first(config, folder, processes):
         torch.manual_seed(config.seed)
         begun = begin(device, processes, folder, report)
         trainer = Trainer(begun.config, begun.method, device, processes, folder, begun.inputs)
@@ -125,13 +129,9 @@ def check_same_run(config: Any, checkpoint: Checkpoint, folder: RunFolder, free:
             )
 
 
-@contextmanager
-def _held_by_first(folder: RunFolder, processes: Processes) -> Iterator[None]:
-    """The run's folder is one run's at a time."""
+def _claimed_by_first(config: RunSettings, folder: RunFolder, processes: Processes) -> AbstractContextManager[None]:
+    """The run's folder is claimed by the first process; weights in it belong to the run that is resumed."""
     if not processes.is_first:
-        yield
-        return
-    with explain_os_errors("write", folder.root):
-        folder.root.mkdir(parents=True, exist_ok=True)
-    with held(folder.root, busy=f"another process is training in {folder.root}: wait for it, or choose another"):
-        yield
+        return nullcontext()
+    weights = None if folder.last.exists() else config.trained_model_path
+    return log_folder(folder.root, (config.training_data_root, weights))

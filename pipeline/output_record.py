@@ -111,6 +111,12 @@ class OutputRecord:
             self._files.add(name)
             self._append(name)
 
+    def adopt(self, paths: Iterable[Path]) -> None:
+        """List files that are known to be of this tool, such as those of a version that kept no record."""
+        with self._lock:
+            self._files |= {self._name(path) for path in paths}
+            self._save()
+
     def add_scratch(self, folder: Path, names: Sequence[str]) -> None:
         """List a folder in which other tools, such as COLMAP, write files of these names (patterns)."""
         name = self._name(folder)

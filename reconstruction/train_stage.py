@@ -95,6 +95,7 @@ def _common_settings(config: ReconstructConfig, sequence: Path, folder: Path) ->
         "log_root": str(folder),
         "device": config.device,
         "seed": config.seed,
+        "record_path": config.record_path,
     }
 
 

@@ -222,7 +222,7 @@ def test_patients_that_are_validated_or_tested_on_are_not_trained_on(config: Tra
 
 def test_two_runs_do_not_write_one_folder(config: TrainConfig) -> None:
     config.log_root.mkdir()
-    with held(config.log_root), pytest.raises(LumenError, match="another process is training"):
+    with held(config.log_root), pytest.raises(LumenError, match="another process is writing to"):
         train(config)
 
 

@@ -18,6 +18,7 @@ from descriptor.keypoints.detectors import Detector, choose_detector
 from descriptor.keypoints.hpatches import Form, HomographyPair, HPatches
 from descriptor.keypoints.matchers import MatcherName, match_descriptors
 from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_error
+from descriptor.log_folder import log_folder
 from descriptor.recorded_settings import numbered, save_recorded
 from pipeline.errors import require
 from pipeline.files import write_bytes, write_json
@@ -108,8 +109,13 @@ def measure_keypoints(config: KeypointConfig) -> list[Path]:
     """Evaluate, print a line for each descriptor, and write the lines and the numbers.
 
     Raises:
-        LumenError: if data, weights or names do not fit.
+        LumenError: if data, weights or names do not fit, or the output holds something else.
     """
+    with log_folder(config.log_root, (config.data_root,)):
+        return _measure_all(config)
+
+
+def _measure_all(config: KeypointConfig) -> list[Path]:
     device = choose_device(config.device)
     detector = choose_detector(config.detector)
     given = tuple(dict.fromkeys(config.descriptor))

@@ -15,18 +15,15 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from pipeline import __version__
+from pipeline import __version__, exit_status
 from pipeline.config import named_variant, parse_command_line
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, PartialSuccess
+from pipeline.messages import LINE_LIMIT, one_line
+from pipeline.privacy import named_arguments, named_settings, private_strings, scrub
 
 Config = TypeVar("Config")
 # A kind's name → its config dataclass and what runs it.
 Variants = Mapping[str, tuple[type, Callable[[Any], Any]]]
-
-EXIT_LUMEN_ERROR = 1
-EXIT_BUG = 70
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
 
 _OURS = ("__main__", "pipeline", "data_prep", "descriptor", "reconstruction", "sfm")
 
@@ -40,11 +37,10 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
         arguments: the command line without the program's name; `sys.argv` by default.
 
     Returns:
-        The exit status: 0; 1 for a `LumenError`, printed as one line; 130 when interrupted; 141 when nobody reads what
-        it prints; 70 for a bug, whose traceback is shown together with the path of a log that holds everything needed
-        to report it.
+        The exit status (`pipeline.exit_status`). A `LumenError` is printed as one line; of a bug, the traceback is
+        shown together with the path of a log to report it with, which names no paths, files, user or machine.
     """
-    return _run(lambda given, program: run(parse_command_line(config_type, given, program)), arguments)
+    return _run(lambda given: (config_type, run), arguments)
 
 
 def run_variant(flag: str, variants: Variants, arguments: Sequence[str] | None = None) -> int:
@@ -56,52 +52,68 @@ def run_variant(flag: str, variants: Variants, arguments: Sequence[str] | None =
         variants: the kinds; the first by default.
         arguments: see `run_command`.
     """
-
-    def choose(given: Sequence[str], program: str) -> Any:
-        name = named_variant(flag, list(variants), given)
-        config_type, run = variants[name]
-        return run(parse_command_line(config_type, given, program))
-
-    return _run(choose, arguments)
+    return _run(lambda given: variants[named_variant(flag, list(variants), given)], arguments)
 
 
-def _run(parse_and_run: Callable[[Sequence[str], str], Any], arguments: Sequence[str] | None) -> int:
-    program = sys.argv[0]
-    arguments = sys.argv[1:] if arguments is None else arguments
-    records = _start_logging()
+def _run(choose: Callable[[Sequence[str]], tuple[type, Callable[[Any], Any]]], arguments: Sequence[str] | None) -> int:
+    command = _Command(sys.argv[0], sys.argv[1:] if arguments is None else arguments, _start_logging())
     try:
-        _print_outputs(parse_and_run(arguments, f"python {program}"))
-    except LumenError as error:
-        _say(f"error: {error}")
-        return EXIT_LUMEN_ERROR
-    except BrokenPipeError:
-        # Whoever read what is printed has gone, as `| head` does; Python must not find so once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
+        config_type, run = choose(command.arguments)
+        command.config = parse_command_line(config_type, command.arguments, f"python {command.program}")
+        _print_outputs(run(command.config))
     except KeyboardInterrupt:
         _say("interrupted: nothing half-done was put in place; run the same command again")
-        return EXIT_INTERRUPTED
-    except Exception:
-        traceback.print_exc()
-        log = _write_crash_log(program, arguments, records)
-        _say(f"this is a bug in LumenSfM; please report it with {log}")
-        return EXIT_BUG
+        return exit_status.INTERRUPTED
+    except Exception as error:
+        return _failed(error, command)
     return 0
+
+
+class _Command:
+    """What a crash log says of the command."""
+
+    def __init__(self, program: str, arguments: Sequence[str], records: "_MemoryHandler") -> None:
+        self.program, self.arguments, self.records = program, list(arguments), records
+        self.config: Any = None
+
+
+def _failed(error: Exception, command: _Command) -> int:
+    if isinstance(error, PartialSuccess):
+        try:
+            _print_outputs(error.outputs)
+        except BrokenPipeError as closed:
+            return _failed(closed, command)
+        _say(str(error))
+        return exit_status.PARTIAL_SUCCESS
+    if isinstance(error, LumenError):
+        _say(f"error: {error}")
+        return exit_status.LUMEN_ERROR
+    if isinstance(error, BrokenPipeError):
+        # stdout was closed (`| head`); keep Python's exit flush from failing again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_status.BROKEN_PIPE
+    traceback.print_exception(error)
+    log = _write_crash_log(error, command)
+    _say(f"this is a bug in LumenSfM; please report it with {log}", limit=None)
+    return exit_status.BUG
 
 
 def _print_outputs(outputs: Any) -> None:
     if outputs is None:
         return
     for output in outputs if isinstance(outputs, list | tuple) else [outputs]:
-        print(output)
+        # Flushed, so that a closed pipe is noticed here and not when Python exits.
+        print(output, flush=True)
 
 
 class _ConsoleHandler(logging.Handler):
     """Lines for a person on stderr, which do not tear a progress bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        tqdm.write(f"{level}{record.getMessage()}", file=sys.stderr)
+        message = record.getMessage()
+        if record.levelno > logging.INFO:
+            message = one_line(f"{record.levelname.lower()}: {message}")
+        tqdm.write(message, file=sys.stderr)
 
 
 class _MemoryHandler(logging.Handler):
@@ -126,24 +138,29 @@ def _start_logging() -> _MemoryHandler:
     return memory
 
 
-def _write_crash_log(program: str, arguments: Sequence[str], records: _MemoryHandler) -> Path:
+def _write_crash_log(error: Exception, command: _Command) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = f"lumensfm-{Path(program).stem}-crash-{stamp}.log"
+    name = f"lumensfm-{Path(command.program).stem}-crash-{stamp}.log"
+    settings = [] if command.config is None else named_settings(command.config)
+    private = private_strings([*named_arguments(command.arguments), *settings])
     text = "\n".join(
         [
             f"LumenSfM {__version__}, Python {platform.python_version()}, {platform.platform()}",
-            f"arguments: {list(arguments)}",
-            *records.lines,
-            traceback.format_exc(),
+            f"arguments: {command.arguments}",
+            *command.records.lines,
+            *traceback.format_exception(error),
         ]
     )
     for find_folder in (Path.cwd, lambda: Path(tempfile.gettempdir())):
         with suppress(OSError):
             log = find_folder() / name
-            log.write_text(text, encoding="utf-8", errors="backslashreplace")
+            log.write_text(scrub(text, private), encoding="utf-8", errors="backslashreplace")
             return log
     return Path("the lines above (no log could be written)")
 
 
-def _say(line: str) -> None:
-    tqdm.write(" ".join(part.strip() for part in line.splitlines()), file=sys.stderr)
+def _say(line: str, limit: int | None = LINE_LIMIT) -> None:
+    # Closed standard error must not change the exit status.
+    with suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            tqdm.write(one_line(line, limit or len(line)), file=sys.stderr)

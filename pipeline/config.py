@@ -10,9 +10,12 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import io
 import reprlib
+import sys
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,8 +23,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import msgspec
 import tyro
 
+from pipeline import exit_status
 from pipeline.errors import LumenError
 from pipeline.files import read_yaml, write_yaml
+from pipeline.messages import shorten_box
 from pipeline.paths import AnyPath
 
 Config = TypeVar("Config")
@@ -42,9 +47,18 @@ def parse_command_line(config_type: type[Config], arguments: Sequence[str], prog
     # tyro takes None as "no default", though its type says otherwise.
     default: Config = _load_layers(config_type, files) if files else None  # type: ignore[assignment]
     description = f"{inspect.getdoc(config_type)}\n\n{_layers_help(config_type)}"
-    config = tyro.cli(
-        config_type, prog=program, args=flags, default=default, description=description, use_underscores=True
-    )
+    usage_error = io.StringIO()
+    try:
+        with redirect_stderr(usage_error):
+            config = tyro.cli(
+                config_type, prog=program, args=flags, default=default, description=description, use_underscores=True
+            )
+    except SystemExit as end:
+        if end.code:
+            print(shorten_box(usage_error.getvalue()), file=sys.stderr)
+        elif {"-h", "--help"} & set(flags):
+            print(exit_status.HELP, end="", flush=True)
+        raise
     return _with_home(config)
 
 

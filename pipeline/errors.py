@@ -15,6 +15,24 @@ class LumenError(Exception):
     """
 
 
+class PartialSuccess(LumenError):
+    """Some of what was asked for is done, and some could not be; the message says what is missing and why.
+
+    Commands print the outputs on standard output, the message as one line, and exit with status 3.
+
+    Attributes:
+        outputs: paths that were written.
+    """
+
+    def __init__(self, message: str, outputs: Sequence[Path] = ()) -> None:
+        super().__init__(message)
+        self.outputs = list(outputs)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked to stop, and the work stopped where the same command continues; the message says where."""
+
+
 class NoReconstruction(LumenError):
     """The frames were read well, but no model explains them; what was found on the way may show why."""
 

@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 
 from child_process import run_script, stop_script_when_ready
+from pipeline import exit_status
+
+ROOT = Path(__file__).resolve().parent.parent
 
 COMMAND = """
 import logging, sys, time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from pipeline.command import run_command
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, PartialSuccess
 from pipeline.progress import progress
 
 @dataclass
@@ -23,6 +27,10 @@ class Config:
     '''Do something.'''
     what: str = "work"
     '''What to do.'''
+    kind: Literal["colon", "sinus"] = "colon"
+    '''A choice.'''
+    video: Path = Path("video.mp4")
+    '''An input.'''
 
 def run(config):
     logging.getLogger("pipeline.test").debug("a detail")
@@ -32,6 +40,12 @@ def run(config):
     if config.what == "fail in a loop":
         for frame in progress(range(9), "reading"):
             raise LumenError("frame 0 is damaged")
+    if config.what == "fail at length":
+        raise LumenError(f"{Path('/data/' + 200 * 'x')}: unknown keys {list(range(5000))}: use another checkpoint")
+    if config.what == "half":
+        raise PartialSuccess("stretch 2 of 2 has\\n no reconstruction", [Path("a"), Path("b")])
+    if config.what == "private bug":
+        raise KeyError(str(config.video.resolve()) + config.video.stem)
     if config.what == "bug":
         {}["missing"]
     if config.what == "wait":
@@ -62,6 +76,48 @@ def test_a_known_error_is_one_line_and_status_1(tmp_path: Path, what: str, line:
     done = run_script(START, tmp_path, "--what", what)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {line}\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_cut_to_300_characters_and_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+    done = run_script(START, tmp_path, "--what", "fail at length")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.strip()) <= 300
+    assert done.stderr.startswith("error: /data/xxx") and done.stderr.endswith(": use another checkpoint\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--kind", "x" * 5000], ["--" + "x" * 5000], [f"{number}.mp4" for number in range(2000)]]
+)
+def test_a_usage_error_about_long_values_is_short(tmp_path: Path, arguments: list[str]) -> None:
+    done = run_script(START, tmp_path, *arguments)
+    assert done.returncode == 2
+    assert len(done.stderr) < 1000 and "python tools/make it.py --help" in done.stderr
+
+
+def test_partial_success_prints_its_outputs_and_is_status_3(tmp_path: Path) -> None:
+    done = run_script(START, tmp_path, "--what", "half")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "a\nb\n", "stretch 2 of 2 has no reconstruction\n")
+
+
+def test_help_ends_with_the_exit_statuses(tmp_path: Path) -> None:
+    done = run_script(START, tmp_path, "--help")
+    assert done.returncode == 0 and done.stdout.endswith(exit_status.HELP)
+    for number in (0, 1, 2, 3, 70, 141, 130, 143, 129):
+        assert re.search(rf"\b{number}\b", exit_status.HELP)
+
+
+def test_a_crash_log_names_no_file_folder_user_or_machine(tmp_path: Path) -> None:
+    folder = tmp_path / "Klinik Nord" / "Müller"
+    folder.mkdir(parents=True)
+    done = run_script(START, folder, "--what", "private bug", "--video", "../Müller/Eva_1957.mp4")
+    assert done.returncode == 70
+    (log,) = folder.glob("*.log")
+    assert done.stderr.endswith(f"please report it with {log}\n")
+    text = log.read_text()
+    for private in ("Eva", "1957", "Klinik", "Müller", "M\\xfcller", str(tmp_path), str(ROOT), str(Path.home())):
+        assert private not in text
+    assert "'--video', '<video>'" in text and "KeyError: '<video><video>'" in text
+    assert 'File "pipeline/command.py", line' in text
 
 
 def test_a_bad_preset_is_one_line_and_status_1(tmp_path: Path) -> None:

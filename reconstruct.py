@@ -1,5 +1,11 @@
 """python reconstruct.py VIDEO: camera poses and an extremely dense point cloud."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import sys
 
 from pipeline.command import run_command

@@ -1,5 +1,11 @@
 """python test.py --testing_data_root DIR --trained_model_path FILE --log_root DIR: measure a descriptor."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import sys
 
 from descriptor.keypoints.evaluation import KeypointConfig, measure_keypoints

@@ -1,5 +1,11 @@
 """python train.py --training_data_root DIR --log_root DIR: train a descriptor."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import sys
 
 from descriptor.gift.training import train as train_gift

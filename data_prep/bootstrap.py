@@ -1,5 +1,11 @@
 """Sequence → SfM training data: a first Structure from Motion, from nothing but the frames."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import logging
 import sys
 from contextlib import suppress

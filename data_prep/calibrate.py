@@ -3,6 +3,12 @@
 python data_prep/calibrate.py IMAGES --pattern chessboard --rows 6 --cols 9 --spacing_mm 3
 """
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import logging
 import math
 import sys

@@ -1,5 +1,11 @@
 """SfM results between formats: COLMAP models, training data, nerfstudio's transforms.json, TUM trajectories."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import logging
 import sys
 from collections.abc import Callable, Iterator

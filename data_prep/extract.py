@@ -1,5 +1,11 @@
 """Video → sequence: the frames worth using, their content area, timestamps and calibration."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import logging
 import math
 import sys

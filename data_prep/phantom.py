@@ -1,5 +1,11 @@
 """Render endoscopy of procedural anatomy with exact truth."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import logging
 import sys
 from collections import deque

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from pipeline import __version__, exit_status
 from pipeline.config import named_variant, parse_command_line
 from pipeline.errors import LumenError, PartialSuccess
+from pipeline.interruption import stop_request
 from pipeline.messages import LINE_LIMIT, one_line
 from pipeline.privacy import named_arguments, named_settings, private_strings, scrub
 
@@ -30,6 +31,8 @@ _OURS = ("__main__", "pipeline", "data_prep", "descriptor", "reconstruction", "s
 
 def run_command(config_type: type[Config], run: Callable[[Config], Any], arguments: Sequence[str] | None = None) -> int:
     """Parse the command line into `config_type`, call `run` with it, print what it returns, one line each.
+
+    A command that is stopped by a signal (`pipeline.interruption`) ends here, if it called `watch_signals`.
 
     Args:
         config_type: the stage's config dataclass.
@@ -58,14 +61,15 @@ def run_variant(flag: str, variants: Variants, arguments: Sequence[str] | None =
 def _run(choose: Callable[[Sequence[str]], tuple[type, Callable[[Any], Any]]], arguments: Sequence[str] | None) -> int:
     command = _Command(sys.argv[0], sys.argv[1:] if arguments is None else arguments, _start_logging())
     try:
-        config_type, run = choose(command.arguments)
-        command.config = parse_command_line(config_type, command.arguments, f"python {command.program}")
-        _print_outputs(run(command.config))
-    except KeyboardInterrupt:
-        _say("interrupted: nothing half-done was put in place; run the same command again")
-        return exit_status.INTERRUPTED
+        with stop_request.interrupting():
+            config_type, run = choose(command.arguments)
+            command.config = parse_command_line(config_type, command.arguments, f"python {command.program}")
+            _print_outputs(run(command.config))
+    except KeyboardInterrupt as stop:
+        return _stopped(str(stop))
     except Exception as error:
-        return _failed(error, command)
+        # Native code that a signal interrupts may report it as a failure.
+        return _stopped() if stop_request else _failed(error, command)
     return 0
 
 
@@ -75,6 +79,14 @@ class _Command:
     def __init__(self, program: str, arguments: Sequence[str], records: "_MemoryHandler") -> None:
         self.program, self.arguments, self.records = program, list(arguments), records
         self.config: Any = None
+
+
+def _stopped(why: str = "") -> int:
+    line = one_line(stop_request.line(why))
+    if stop_request:
+        stop_request.end(line)
+    _say(line)
+    return exit_status.INTERRUPTED
 
 
 def _failed(error: Exception, command: _Command) -> int:

@@ -37,18 +37,6 @@ class NoReconstruction(LumenError):
     """The frames were read well, but no model explains them; what was found on the way may show why."""
 
 
-class PartialSuccess(LumenError):
-    """A part of the work succeeded. Commands print the outputs of that part and the message, and exit with status 3.
-
-    Attributes:
-        outputs: what was written.
-    """
-
-    def __init__(self, message: str, outputs: Sequence[Path] = ()) -> None:
-        super().__init__(message)
-        self.outputs = list(outputs)
-
-
 def require(condition: bool, message: str) -> None:
     """Check what the user gave.
 

@@ -1,5 +1,11 @@
 """python -m sfm.evaluate RUN --truth PHANTOM, or --against MODEL: how good a reconstruction is."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path

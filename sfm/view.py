@@ -1,7 +1,14 @@
 """python -m sfm.view RUN: the cloud and the cameras in Open3D's viewer, or as a picture."""
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +29,7 @@ Floats = npt.NDArray[np.float64]
 
 _FRUSTA = 60
 _FRUSTUM_SHARE = 0.02
+_SECONDS_BETWEEN_EVENTS = 0.01
 _INSTEAD = "write a picture with --render cloud.png"
 
 logger = logging.getLogger(__name__)
@@ -64,7 +72,10 @@ def run(config: ViewConfig) -> Path | None:
     require(opened, f"Open3D cannot open a window here, the display may offer no OpenGL 3.3: {_INSTEAD}")
     for geometry in ([_cloud(data)] if len(data.points) else []) + [_frusta(data)]:
         viewer.add_geometry(geometry)
-    viewer.run()
+    # viewer.run() would not let Python act on Ctrl-C before the window is closed.
+    while viewer.poll_events():
+        viewer.update_renderer()
+        time.sleep(_SECONDS_BETWEEN_EVENTS)
     viewer.destroy_window()
     return None
 

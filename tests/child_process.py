@@ -21,6 +21,14 @@ def stop_script_when_ready(
     script: str, folder: Path, stop: signal.Signals, delay_s: float = 0.0
 ) -> tuple[int, list[str]]:
     """Start `script`, wait until it prints "ready", send it `stop` after `delay_s`; its status and lines on stdout."""
+    done = signal_script_when_ready(script, folder, stop, delay_s=delay_s)
+    return done.returncode, done.stdout.splitlines()
+
+
+def signal_script_when_ready(
+    script: str, folder: Path, *signals: signal.Signals, delay_s: float = 0.0
+) -> subprocess.CompletedProcess[str]:
+    """Start `script`, wait until it prints "ready", send it each signal after `delay_s`; what it printed after that."""
     # A job in the background of a shell script ignores SIGINT, and so would its children.
     listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     command = [sys.executable, "-uc", listening + script]
@@ -30,7 +38,8 @@ def stop_script_when_ready(
         if first != "ready\n":
             child.kill()
             raise AssertionError(first + child.stderr.read())
-        time.sleep(delay_s)
-        child.send_signal(stop)
-        output, _ = child.communicate(timeout=_PATIENCE_S)
-        return child.returncode, output.splitlines()
+        for each in signals:
+            time.sleep(delay_s)
+            child.send_signal(each)
+        output, errors = child.communicate(timeout=_PATIENCE_S)
+        return subprocess.CompletedProcess(command, child.returncode, output, errors)

@@ -81,6 +81,28 @@ def test_no_file_passes_400_lines(package: str) -> None:
     assert not long
 
 
+def commands() -> list[Path]:
+    files = [*ROOT.glob("*.py"), *(file for package in FORBIDDEN for file in source_files(package))]
+    calls = ("sys.exit(run_command(", "sys.exit(run_variant(")
+    return [file for file in files if any(call in file.read_text(encoding="utf-8") for call in calls)]
+
+
+def test_a_command_watches_signals_before_it_imports_anything_else() -> None:
+    assert len(commands()) >= 10
+    for file in commands():
+        _, first, *_ = ast.parse(file.read_text(encoding="utf-8")).body
+        expected = (
+            "if __name__ == '__main__':\n    from pipeline.interruption import watch_signals\n    watch_signals()"
+        )
+        assert ast.unparse(first) == expected, file
+
+
+def test_what_watches_signals_imports_no_library_that_starts_threads_or_takes_long() -> None:
+    for name in ("__init__", "interruption", "exit_status"):
+        modules = set(imported_modules((ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8")))
+        assert modules <= set(sys.stdlib_module_names) | {"pipeline"}
+
+
 def test_every_folder_with_code_is_installed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {file.parent for package in FORBIDDEN for file in source_files(package)}

@@ -1,15 +1,12 @@
 """The training loop: steps that depend on the seed and their number alone, checkpoints that go on from any of them."""
 
 import logging
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +20,7 @@ from descriptor.training_inputs import TrainingInputs
 from descriptor.training_log import Picture, TrainingLog
 from descriptor.training_paths import RunFolder
 from pipeline.errors import LumenError
+from pipeline.interruption import stop_request
 from pipeline.progress import ProgressBar
 
 _SECONDS_BETWEEN_CHECKPOINTS = 300.0
@@ -185,7 +183,7 @@ class Trainer:
         self._share = self._share_done()
         saved = last = time.monotonic()
         with (
-            self._stopping_on_signals(),
+            stop_request.finishing("stopping after this step; another signal stops at once"),
             self._log() as log,
             ProgressBar("training", total=total, unit="step", done=state.step) as bar,
         ):
@@ -212,8 +210,13 @@ class Trainer:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal ended `run` before the training was done."""
-        return self._stop_requested and self._share_done() < 1
+        """Whether a signal asked to stop, here or in another process; the last checkpoint is written."""
+        return self._stop_requested or bool(stop_request)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the training has reached its end."""
+        return self._share_done() >= 1
 
     def save(self) -> None:
         """Write the last checkpoint, with the statistics of the weights as they are."""
@@ -326,28 +329,13 @@ class Trainer:
     def _must_stop(self) -> bool:
         """Whether to stop here: what one process knows, all do."""
         # In double precision, in which a run that goes on computes its share.
-        state = [float(self._stop_requested), self._share_done()]
+        state = [float(bool(stop_request)), self._share_done()]
         wanted = torch.tensor(state, dtype=torch.float64, device=self._device)
         self._processes.sum([wanted])
         self._stop_requested = bool(wanted[0] > 0)
         # The mean over processes, lest each train with a rate of its own.
         self._share = float(wanted[1]) / self._processes.count
         return self._stop_requested or self._share >= 1
-
-    @contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        def note(number: int, frame: FrameType | None) -> None:
-            if self._stop_requested:
-                raise KeyboardInterrupt
-            self._stop_requested = True
-            logger.info("stopping after this step; once more stops at once")
-
-        before = {each: signal.signal(each, note) for each in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for each, handler in before.items():
-                signal.signal(each, handler)
 
 
 def _gradient(parameter: torch.nn.Parameter) -> torch.Tensor:

@@ -30,7 +30,7 @@ _FREE_TO_CHANGE = {
 logger = logging.getLogger(__name__)
 
 
-def train(config: TrainConfig, *, to_the_end: bool = False) -> list[Path]:
+def train(config: TrainConfig) -> list[Path]:
     """Train DDL's network; see `descriptor.training_run.run_training`."""
 
     def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
@@ -44,7 +44,7 @@ def train(config: TrainConfig, *, to_the_end: bool = False) -> list[Path]:
         method = FCDenseNetTraining(used, network, training, validation)
         return Beginning(used, method, checkpoint, inputs, {"clips": len(training.clips)})
 
-    return run_training(config, begin, to_the_end=to_the_end)
+    return run_training(config, begin)
 
 
 def _check_processes(config: TrainConfig, processes: Processes) -> None:

@@ -18,7 +18,7 @@ from descriptor.trainer import Trainer, TrainerSettings, TrainingMethod
 from descriptor.training_inputs import TrainingInputs
 from descriptor.training_paths import RunFolder
 from pipeline.config import to_mapping
-from pipeline.errors import LumenError
+from pipeline.errors import Interrupted, LumenError
 from pipeline.report import StageReport
 
 # What may differ between a run and the one that goes on with it, whatever the method.
@@ -64,21 +64,18 @@ class Beginning:
 def run_training(
     config: RunSettings,
     begin: Callable[[torch.device, Processes, RunFolder, StageReport], Beginning],
-    *,
-    to_the_end: bool = False,
 ) -> list[Path]:
     """Train until done or stopped; a run in the same folder with the same settings goes on where it was.
 
     Args:
         config: the settings.
         begin: reads data and weights.
-        to_the_end: a training that was stopped by a signal is of no use.
 
     Returns:
         The checkpoints: best, last.
 
     Raises:
-        KeyboardInterrupt: if it was stopped, and was to go to the end.
+        Interrupted: if a signal stopped it; its last checkpoint is written.
         LumenError: if data, settings or checkpoint do not fit, or the loss is no number.
     """
     report = StageReport("train")
@@ -96,13 +93,12 @@ def run_training(
             save_recorded(begun.config, folder.config)
         with report.timed("train"):
             trainer.run()
-        if trainer.was_stopped:
-            logger.info("stopped at step %d; the same command goes on from there", trainer.state.step)
         if processes.is_first:
             report.counts |= {"steps": trainer.state.step, **begun.counts, **trainer.state.history[-1]}
             report.save(folder.report)
-        if trainer.was_stopped and to_the_end:
-            raise KeyboardInterrupt
+        if trainer.was_stopped:
+            what = "the training is done" if trainer.is_done else f"step {trainer.state.step} is saved"
+            raise Interrupted(f"{what} in {folder.last}; the same command continues from there")
     return [folder.best, folder.last]
 
 

@@ -55,7 +55,7 @@ def train_descriptor(config: ReconstructConfig, sequence: Path, folder: Path) ->
     if config.weights is not None:
         settings |= {"load_trained_model": True, "trained_model_path": str(config.weights)}
         settings |= _shape_of(load_weights(config))
-    train(from_mapping(TrainConfig, settings, str(config.train_config)), to_the_end=True)
+    train(from_mapping(TrainConfig, settings, str(config.train_config)))
 
 
 def train_gift_descriptor(config: ReconstructConfig, sequence: Path, folder: Path) -> None:
@@ -71,7 +71,7 @@ def train_gift_descriptor(config: ReconstructConfig, sequence: Path, folder: Pat
         settings = preset | _common_settings(config, sequence, gift_stage(folder, stage))
         settings["max_minutes"] = config.train_minutes * minutes[stage] / sum(minutes.values())
         settings["trained_model_path"] = str(RunFolder(gift_stage(folder, 1)).last) if stage == 2 else None
-        train_gift(from_mapping(GiftTrainConfig, settings, str(gift_preset(stage))), to_the_end=True)
+        train_gift(from_mapping(GiftTrainConfig, settings, str(gift_preset(stage))))
 
 
 def trained_weights(config: ReconstructConfig, folder: Path) -> Path:

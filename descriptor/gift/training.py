@@ -20,7 +20,7 @@ from pipeline.report import StageReport
 logger = logging.getLogger(__name__)
 
 
-def train(config: GiftTrainConfig, *, to_the_end: bool = False) -> list[Path]:
+def train(config: GiftTrainConfig) -> list[Path]:
     """Train one stage of GIFT; see `descriptor.training_run.run_training`."""
 
     def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
@@ -45,7 +45,7 @@ def train(config: GiftTrainConfig, *, to_the_end: bool = False) -> list[Path]:
         method = GiftTraining(config, network.to(device).train(), training, validation)
         return Beginning(config, method, checkpoint, inputs, {"pictures": len(training)})
 
-    return run_training(config, begin, to_the_end=to_the_end)
+    return run_training(config, begin)
 
 
 def _held_out(config: GiftTrainConfig) -> Pictures:

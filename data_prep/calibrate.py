@@ -28,7 +28,7 @@ from data_prep.calibration_solve import MIN_VIEWS, Lens, Solution, View, solve
 from data_prep.image_source import list_images
 from pipeline.command import run_command
 from pipeline.errors import LumenError
-from pipeline.files import atomic_write
+from pipeline.images import read_pixels, write_image
 from pipeline.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -103,9 +103,7 @@ def run(config: CalibrateConfig) -> list[Path]:
     _say_result(solution, lens, coverage)
     drawn = draw_residuals(solution, collected.brightest, hull_px)
     write_calibration(config.output, solution.camera, _record(solution, pattern, lens, collected, coverage))
-    with atomic_write(picture) as partial:
-        if not cv2.imwrite(str(partial), drawn):
-            raise OSError("the picture could not be encoded")
+    write_image(picture, drawn)
     return [config.output, picture]
 
 
@@ -145,7 +143,7 @@ def _collect(paths: list[Path], pattern: Pattern) -> _Collected:
     brightest: Gray | None = None
     first = paths[0]
     for path in progress(paths, "looking for the pattern", unit="image"):
-        gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        gray = read_pixels(path, cv2.IMREAD_GRAYSCALE)
         if gray is None:
             problems[path.name] = "it cannot be decoded as an image"
         else:
@@ -189,7 +187,7 @@ def _too_few(paths: list[Path], pattern: Pattern, collected: _Collected) -> str:
 def _swapped_hint(paths: list[Path], pattern: Pattern) -> str:
     swapped = replace(pattern, rows=pattern.cols, cols=pattern.rows)
     for path in paths[:3]:
-        gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        gray = read_pixels(path, cv2.IMREAD_GRAYSCALE)
         if gray is not None and find_pattern(np.asarray(gray, np.uint8), swapped).points_px is not None:
             return f", {path.name} shows it with --rows {swapped.rows} --cols {swapped.cols}"
     return ""

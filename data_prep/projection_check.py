@@ -5,6 +5,7 @@ import numpy as np
 from cv2.typing import MatLike as Image
 
 from pipeline.errors import LumenError
+from pipeline.images import read_pixels
 from pipeline.training_data import TrainingData, inside_mask
 
 _SEEN = (80, 220, 80)
@@ -26,7 +27,7 @@ def draw_projections(data: TrainingData, view: int) -> Image:
         LumenError: if the view's image cannot be read.
     """
     path = data.image_paths[view]
-    image = cv2.imread(str(path))
+    image = read_pixels(path)
     if image is None:
         raise LumenError(f"{path} cannot be read as an image")
     everyone = np.arange(len(data.points))

@@ -15,7 +15,7 @@ from data_prep.frame_quality import FrameQuality, QualityMeter
 from data_prep.source_frame import FrameSource, SourceFrame
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import write_bytes
-from pipeline.images import write_image
+from pipeline.images import read_pixels, write_image
 from pipeline.progress import progress
 
 _CONTENT_SAMPLES = 96
@@ -48,7 +48,7 @@ class Survey:
         """Read what `save` wrote."""
         with explain_os_errors("read", numbers):
             content = msgspec.json.decode(numbers.read_bytes(), type=_SavedNumbers)
-        mask_image = cv2.imread(str(mask), cv2.IMREAD_GRAYSCALE)
+        mask_image = read_pixels(mask, cv2.IMREAD_GRAYSCALE)
         if mask_image is None:
             raise LumenError(f"{mask} cannot be read: delete {mask.parent} and run the same command again")
         return cls(content.qualities, content.warnings, mask_image, content.margin_px)

@@ -1,13 +1,27 @@
-"""Writing pictures atomically."""
+"""Reading images and writing them atomically, both as bytes: cv2.imread and cv2.imwrite crash on some file names."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
 from cv2.typing import MatLike as Image
 
 from pipeline.errors import LumenError
 from pipeline.files import write_bytes
+
+
+def read_pixels(path: Path, flags: int = cv2.IMREAD_COLOR) -> Image | None:
+    """Read an image as `flags` of cv2.imread say; None if the file is missing, damaged or not an image.
+
+    Returns:
+        (H, W) or (H, W, 3) BGR; uint8, or what the file holds with cv2.IMREAD_UNCHANGED.
+    """
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(data, flags) if data.size else None
 
 
 def write_image(path: Path, image: Image, options: Sequence[int] = ()) -> None:

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
 from pipeline.errors import LumenError
+from pipeline.images import read_pixels
 from pipeline.paths import SequencePaths
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
@@ -66,7 +67,7 @@ def read_own_mask(path: Path | None, content_mask: Image) -> Image:
     """The same for an image whose mask, if it has one, is at a path."""
     if path is None or not path.exists():
         return content_mask
-    mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    mask = read_pixels(path, cv2.IMREAD_GRAYSCALE)
     if mask is None:
         raise LumenError(f"{path} is not an image: delete it to use the whole content area, or extract again")
     _check_size(mask, (content_mask.shape[1], content_mask.shape[0]), path)

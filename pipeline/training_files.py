@@ -11,7 +11,7 @@ from plyfile import PlyData, PlyElement, PlyParseError
 from pipeline.conventions import invert_poses, quaternions_from_rotations, rotations_from_quaternions
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.files import atomic_write, read_yaml, write_bytes
-from pipeline.images import write_image
+from pipeline.images import read_pixels, write_image
 from pipeline.paths import AnyPath, SequencePaths, TrainingPaths
 from pipeline.pose_direction import choose_direction, explained_shares
 from pipeline.training_data import Bytes, Floats, Integers, PoseDirection, TrainingData
@@ -132,7 +132,7 @@ def write_point_cloud(path: AnyPath, points: Floats, colors: Bytes | None) -> No
 def _check_image_size(paths: TrainingPaths, mask: Bytes) -> None:
     """Compare the mask with a frame, if there is one that can be read."""
     first = next(iter(sorted(paths.image(0).parent.glob("*.jpg"))), None)
-    image = None if first is None else cv2.imread(str(first), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    image = None if first is None else read_pixels(first, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is not None and image.shape != mask.shape:
         raise LumenError(
             f"{paths.mask} is of {mask.shape[1]}x{mask.shape[0]} pixels, {first} of {image.shape[1]}x{image.shape[0]}"

@@ -10,6 +10,7 @@ import open3d as o3d
 import pycolmap
 
 from pipeline.errors import LumenError, explain_os_errors
+from pipeline.images import read_pixels
 from pipeline.phantom_files import DEPTH_UNIT_MM, PhantomPaths, read_facts
 
 Floats = npt.NDArray[np.float64]
@@ -64,7 +65,7 @@ class SurfaceTruth:
     def depth(self, frame: int) -> npt.NDArray[np.float32] | None:
         """(H, W) float32 depth along the optical axis, mm, 0 where there is none; None without a depth map."""
         path = self.paths.depth(frame)
-        stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.exists() else None
+        stored = read_pixels(path, cv2.IMREAD_UNCHANGED)
         return None if stored is None else (stored * np.float32(DEPTH_UNIT_MM)).astype(np.float32)
 
     def surface_points(self, frame: int, step: int) -> Floats:

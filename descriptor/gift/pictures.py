@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from descriptor.gift.homography import MIDDLE_GREY
 from pipeline.errors import LumenError, require
+from pipeline.images import read_pixels
 from pipeline.paths import AnyPath, SequencePaths
 from pipeline.sequence_images import read_image
 
@@ -119,7 +120,7 @@ def _is_frame(path: Path, root: Path) -> bool:
 def _mask_of(folder: Path) -> Bytes | None:
     for path in (SequencePaths(folder).mask, SequencePaths(folder.parent).mask):
         if path.exists():
-            mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+            mask = read_pixels(path, cv2.IMREAD_GRAYSCALE)
             if mask is None:
                 raise LumenError(f"{path} is damaged, or no picture")
             return np.asarray(mask, np.uint8)

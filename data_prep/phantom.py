@@ -35,6 +35,7 @@ from data_prep.simulation.video_camera import VideoCamera, exposure_gains
 from pipeline.command import run_command
 from pipeline.config import to_mapping
 from pipeline.errors import explain_os_errors, require
+from pipeline.file_names import ffmpeg_url
 from pipeline.images import write_image
 from pipeline.output_record import own
 from pipeline.outputs import work_folder
@@ -206,7 +207,8 @@ def _make(config: PhantomConfig, paths: PhantomPaths, report: StageReport) -> No
 def _write_frames(phantom: Phantom, paths: PhantomPaths) -> None:
     config = phantom.config
     own(paths.video)
-    with av.open(str(paths.video), "w", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
+    options = {"fflags": "+bitexact", "movflags": "+faststart"}
+    with av.open(ffmpeg_url(paths.video), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=config.rate, options={"crf": str(config.crf)})
         stream.width, stream.height = config.size
         stream.pix_fmt = "yuv420p"

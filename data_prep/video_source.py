@@ -6,6 +6,7 @@ container's header and hides frames that it could not decode.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +17,14 @@ import av.error
 import av.filter
 import cv2
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from cv2.typing import MatLike as Image
 
 from data_prep.source_frame import UPRIGHT, Orientation, SourceFrame, SourceInfo
+from data_prep.video_stream import choose_stream, read_packets
 from data_prep.video_timeline import Timeline, read_timeline
 from pipeline.errors import LumenError, explain_os_errors
+from pipeline.file_names import ffmpeg_url
 from pipeline.manifest import fingerprint_path
 
 _SAMPLES_BY_DECODING_ALL = 1000
@@ -29,6 +33,8 @@ _INTERLACE_FRAMES_DECIDED = 60
 _INTERLACE_FRAMES_SEEN = 900
 _FRAMES_COMPARED = 32
 _ENDS_EARLY_S = 0.5
+# More than FFmpeg has kinds of side data.
+_NAMELESS_SIDE_DATA = sorted(set(range(64)) - {kind.value for kind in SideDataType})
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class VideoSource:
         self._reached_end = False
         self._damage: str | None = None
         self._ends_s = 0.0
+        self._rotation_deg = 0
+        self._stream_index, self._choice = self._choose_stream()
         self._timeline = self._read_timeline()
         self.info = self._read_info()
 
@@ -64,10 +72,9 @@ class VideoSource:
         self._decoded, self._damaged, self._last_index, self._reached_end = 0, 0, -1, False
         clock = self._timeline.clock(self.info.fps)
         reference_lost = False
-        with self._open() as container:
-            stream = container.streams.video[0]
-            for raw in self._deinterlaced(self._raw_frames(container, self._note_damage), stream):
-                self._check_size(raw.frame)
+        with self._open() as (container, stream):
+            for raw in self._deinterlaced(self._raw_frames(container, stream, self._note_damage), stream):
+                self._check_shape(raw.frame)
                 index, timestamp_s = clock.next(raw.pts)
                 # What follows a missing or damaged frame is predicted from it, wrongly, until the next keyframe.
                 is_gap = index > self._last_index + 1
@@ -95,7 +102,7 @@ class VideoSource:
         if missing > 0:
             cause = f" ({self._damage})" if self._damage else ""
             lines.append(f"{missing} of {expected} frames cannot be decoded: the file is truncated or damaged{cause}")
-        elif self._reached_end and self._ends_s - self._last_s > _ENDS_EARLY_S:
+        elif self._reached_end and self._ends_s > self._last_s + self._last_frame_lasts_s + _ENDS_EARLY_S:
             lines.append(
                 f"the file says it lasts until {self._ends_s:.1f} s, and its last frame is at {self._last_s:.1f} s: it "
                 "is truncated or damaged"
@@ -108,12 +115,28 @@ class VideoSource:
         """SHA-256 of the file's bytes, as hex."""
         return fingerprint_path(self._path)
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        """The file opened anew, and its stream."""
+        with self._open_container() as container:
+            stream = container.streams[self._stream_index]
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+    def _choose_stream(self) -> tuple[int, str | None]:
+        with self._open_container() as container:
+            try:
+                return choose_stream(container)
+            except LookupError as error:
+                raise LumenError(f"{self._path} has no video stream (it holds {error})") from error
+
+    def _open_container(self) -> Any:
         with explain_os_errors("read", self._path):
             if self._path.stat().st_size == 0:
                 raise LumenError(f"{self._path} is empty")
             try:
-                container = av.open(str(self._path))
+                # Titles and comments of any encoding; nothing here reads them.
+                return av.open(ffmpeg_url(self._path), metadata_errors="replace")
             except av.error.FFmpegError as error:
                 if isinstance(error, OSError):
                     raise
@@ -121,32 +144,25 @@ class VideoSource:
                     f"{self._path} is not a video that can be read ({error.strerror}); "
                     "if it was copied or recorded, the end may be missing: make the copy again"
                 ) from error
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            container.close()
-            raise LumenError(f"{self._path} has no video stream (it holds {kinds})")
-        container.streams.video[0].thread_type = "AUTO"
-        return container
 
     def _read_timeline(self) -> Timeline:
-        with self._open() as container:
-            first = [raw.pts for raw in islice(self._raw_frames(container), _FRAMES_COMPARED)]
+        with self._open() as (container, stream):
+            first = [raw.pts for raw in islice(self._raw_frames(container, stream), _FRAMES_COMPARED)]
         if not first:
             raise LumenError(f"{self._path}: no frame can be decoded; the file is damaged")
-        with self._open() as container:
-            stream = container.streams.video[0]
-            return read_timeline(_packets(container, stream), first, float(stream.time_base), stream.frames)
+        with self._open() as (container, stream):
+            return read_timeline(read_packets(container, stream), first, float(stream.time_base), stream.frames)
 
     def _read_info(self) -> SourceInfo:
-        with self._open() as container:
-            stream = container.streams.video[0]
-            frame = next(self._raw_frames(container)).frame
-            rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+        with self._open() as (container, stream):
+            frame = next(self._raw_frames(container, stream)).frame
+            rate = stream.average_rate or stream.guessed_rate or stream.base_rate or 30
             self._ends_s = _stated_end_s(container, stream)
             aspect = stream.sample_aspect_ratio
-        orientation = self._orientation(frame)
+            orientation = self._orientation(_without_nameless_side_data(frame, stream))
+            self._rotation_deg = frame.rotation
         is_on_its_side = orientation[0][0] == 0
-        warnings = list(self._timeline.warnings)
+        warnings = [*([self._choice] if self._choice else []), *self._timeline.warnings]
         if aspect and aspect not in (0, 1):
             warnings.append(f"pixels are not square ({aspect}): frames keep their pixels, so fx and fy differ")
         return SourceInfo(
@@ -154,7 +170,8 @@ class VideoSource:
             kind="video",
             width=frame.height if is_on_its_side else frame.width,
             height=frame.width if is_on_its_side else frame.height,
-            fps=float(rate) if rate else 30.0,
+            # FFmpeg's average of H.264 without presentation times can be twice the true one.
+            fps=float(rate) if self._timeline.has_times else self._timeline.decoding_rate or float(rate),
             frame_count=self._timeline.frames_up_to(None),
             interlaced=self._detect_interlacing(),
             orientation=orientation,
@@ -179,10 +196,9 @@ class VideoSource:
     def _detect_interlacing(self) -> Literal["tff", "bff"] | None:
         """FFmpeg's `idet` over the first frames that move. Flags in the file are often wrong."""
         counts = {"tff": 0, "bff": 0, "progressive": 0, "undetermined": 0}
-        with self._open() as container:
-            stream = container.streams.video[0]
-            raw_frames = islice(self._raw_frames(container), _INTERLACE_FRAMES_SEEN)
-            for frame in _filtered((raw.frame for raw in raw_frames), stream, "idet", ""):
+        with self._open() as (container, stream):
+            raw_frames = islice(self._raw_frames(container, stream), _INTERLACE_FRAMES_SEEN)
+            for frame in _filtered((raw.frame for raw in raw_frames), stream, ("idet", "")):
                 counts[str(frame.metadata.get("lavfi.idet.multiple.current_frame", "undetermined"))] += 1
                 if sum(counts.values()) - counts["undetermined"] >= _INTERLACE_FRAMES_DECIDED:
                     break
@@ -192,14 +208,17 @@ class VideoSource:
 
     def _keyframes(self, wanted_pts: list[int]) -> Iterator[SourceFrame]:
         clock = self._timeline.clock(self.info.fps)
-        with self._open() as container:
-            stream = container.streams.video[0]
+        with self._open() as (container, stream):
             for pts in wanted_pts:
                 frame = _frame_at(container, stream, pts)
                 if frame is not None:
                     yield SourceFrame(*clock.at(pts), self._loader(frame))
 
-    def _check_size(self, frame: av.VideoFrame) -> None:
+    @property
+    def _last_frame_lasts_s(self) -> float:
+        return max(self._timeline.last_frame_s, 1 / self.info.fps)
+
+    def _check_shape(self, frame: av.VideoFrame) -> None:
         size = (frame.width, frame.height)
         expected = (self.info.width, self.info.height)
         if self.info.orientation[0][0] == 0:
@@ -209,12 +228,17 @@ class VideoSource:
                 f"{self._path}: frames change from {expected[0]}x{expected[1]} to {size[0]}x{size[1]} pixels at frame "
                 f"{self._last_index + 1}: cut the video there"
             )
+        if frame.rotation != self._rotation_deg:
+            raise LumenError(
+                f"{self._path}: frames are to be shown turned by {self._rotation_deg} degrees, and by {frame.rotation} "
+                f"degrees from frame {self._last_index + 1}: cut the video there"
+            )
 
     def _loader(self, frame: av.VideoFrame) -> Callable[[], Image]:
         return lambda: _upright(frame.to_ndarray(format="bgr24"), self.info.orientation)
 
-    def _raw_frames(self, container: Any, note: Callable[[str], None] = lambda _: None) -> Iterator[_Raw]:
-        for packet in _packets(container, container.streams.video[0], note):
+    def _raw_frames(self, container: Any, stream: Any, note: Callable[[str], None] = lambda _: None) -> Iterator[_Raw]:
+        for packet in read_packets(container, stream, note):
             try:
                 for frame in packet.decode():
                     yield _Raw(frame, frame.pts)
@@ -237,7 +261,7 @@ class VideoSource:
                 yield raw.frame
 
         options = f"mode=send_frame:parity={self.info.interlaced}:deint=all"
-        for frame in _filtered(remember_times(), stream, "bwdif", options):
+        for frame in _filtered(remember_times(), stream, ("bwdif", options)):
             yield _Raw(frame, times.popleft())
 
 
@@ -252,24 +276,21 @@ def _upright(image: Image, orientation: Orientation) -> Image:
     return image
 
 
-def _packets(container: Any, stream: Any, note: Callable[[str], None] = lambda _: None) -> Iterator[Any]:
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.error.FFmpegError as error:
-            note(str(error.strerror))
-            return
-        yield packet
+def _without_nameless_side_data(frame: av.VideoFrame, stream: Any) -> av.VideoFrame:
+    """The frame without the side data, such as the EXIF of a JPEG, that PyAV raises a ValueError for."""
+    try:
+        len(frame.side_data)
+        return frame
+    except ValueError:
+        deleted = (("sidedata", f"mode=delete:type={number}") for number in _NAMELESS_SIDE_DATA)
+        return next(_filtered(iter([frame]), stream, *deleted))
 
 
-def _filtered(frames: Iterator[av.VideoFrame], stream: Any, name: str, options: str) -> Iterator[av.VideoFrame]:
+def _filtered(frames: Iterator[av.VideoFrame], stream: Any, *filters: tuple[str, str]) -> Iterator[av.VideoFrame]:
+    """Frames after filters, each a name and its options."""
     graph = av.filter.Graph()
-    graph.link_nodes(
-        graph.add_buffer(template=stream), graph.add(name, options or None), graph.add("buffersink")
-    ).configure()
+    nodes = [graph.add(name, options or None) for name, options in filters]
+    graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
     for frame in frames:
         graph.push(frame)
         yield from _pulled(graph)

@@ -26,6 +26,8 @@ class Timeline:
         has_times: decoded frames carry timestamps in presentation order.
         counted_frames: how many frames the packets hold.
         missing_at_end: how many more the container's index lists, if the file was cut off.
+        last_frame_s: how long the last frame is shown, 0 if the file does not say.
+        decoding_rate: frames a second by the decoding times, 0 if the file has none.
         warnings: what the user should know, one line each.
     """
 
@@ -35,6 +37,8 @@ class Timeline:
     has_times: bool
     counted_frames: int
     missing_at_end: int
+    last_frame_s: float
+    decoding_rate: float
     warnings: tuple[str, ...]
 
     def frames_up_to(self, index: int | None) -> int:
@@ -90,13 +94,13 @@ def read_timeline(
         listed_frames: how many frames the container's index lists, 0 if it has none.
     """
     seen = [
-        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt)
+        (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt, packet.duration)
         for packet in packets
         if packet.size
     ]
     was_cut_off = bool(seen) and bool(seen[-1][4])
     missing = max(0, listed_frames - len(seen)) if was_cut_off else 0
-    shown = [(pts, is_keyframe) for pts, _, is_keyframe, is_discard, _ in seen if not is_discard]
+    shown = [(pts, is_keyframe) for pts, _, is_keyframe, is_discard, *_ in seen if not is_discard]
     dts = [packet_dts for _, packet_dts, *_ in seen if packet_dts is not None]
     goes_back = bool(np.any(np.diff(dts) < 0))
     steps = np.diff([pts for pts in first_pts if pts is not None])
@@ -118,8 +122,20 @@ def read_timeline(
         has_times=in_order,
         counted_frames=len(frame_pts) or len(shown),
         missing_at_end=missing,
+        last_frame_s=_last_duration(seen) * time_base_s,
+        decoding_rate=_rate(dts, time_base_s),
         warnings=tuple(warnings),
     )
+
+
+def _rate(dts: Sequence[int], time_base_s: float) -> float:
+    step_s = float(np.median(np.diff(dts))) * time_base_s if len(dts) > 1 else 0.0
+    return 1 / step_s if step_s > 0 else 0.0
+
+
+def _last_duration(seen: Sequence[tuple[Any, ...]]) -> int:
+    shown = [(pts, duration or 0) for pts, *_, duration in seen if pts is not None]
+    return max(shown)[1] if shown else 0
 
 
 def _frame_timestamps(packet_pts: set[int], first_pts: set[int]) -> list[int]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pycolmap
 from cv2.typing import MatLike as Image
 
+from pipeline.file_names import ffmpeg_url
 from pipeline.files import atomic_write
 from pipeline.progress import progress
 from pipeline.tracks import Tracks
@@ -56,7 +57,7 @@ def write_overlay(
     # The same points in all frames, by their numbers, so that none comes and goes with how many others are seen.
     seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
     tracks = tracks.select(tracks.track % max(1, round(float(np.median(seen)) / _SHOWN_POINTS)) == 0)
-    with atomic_write(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+    with atomic_write(path) as partial, av.open(ffmpeg_url(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(max(1.0, fps)), options={"crf": "23"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for row in progress(range(len(tracks.frame_index)), "drawing the overlay"):

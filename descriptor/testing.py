@@ -22,7 +22,7 @@ from descriptor.pair_matching import DescriptorMatcher, PairMatcher, RandomMatch
 from descriptor.recorded_settings import numbered, save_recorded
 from descriptor.registry import UNTRAINED, load_descriptor
 from pipeline.errors import require
-from pipeline.files import write_bytes, write_json
+from pipeline.files import write_json, write_text
 from pipeline.report import StageReport
 
 # Of the frames that points are taken from and pictures are drawn on.
@@ -171,7 +171,7 @@ def _measure(config: TestConfig) -> list[Path]:
     print(text)
     root = config.log_root
     outputs = [root / name for name in ("pck.txt", "pck.json", "pck.png", "errors.png", "matches.png")]
-    write_bytes(outputs[0], (text + "\n").encode())
+    write_text(outputs[0], text + "\n")
     write_json(outputs[1], as_mapping(results | floor))
     plot_pck(results | floor, outputs[2])
     plot_errors(results | floor, outputs[3])

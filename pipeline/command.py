@@ -1,5 +1,6 @@
 """The one place where a command's outcome becomes an exit status and what the user reads."""
 
+import io
 import logging
 import os
 import platform
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from pipeline import __version__, exit_status
 from pipeline.config import named_variant, parse_command_line
 from pipeline.errors import LumenError, PartialSuccess
+from pipeline.file_names import BYTES_OR_ESCAPES, printable
 from pipeline.interruption import stop_request
 from pipeline.messages import LINE_LIMIT, one_line
 from pipeline.privacy import named_arguments, named_settings, private_strings, scrub
@@ -60,6 +62,7 @@ def run_variant(flag: str, variants: Variants, arguments: Sequence[str] | None =
 
 def _run(choose: Callable[[Sequence[str]], tuple[type, Callable[[Any], Any]]], arguments: Sequence[str] | None) -> int:
     command = _Command(sys.argv[0], sys.argv[1:] if arguments is None else arguments, _start_logging())
+    _print_any_name()
     try:
         with stop_request.interrupting():
             config_type, run = choose(command.arguments)
@@ -118,6 +121,12 @@ def _print_outputs(outputs: Any) -> None:
         print(output, flush=True)
 
 
+def _print_any_name() -> None:
+    """Let stdout carry file names that are not valid text, byte for byte, so that a script can use them."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=BYTES_OR_ESCAPES)
+
+
 class _ConsoleHandler(logging.Handler):
     """Lines for a person on stderr, which do not tear a progress bar apart."""
 
@@ -125,7 +134,7 @@ class _ConsoleHandler(logging.Handler):
         message = record.getMessage()
         if record.levelno > logging.INFO:
             message = one_line(f"{record.levelname.lower()}: {message}")
-        tqdm.write(message, file=sys.stderr)
+        tqdm.write(printable(message), file=sys.stderr)
 
 
 class _MemoryHandler(logging.Handler):
@@ -175,4 +184,4 @@ def _say(line: str, limit: int | None = LINE_LIMIT) -> None:
     # Closed standard error must not change the exit status.
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
-            tqdm.write(one_line(line, limit or len(line)), file=sys.stderr)
+            tqdm.write(printable(one_line(line, limit or len(line))), file=sys.stderr)

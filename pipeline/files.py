@@ -110,9 +110,14 @@ def write_bytes(path: Path, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path` atomically; what is not valid text becomes `\\udce9`, as JSON has it."""
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write builtin types (dict, list, str, numbers) to `path` as indented JSON, atomically."""
-    write_bytes(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_yaml(path: Path, data: Any, comment: str | None = None) -> None:
@@ -199,6 +204,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_binary(self, node: yaml.ScalarNode) -> str:
+        return os.fsdecode(self.construct_yaml_binary(node))
+
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Safe, and quotes the strings that `_Loader` would take for numbers."""
@@ -218,6 +226,14 @@ class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[mi
         node.flow_style = all(_is_plain(value) for _, value in node.value)
         return node
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """YAML is Unicode, so a file name that is not valid text is binary data, and `_Loader` reads it back."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return self.represent_binary(os.fsencode(text))
+        return self.represent_str(text)
+
 
 def _is_plain(node: yaml.Node) -> bool:
     if isinstance(node, yaml.SequenceNode):
@@ -227,6 +243,8 @@ def _is_plain(node: yaml.Node) -> bool:
 
 _FLOAT_WITHOUT_DOT = re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)[eE][0-9]+")
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+.0123456789"))
+_Loader.add_constructor("tag:yaml.org,2002:binary", _Loader.construct_binary)
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT_WITHOUT_DOT, list("-+.0123456789"))
 
 

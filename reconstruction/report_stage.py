@@ -102,5 +102,5 @@ def _unrelated(paths: ReconstructionPaths, models: Sequence[Mapping[str, Any]]) 
 
 def _read(path: Path) -> dict:
     with explain_os_errors("read", path):
-        report: dict = json.loads(path.read_text())
+        report: dict = json.loads(path.read_bytes())
     return report

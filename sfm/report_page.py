@@ -14,7 +14,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from pipeline.files import write_bytes
+from pipeline.files import write_text
 from pipeline.tracks import Tracks
 from sfm.triangulation import camera_centers
 
@@ -85,7 +85,7 @@ def write_report(path: Path, content: ReportContent) -> None:
         "errors": _errors_figure(content),
         "graph": _graph_figure(content),
     }
-    write_bytes(path, _page(content, figures).encode())
+    write_text(path, _page(content, figures))
 
 
 def _page(content: ReportContent, figures: Mapping[str, go.Figure]) -> str:

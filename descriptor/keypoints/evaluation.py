@@ -21,7 +21,7 @@ from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_er
 from descriptor.log_folder import log_folder
 from descriptor.recorded_settings import numbered, save_recorded
 from pipeline.errors import require
-from pipeline.files import write_bytes, write_json
+from pipeline.files import write_json, write_text
 from pipeline.progress import progress
 
 Floats = npt.NDArray[np.float64]
@@ -131,7 +131,7 @@ def _measure_all(config: KeypointConfig) -> list[Path]:
         lines.append(line)
         numbers[name if config.record_path else called] = [asdict(each) for each in found]
         # After each, because the next may fail.
-        write_bytes(outputs[0], ("\n".join(lines) + "\n").encode())
+        write_text(outputs[0], "\n".join(lines) + "\n")
         write_json(outputs[1], numbers)
     return outputs
 

@@ -1,6 +1,7 @@
 """HPatches (Balntas et al., CVPR 2017) in its published folders, and its scaled and rotated forms of GIFT."""
 
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class HPatches:
             homography = _smaller(second, second_size) @ recorded @ np.linalg.inv(_smaller(first, first_size))
             pair = HomographyPair(f"{folder.name}/{other}", first, second, homography)
             # By the name, so that some of the sequences are changed as all are.
-            seed = [self.seed, zlib.crc32(folder.name.encode()), other]
+            seed = [self.seed, zlib.crc32(os.fsencode(folder.name)), other]
             yield self._changed(pair, np.random.default_rng(seed))
 
     def _read(self, folder: Path, number: int) -> tuple[Bytes, tuple[int, int]]:

@@ -26,10 +26,14 @@ from data_prep.calibration_pattern import Gray, Pattern, PatternKind, find_patte
 from data_prep.calibration_picture import draw_residuals
 from data_prep.calibration_solve import MIN_VIEWS, Lens, Solution, View, solve
 from data_prep.image_source import list_images
+from data_prep.opencv_storage import parse_storage
 from pipeline.command import run_command
 from pipeline.errors import LumenError
-from pipeline.images import read_pixels, write_image
+from pipeline.images import is_own_picture, read_pixels, write_picture
 from pipeline.progress import progress
+
+# Of what is written, what no other tool writes.
+_RECORDED = ("reprojection_error_px", "per_image_error_px")
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +72,7 @@ class CalibrateConfig:
     output: Path = Path("calibration.yaml")
     """The file to write; the picture gets the same name with .png."""
     overwrite: bool = False
-    """Replace an existing output."""
+    """Replace an earlier calibration in the output."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ def run(config: CalibrateConfig) -> list[Path]:
     _say_result(solution, lens, coverage)
     drawn = draw_residuals(solution, collected.brightest, hull_px)
     write_calibration(config.output, solution.camera, _record(solution, pattern, lens, collected, coverage))
-    write_image(picture, drawn)
+    write_picture(picture, drawn)
     return [config.output, picture]
 
 
@@ -132,9 +136,24 @@ def _lens(config: CalibrateConfig) -> Lens:
 def _check_output(config: CalibrateConfig, picture: Path) -> None:
     if config.output.suffix.lower() not in (".yaml", ".yml"):
         raise LumenError(f"--output {config.output}: the name has to end in .yaml")
-    for path in (config.output, picture):
+    for path, is_own in ((config.output, _is_calibration(config.output)), (picture, _is_drawn(picture))):
+        if path.exists() and not is_own:
+            raise LumenError(f"{path} exists already, and this command did not write it: choose another --output")
         if path.exists() and not config.overwrite:
             raise LumenError(f"{path} exists already: pass --overwrite to replace it, or choose another --output")
+
+
+def _is_drawn(picture: Path) -> bool:
+    return picture.is_file() and is_own_picture(picture)
+
+
+def _is_calibration(path: Path) -> bool:
+    """Whether a file holds what this command writes."""
+    try:
+        content = parse_storage(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (LumenError, ValueError, OSError):
+        return False
+    return isinstance(content, dict) and {"camera_matrix", *_RECORDED} <= content.keys()
 
 
 def _collect(paths: list[Path], pattern: Pattern) -> _Collected:

@@ -3,6 +3,12 @@
 python -m descriptor.frame_cache [--clear]
 """
 
+if __name__ == "__main__":
+    from pipeline.interruption import watch_signals
+
+    watch_signals()
+
+
 import fcntl
 import hashlib
 import json

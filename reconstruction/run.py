@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep import extract
@@ -15,6 +16,7 @@ from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.output_record import OutputRecord
 from pipeline.outputs import output_folder
 from pipeline.paths import RunPaths, SequencePaths
+from pipeline.privacy import named_settings, private_strings, scrub
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.sequence import Sequence
 from reconstruction.config import EXTRACTION_DEFAULTS, TRAIN_CONFIG, ReconstructConfig
@@ -74,6 +76,9 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths], ou
             failures.append(error)
             problem = str(error)
         outcomes += outcomes_of(paths.root.name, ReconstructionPaths(root), problem)
+    # The page travels, and an error names files.
+    private = private_strings(named_settings(config))
+    outcomes = [replace(each, problem=each.problem and scrub(each.problem, private)) for each in outcomes]
     index = ReconstructionPaths(output).index
     facts = Sequence.load(next(iter(sequences.values())).sequence)
     write_index(index, f"Reconstruction: {facts.source_title(config.name)}", outcomes)

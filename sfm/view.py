@@ -19,7 +19,7 @@ import tyro
 
 from pipeline.command import run_command
 from pipeline.errors import require
-from pipeline.images import write_image
+from pipeline.images import write_picture
 from pipeline.training_data import TrainingData
 from sfm.cloud_picture import draw_cloud, extent_points, mosaic, viewpoints
 from sfm.display import require_display
@@ -42,7 +42,8 @@ class ViewConfig:
     run: tyro.conf.Positional[Path]
     """Folder of a reconstruction, of training data, or of a COLMAP model."""
     render: Path | None = None
-    """Write a picture of it from four sides instead (.png); needs no display."""
+    """Write a picture of it from four sides instead (.png); needs no display. A picture that LumenSfM drew is
+    replaced."""
     size: tuple[int, int] = (1600, 1000)
     """Width and height of the window or picture, px."""
 
@@ -64,7 +65,7 @@ def run(config: ViewConfig) -> Path | None:
         logger.info("%s has no points: only its cameras are shown", config.run)
     if config.render is not None:
         half = config.size[0] // 2, config.size[1] // 2
-        write_image(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
+        write_picture(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
         return config.render
     viewer = o3d.visualization.Visualizer()
     width, height = config.size

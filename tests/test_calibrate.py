@@ -304,11 +304,21 @@ def test_images_of_two_sizes(few, tmp_path, capsys):
 
 def test_existing_output_needs_overwrite(few, tmp_path, capsys):
     output = tmp_path / "out.yaml"
-    output.write_text("mine")
+    assert run_command(CalibrateConfig, run, arguments(few, "chessboard", output)) == 0
+    before = output.read_bytes()
     assert "--overwrite" in fails(capsys, *arguments(few, "chessboard", output))
-    assert output.read_text() == "mine"
+    assert output.read_bytes() == before
     assert run_command(CalibrateConfig, run, arguments(few, "chessboard", output, "--overwrite")) == 0
     assert read_calibration(output, SIZE).model_name == "OPENCV"
+
+
+@pytest.mark.parametrize("name", ["out.yaml", "out.png"])
+@pytest.mark.parametrize("text", ["mine", "%YAML:1.0\n---\ncamera_matrix: mine\n", ""])
+def test_a_file_of_the_user_is_never_replaced(few, tmp_path, capsys, name, text):
+    (tmp_path / name).write_text(text)
+    message = fails(capsys, *arguments(few, "chessboard", tmp_path / "out.yaml", "--overwrite"))
+    assert f"{name} exists already, and this command did not write it" in message
+    assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ def test_a_part_that_fails_does_not_stop_the_rest_and_is_exit_status_3(
     table = [line.split() for line in printed.err.splitlines() if line.startswith(("_start_", "sequence"))]
     assert [row[0] for row in table] == ["sequence", good.name, bad.name]
     assert table[1][-1] == "done" and "texture" in table[2]
-    (error,) = [line for line in printed.err.splitlines() if line.startswith("error:") and "1 of 2" in line]
+    error = printed.err.splitlines()[-1]
+    assert error.startswith("1 of 2 sequences and models could not be finished")
     assert str(output.index) in error
     assert "no frame shows any texture" in output.index.read_text()
     assert str(tmp_path) not in output.index.read_text()

@@ -306,6 +306,7 @@ def test_existing_output_needs_overwrite(few, tmp_path, capsys):
     output = tmp_path / "out.yaml"
     assert run_command(CalibrateConfig, run, arguments(few, "chessboard", output)) == 0
     before = output.read_bytes()
+    capsys.readouterr()
     assert "--overwrite" in fails(capsys, *arguments(few, "chessboard", output))
     assert output.read_bytes() == before
     assert run_command(CalibrateConfig, run, arguments(few, "chessboard", output, "--overwrite")) == 0

@@ -185,7 +185,7 @@ def test_a_reconstruction_is_made_compared_and_shown(folder: Path) -> None:
 
 def test_a_descriptor_is_trained_and_tested(folder: Path) -> None:
     write_plane(folder / "data" / "1" / "plane", frames=8)
-    where = {"cache_root": folder / "cache", "log_root": folder / "run", "device": "cpu"}
+    where = {"cache_root": folder / "cache", "log_root": folder / "run", "device": "cpu", "record_path": True}
     network = {"image_downsampling": 4.0, "network_downsampling": 32, "adjacent_range": (1, 5), "num_workers": 0}
     small = {"batch_size": 1, "group_frames": 2, "sampling_size": 64, "feature_length": 32, "filter_growth_rate": 4}
     settings = TrainConfig(folder / "data", num_epoch=1, num_iter=1, **where, **network, **small)  # type: ignore[arg-type]

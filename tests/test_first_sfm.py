@@ -1,0 +1,82 @@
+"""The first SfM of a sequence: made again when this run made it otherwise, kept and said when the user did."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep import bootstrap
+from data_prep.bootstrap import BootstrapConfig
+from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
+from pipeline.reconstruction_paths import ReconstructionPaths
+from quick_settings import FAST
+from reconstruction.config import ReconstructConfig
+from reconstruction.first_sfm import make_first_sfm
+from reconstruction.run import reconstruct
+
+# The fixtures video, extracted and sequence.
+pytest_plugins = ["phantom_sequences"]
+
+
+@pytest.fixture
+def made(sequence: SequencePaths) -> SequencePaths:
+    bootstrap.run(BootstrapConfig(sequence.root, points=300))
+    return sequence
+
+
+def config(sequence: SequencePaths, output: Path, **settings: Any) -> ReconstructConfig:
+    return ReconstructConfig(sequence.root, output, **(FAST | {"points": 300} | settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"points": 350}, {"min_views": 5}, {"seed": 1}, {"max_error_px": 1.0}, {"inlier_percentage": 0.9}]
+)
+def test_other_settings_make_the_first_sfm_of_this_run_again(
+    made: SequencePaths, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    assert make_first_sfm(config(made, tmp_path), made, is_own=True) == []
+    before = BootstrapPaths.of(made).manifest.stat().st_mtime_ns
+    assert make_first_sfm(config(made, tmp_path), made, is_own=True) == []
+    assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns == before, "the same settings change nothing"
+    make_first_sfm(config(made, tmp_path, **settings), made, is_own=True)
+    assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns > before
+    wanted = BootstrapConfig(made.root, **({"points": 300} | settings))
+    assert bootstrap.reason_to_run(wanted) is None
+
+
+def test_the_first_sfm_of_the_user_is_kept_and_the_report_says_its_settings(
+    made: SequencePaths, tmp_path: Path
+) -> None:
+    before = TrainingPaths(made.root).motion.read_bytes()
+    output = ReconstructionPaths(tmp_path / "run")
+    reconstruct(config(made, output.root, points=350, min_views=5, until="correspond"))
+    assert TrainingPaths(made.root).motion.read_bytes() == before
+    (warning,) = json.loads(output.stage_report("correspond").read_text())["warnings"]
+    assert "--points 300 (now 350)" in warning and "--min_views 4 (now 5)" in warning and "is kept" in warning
+
+
+@pytest.mark.parametrize("name", ["intrinsics", "views_per_point", "structure", "motion"])
+def test_every_file_of_the_first_sfm_counts(made: SequencePaths, name: str, tmp_path: Path) -> None:
+    output = ReconstructionPaths(tmp_path / "run")
+    reconstruct(config(made, output.root, until="skeleton"))
+    before = output.sparse.stat().st_mtime_ns
+    reconstruct(config(made, output.root, until="skeleton"))
+    assert output.sparse.stat().st_mtime_ns == before
+    path = getattr(TrainingPaths(made.root), name)
+    # Blanks at the end change what is read of none of them.
+    path.write_bytes(path.read_bytes() + b"\n")
+    reconstruct(config(made, output.root, until="skeleton"))
+    assert output.sparse.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("library", ["opencv", "pycolmap", "torch", "lumensfm"])
+def test_another_version_redoes_every_stage(
+    sequence: SequencePaths, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = ReconstructionPaths(tmp_path / "run")
+    reconstruct(config(sequence, output.root, until="correspond"))
+    before = output.tracks.stat().st_mtime_ns
+    monkeypatch.setattr("pipeline.manifest.versions", lambda: {"opencv": "5", library: "another"})
+    reconstruct(config(sequence, output.root, until="correspond"))
+    assert output.tracks.stat().st_mtime_ns > before

@@ -4,10 +4,11 @@ When the camera moves little, sliding sideways past a bulge looks nearly the sam
 reversal and bas-relief ambiguities of small motion; Oliensis, Int. J. Computer Vision 61(3), 2005). Mapping that begins
 with the wrong one goes on with it, every pose is wrong alike, and adjusting cannot bring it back. But more views do not
 agree with it as well. So a few pairs are tried with the keyframes around them, and the one whose model explains the
-largest share of the observations is taken.
+largest share of the observations is taken. Windows are placed only where the camera moves; they cover all of the video,
+because any part of it may be the only one that can be mapped.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +23,11 @@ from sfm.triangulation import Limits
 
 WINDOW_KEYFRAMES = 12
 MIN_KEYFRAMES = 3
-# Where in the video, and which two places around the middle of the window; None leaves the choice to COLMAP.
-_WINDOW_MIDDLES = (0.5, 0.25, 0.75)
+# Windows of one run of keyframes are no nearer to each other than this.
+_WINDOW_STEP = WINDOW_KEYFRAMES // 2
+# Stop after this many windows that gave a model.
+_WINDOWS_WITH_START = 3
+# Two places around the middle of the window; None leaves the choice to COLMAP.
 _PAIRS: tuple[tuple[int, int] | None, ...] = ((0, 2), (0, 4), (-3, 3), None)
 # True starts explained 86 % and more on phantoms, reversed ones 63 to 66 %.
 _CLEARLY_TRUE = 0.85
@@ -38,11 +42,15 @@ class Start:
     """A way to begin.
 
     Attributes:
-        begun: COLMAP's model of some of the keyframes.
+        window: the keyframes that were tried, rows of the tracks' `frame_index`.
+        database: of these and further keyframes.
+        begun: COLMAP's model of some of the window's keyframes.
         model: the same, adjusted.
         explained: share of the observations in these keyframes that the model agrees with, 0..1.
     """
 
+    window: Integers
+    database: Path
     begun: Path
     model: TrackModel
     explained: float
@@ -56,9 +64,41 @@ def too_few_keyframes(keyframes: Integers) -> str:
     )
 
 
+def windows_in(runs: Sequence[range]) -> list[range]:
+    """Place windows of at most `WINDOW_KEYFRAMES` keyframes in runs of keyframes.
+
+    Windows cover each run and overlap by half or more. The list takes the middle of every run first, the longest run
+    before the others, then the quarters, the eighths, and so on.
+
+    Args:
+        runs: consecutive keyframes by their places, the longest run first; shorter ones than `MIN_KEYFRAMES` give no
+            window.
+    """
+    levels: dict[int, list[range]] = {}
+    for run in runs:
+        if len(run) >= MIN_KEYFRAMES:
+            for level, window in _windows_of_run(run):
+                levels.setdefault(level, []).append(window)
+    return [window for level in sorted(levels) for window in levels[level]]
+
+
+def _windows_of_run(run: range) -> Iterator[tuple[int, range]]:
+    """Windows with the level of subdivision that they belong to."""
+    seen = set()
+    level = 0
+    while level == 0 or len(run) / 2**level >= _WINDOW_STEP:
+        for part in range(2**level):
+            middle = (part + 0.5) / 2**level * len(run)
+            first = max(0, min(round(middle - WINDOW_KEYFRAMES / 2), len(run) - WINDOW_KEYFRAMES))
+            if first not in seen:
+                seen.add(first)
+                yield level, run[first : first + WINDOW_KEYFRAMES]
+        level += 1
+
+
 def choose_start(
     tracks: Tracks,
-    keyframes: Integers,
+    windows: Sequence[Integers],
     database: Path,
     limits: Limits,
     log: Path,
@@ -70,7 +110,7 @@ def choose_start(
 
     Args:
         tracks: of the whole video.
-        keyframes: (K,) rows of `tracks.frame_index`.
+        windows: keyframes to start with, rows of `tracks.frame_index`, in the order in which to try them.
         database: of the keyframes (`sfm.mapping.write_keyframes`); the models are written beside it.
         limits: of points.
         log: file to which pycolmap's log is appended.
@@ -82,44 +122,59 @@ def choose_start(
     """
     some = replace(limits, views=_WINDOW_VIEWS)
     best: Start | None = None
-    candidates = list(_candidates(keyframes))
-    for number, (window, pair) in enumerate(progress(candidates, "trying starts", unit="start")):
-        names = frame_names(tracks, window)
+    found = 0
+    for number, window in enumerate(progress(windows, "trying starts", unit="window")):
         place = database.with_name(f"start_{number}")
-        begun = map_images(
-            database, names, place, log, seed, pair=None if pair is None else (names[pair[0]], names[pair[1]])
-        )
-        if begun is None:
-            continue
-        start = _judge(begun, tracks, window, some, log, refine_camera=refine_camera)
+        start = _best_in_window(tracks, window, database, place, some, log, seed, refine_camera=refine_camera)
+        found += start is not None
         if start is not None and (best is None or start.explained > best.explained):
             best = start
+        if best is not None and (best.explained > _CLEARLY_TRUE or found == _WINDOWS_WITH_START):
+            break
+    return best
+
+
+def _best_in_window(
+    tracks: Tracks,
+    window: Integers,
+    database: Path,
+    folder: Path,
+    limits: Limits,
+    log: Path,
+    seed: int,
+    *,
+    refine_camera: bool,
+) -> Start | None:
+    best: Start | None = None
+    names = frame_names(tracks, window)
+    for pair in _pairs(window):
+        place = folder if pair is None else folder.with_name(f"{folder.name}_{pair[0]}_{pair[1]}")
+        chosen = None if pair is None else (names[pair[0]], names[pair[1]])
+        begun = map_images(database, names, place, log, seed, pair=chosen)
+        if begun is None:
+            continue
+        judged = _judge(begun, tracks, window, limits, log, refine_camera=refine_camera)
+        if judged is not None and (best is None or judged[1] > best.explained):
+            best = Start(window, database, begun, *judged)
         if best is not None and best.explained > _CLEARLY_TRUE:
             break
     return best
 
 
-def _candidates(keyframes: Integers) -> Iterator[tuple[Integers, tuple[int, int] | None]]:
-    """Windows of keyframes, each with every pair of places in it."""
-    seen = set()
-    for share in _WINDOW_MIDDLES:
-        first = round(share * len(keyframes) - WINDOW_KEYFRAMES / 2)
-        first = max(0, min(first, len(keyframes) - WINDOW_KEYFRAMES))
-        if first in seen:
-            continue
-        seen.add(first)
-        window = keyframes[first : first + WINDOW_KEYFRAMES]
-        middle = len(window) // 2
-        for pair in _PAIRS:
-            if pair is None:
-                yield window, None
-            elif middle + pair[0] >= 0 and middle + pair[1] < len(window):
-                yield window, (middle + pair[0], middle + pair[1])
+def _pairs(window: Integers) -> Iterator[tuple[int, int] | None]:
+    """The pairs of places in a window to start with."""
+    middle = len(window) // 2
+    for pair in _PAIRS:
+        if pair is None:
+            yield None
+        elif middle + pair[0] >= 0 and middle + pair[1] < len(window):
+            yield middle + pair[0], middle + pair[1]
 
 
 def _judge(
     begun: Path, tracks: Tracks, window: Integers, limits: Limits, log: Path, *, refine_camera: bool
-) -> Start | None:
+) -> tuple[TrackModel, float] | None:
+    """The model, adjusted, and the share of the observations that it explains; None if it has too few keyframes."""
     found = pycolmap.Reconstruction(begun)
     if found.num_reg_images() < max(limits.views, _MIN_REGISTERED_SHARE * len(window)):
         return None
@@ -129,4 +184,4 @@ def _judge(
     model = model_from_keyframes(found, rows, nearby, wide)
     for limit in (wide, limits, limits):
         model = refine(model, nearby, limit, log, refine_camera=refine_camera)
-    return Start(begun, model, float(model.used.sum() / max(1, len(nearby.frame))))
+    return model, float(model.used.sum() / max(1, len(nearby.frame)))

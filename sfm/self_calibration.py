@@ -3,10 +3,13 @@
 Focal length and distortion run away when they are free from the first pair on: two views of a tube hardly determine
 them. So each of a few fields of view is held while some keyframes are mapped, then all is adjusted together; the
 starts agree in the end, and the camera model that explains clearly more observations is taken.
+
+Any one window of keyframes may be misleading. So several windows are used, only where the camera moves; they vote for
+the model, and the camera is the one of the window with the median focal length.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,10 +19,10 @@ import pycolmap
 
 from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
-from sfm.initialization import MIN_KEYFRAMES, WINDOW_KEYFRAMES, Start, choose_start, too_few_keyframes
+from sfm.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
 from sfm.mapping import write_keyframes
 from sfm.triangulation import Limits
-from sfm.turning import turning_share
+from sfm.turning import moving_runs, turning_share, turning_shares
 
 CameraModel = Literal["SIMPLE_RADIAL", "OPENCV_FISHEYE"]
 
@@ -32,7 +35,9 @@ _STARTS_DEG: dict[CameraModel, tuple[float, ...]] = {
 # Cameras for the question whether it only turns: a field of view every 5 %, with little and with much distortion.
 _TURNING_DEG = np.geomspace(40.0, 140.0, 26)
 _TURNING_DISTORTIONS: dict[CameraModel, tuple[float, ...]] = {"SIMPLE_RADIAL": (0.0, -0.15), "OPENCV_FISHEYE": (0.0,)}
-_MOST_BY_TURNING = 0.5
+# Windows to use, and how far the focal lengths of the first two may differ if no further one is needed.
+_WINDOWS = 3
+_AGREEING = 1.03
 # Another start, or the model with more parameters, has to explain so many times the observations to be preferred.
 _CLEARLY_MORE = 1.02
 
@@ -45,7 +50,8 @@ class CameraEstimate:
 
     Attributes:
         camera: SIMPLE_RADIAL or OPENCV_FISHEYE.
-        focal_range_px: the shortest and the longest focal length among the starts that explain as much.
+        focal_range_px: the shortest and the longest focal length among the windows, and among the starts in a window
+            that explain as much.
     """
 
     camera: pycolmap.Camera
@@ -67,7 +73,7 @@ def estimate_camera(
 
     Args:
         tracks: of the whole video, in pixels of the frames as recorded.
-        keyframes: (K,) rows of `tracks.frame_index`; those around the middle are used.
+        keyframes: (K,) rows of `tracks.frame_index`; windows of them are used.
         size: width and height of the frames, px.
         content_box: first column, first row, end column, end row of the content area, px.
         models: the camera models to try, the simplest first.
@@ -79,56 +85,133 @@ def estimate_camera(
     Raises:
         NoReconstruction: if no start gives one, or the camera only turns.
     """
-    first = max(0, (len(keyframes) - WINDOW_KEYFRAMES) // 2)
-    some = keyframes[first : first + WINDOW_KEYFRAMES]
     if len(keyframes) < MIN_KEYFRAMES:
         raise NoReconstruction(f"no reconstruction: {too_few_keyframes(keyframes)}")
-    _require_motion(tracks, some, size, content_box, limits)
-    attempts: list[Start] = []
-    for model in models:
-        for angle_deg in _STARTS_DEG[model]:
-            start = starting_camera(model, angle_deg, size, content_box)
-            place = folder / f"{model.lower()}_{angle_deg:.0f}"
-            database = write_keyframes(tracks, some, start, place, log, seed)
-            found = None
-            if database is not None:
-                found = choose_start(tracks, some, database, limits, log, seed, refine_camera=True)
-            if found is None:
-                logger.info("camera: %s from %.0f degrees: no reconstruction", model, angle_deg)
-                continue
-            attempts.append(found)
-            facts = (model, angle_deg, found.model.camera.mean_focal_length(), 100 * found.explained)
-            logger.info("camera: %s from %.0f degrees: focal length %.1f px, explains %.1f %%", *facts)
-    if not attempts:
+    starts = [(model, angle_deg) for model in models for angle_deg in _STARTS_DEG[model]]
+    windows: list[list[Start]] = []
+    for window in windows_in(_moving_runs(tracks, keyframes, size, content_box, limits)):
+        some = keyframes[window]
+        if any(not _is_another(some, used[0].window) for used in windows):
+            continue
+        place = folder / f"{some[0]}_{some[-1]}"
+        attempts = {}
+        for start in starts:
+            camera = starting_camera(*start, size, content_box)
+            attempts[start] = _attempt(tracks, some, camera, limits, place, log, seed)
+        found = {start: attempt for start, attempt in attempts.items() if attempt is not None}
+        if found:
+            windows.append(list(found.values()))
+            starts = _best_start_of_each_model(found)
+        if len(windows) == _WINDOWS or (len(windows) == 2 and _agree(windows)):
+            break
+    if not windows:
         raise NoReconstruction(
             "no reconstruction, because no camera that was tried explains the motion: give a calibration "
             "(data_prep/calibrate.py, then extract.py --calibration)"
         )
-    return _choose(attempts)
+    return _choose(windows)
 
 
-def _require_motion(
+def _moving_runs(
     tracks: Tracks, keyframes: Integers, size: tuple[int, int], content_box: tuple[int, int, int, int], limits: Limits
-) -> None:
-    by_turning = turning_share(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
-    if by_turning > _MOST_BY_TURNING:
+) -> list[range]:
+    """Runs of keyframes in which the camera moves, long enough to map.
+
+    Raises:
+        NoReconstruction: if it only turns everywhere.
+    """
+    shares = turning_shares(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
+    runs = [run for run in moving_runs(shares, len(keyframes)) if len(run) >= MIN_KEYFRAMES]
+    if not runs:
         raise NoReconstruction(
-            f"no reconstruction: a camera that only turns explains {by_turning:.0%} of what its frames share; depth "
-            "needs one that moves, too"
+            f"no reconstruction: a camera that only turns explains {turning_share(shares):.0%} of what its frames "
+            "share; depth needs one that moves, too"
         )
+    return runs
 
 
-def _choose(attempts: list[Start]) -> CameraEstimate:
+def _attempt(
+    tracks: Tracks, window: Integers, camera: pycolmap.Camera, limits: Limits, folder: Path, log: Path, seed: int
+) -> Start | None:
+    """Map a window with a camera held, then adjust both."""
+    focal_px = camera.mean_focal_length()
+    name = f"{camera.model_name} from {focal_px:.0f} px, keyframes {window[0]} to {window[-1]}"
+    place = folder / f"{camera.model_name.lower()}_{focal_px:.0f}"
+    database = write_keyframes(tracks, window, camera, place, log, seed)
+    found = None
+    if database is not None:
+        found = choose_start(tracks, [window], database, limits, log, seed, refine_camera=True)
+    if found is None:
+        logger.info("camera: %s: no reconstruction", name)
+        return None
+    facts = (name, found.model.camera.mean_focal_length(), 100 * found.explained)
+    logger.info("camera: %s: focal length %.1f px, explains %.1f %%", *facts)
+    return found
+
+
+def _best_start_of_each_model(found: Mapping[tuple[CameraModel, float], Start]) -> list[tuple[CameraModel, float]]:
+    """For the next window, which needs no more: starts of one model mostly end at the same camera."""
+    by_model: dict[CameraModel, tuple[CameraModel, float]] = {}
+    for start, attempt in found.items():
+        best = by_model.setdefault(start[0], start)
+        if attempt.explained > _CLEARLY_MORE * found[best].explained:
+            by_model[start[0]] = start
+    return list(by_model.values())
+
+
+def _is_another(window: Integers, used: Integers) -> bool:
+    """Whether a window adds to one that was used: it is not much shorter, and most of its keyframes are others."""
+    return 2 * len(window) >= len(used) and 2 * np.isin(window, used).sum() <= len(window)
+
+
+def _agree(windows: Sequence[Sequence[Start]]) -> bool:
+    """Whether the windows by themselves give the same camera model and nearly the same focal length."""
+    cameras = [_choose([window]).camera for window in windows]
+    focal_px = [camera.mean_focal_length() for camera in cameras]
+    return len({camera.model for camera in cameras}) == 1 and max(focal_px) < _AGREEING * min(focal_px)
+
+
+def _choose(windows: Sequence[Sequence[Start]]) -> CameraEstimate:
+    """The camera with the median focal length among the windows, of the model that explains clearly more.
+
+    Args:
+        windows: at least one with an attempt; a window's attempts in the order of preference.
+    """
+    model = _choose_model(windows)
+    of_model = [[each for each in window if each.model.camera.model_name == model] for window in windows]
+    best = [_first_of_the_best(window) for window in of_model if window]
+    as_good = [
+        attempt.model.camera.mean_focal_length()
+        for window, chosen in zip(filter(None, of_model), best, strict=True)
+        for attempt in window
+        if attempt.explained * _CLEARLY_MORE > chosen.explained
+    ]
+    by_focal_length = sorted(best, key=lambda attempt: attempt.model.camera.mean_focal_length())
+    middle = by_focal_length[(len(best) - 1) // 2 : len(best) // 2 + 1]
+    camera = max(middle, key=lambda attempt: attempt.explained).model.camera
+    return CameraEstimate(camera, (min(as_good), max(as_good)))
+
+
+def _choose_model(windows: Sequence[Sequence[Start]]) -> str:
+    """The name of the model that explains most in all windows; an earlier one unless another is clearly better."""
+    explained: dict[str, float] = {}
+    for window in windows:
+        for name in dict.fromkeys(attempt.model.camera.model_name for attempt in window):
+            most = max(attempt.explained for attempt in window if attempt.model.camera.model_name == name)
+            explained[name] = explained.get(name, 0.0) + most
+    best, *others = explained
+    for name in others:
+        if explained[name] > _CLEARLY_MORE * explained[best]:
+            best = name
+    return best
+
+
+def _first_of_the_best(attempts: Sequence[Start]) -> Start:
     best = attempts[0]
     for attempt in attempts[1:]:
         if attempt.explained > _CLEARLY_MORE * best.explained:
             best = attempt
-    as_good = [
-        attempt.model.camera.mean_focal_length()
-        for attempt in attempts
-        if attempt.model.camera.model == best.model.camera.model and attempt.explained * _CLEARLY_MORE > best.explained
-    ]
-    return CameraEstimate(best.model.camera, (min(as_good), max(as_good)))
+    return best
 
 
 def _turning_cameras(size: tuple[int, int], content_box: tuple[int, int, int, int]) -> Iterator[pycolmap.Camera]:

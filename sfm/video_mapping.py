@@ -13,7 +13,7 @@ import pycolmap
 
 from pipeline.errors import NoReconstruction
 from pipeline.tracks import Integers, Tracks
-from sfm.initialization import MIN_KEYFRAMES, choose_start, too_few_keyframes
+from sfm.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
 from sfm.mapping import frame_names, has_verified_pairs, map_images, write_keyframes
 from sfm.track_model import (
     MIN_FRAME_POINTS,
@@ -24,6 +24,7 @@ from sfm.track_model import (
     triangulate_all,
 )
 from sfm.triangulation import Limits, camera_centers
+from sfm.turning import moving_runs, turning_shares
 
 # The first triangulation is with poses that are not adjusted yet.
 _ROUGH_FACTOR = 2.0
@@ -87,11 +88,14 @@ def map_video(
     failures: list[str] = []
     given_up = np.zeros(len(tracks.frame_index), np.bool_)
     to_map = keyframes
+    attempts = 0
     while len(to_map) >= MIN_KEYFRAMES:
-        place = folder / f"model_{to_map[0]}_{to_map[-1]}"
-        model = None
+        attempts += 1
+        place = folder / f"attempt_{attempts}_{to_map[0]}_{to_map[-1]}"
+        start = model = None
         with _noting(failures):
-            model = _map_part(tracks, to_map, camera, limits, place, log, seed)
+            start = _start(tracks, to_map, _covered(models) | given_up, camera, limits, place, log, seed)
+            model = _map_from(start, tracks, to_map, limits, place, log, seed)
         if model is not None:
             first = not models
             model, missing = _extend(model, tracks, limits, log, seed, refine_camera=refine_camera and first)
@@ -99,7 +103,7 @@ def map_video(
                 camera, reasons = model.camera, missing
         if model is None or not (model.registered & ~_covered(models)).any():
             # Another part of the video may still do.
-            given_up[to_map] = True
+            given_up[to_map if start is None else start.window] = True
         else:
             models.append(model)
             facts = (len(models) - 1, model.registered.sum(), len(tracks.frame_index), model.point_count)
@@ -111,10 +115,27 @@ def map_video(
     return VideoModels(_join(models, tracks, limits, log), reasons)
 
 
-def _map_part(
-    tracks: Tracks, keyframes: Integers, camera: pycolmap.Camera, limits: Limits, folder: Path, log: Path, seed: int
-) -> TrackModel:
-    """Map keyframes.
+def _start(
+    tracks: Tracks,
+    keyframes: Integers,
+    done: npt.NDArray[np.bool_],
+    camera: pycolmap.Camera,
+    limits: Limits,
+    folder: Path,
+    log: Path,
+    seed: int,
+) -> Start:
+    """Map a few keyframes, of which some are not done yet.
+
+    Args:
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`; the database is of all of them.
+        done: (F,) bool, frames that need no start any more.
+        camera: of all frames.
+        limits: of points.
+        folder: for the database and the models.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
 
     Raises:
         NoReconstruction: says why in its message, without more around it.
@@ -125,16 +146,30 @@ def _map_part(
             "neighbouring keyframes share too few points, or these agree on no camera motion: the frames hardly "
             "overlap (extract more a second), or what they show moves by itself"
         )
-    start = choose_start(tracks, keyframes, database, limits, log, seed)
+    runs = moving_runs(turning_shares(tracks, keyframes, [camera], limits.error_px), len(keyframes))
+    windows = [keyframes[window] for window in windows_in(runs) or windows_in([range(len(keyframes))])]
+    windows = [window for window in windows if not done[window].all()]
+    start = choose_start(tracks, windows, database, limits, log, seed)
     if start is None:
         raise NoReconstruction(
             "no two keyframes see their common points from clearly different places: the camera may only turn or "
             "hardly move, or the calibration may be wrong"
         )
+    return start
+
+
+def _map_from(
+    start: Start, tracks: Tracks, keyframes: Integers, limits: Limits, folder: Path, log: Path, seed: int
+) -> TrackModel:
+    """Map keyframes from a start on.
+
+    Raises:
+        NoReconstruction: says why in its message, without more around it.
+    """
     names = frame_names(tracks, keyframes)
-    found = map_images(database, names, folder, log, seed, begun=start.begun)
+    found = map_images(start.database, names, folder, log, seed, begun=start.begun)
     if found is None:
-        raise NoReconstruction("the mapping that was begun could not be gone on with; the log says more")
+        raise NoReconstruction("mapping stopped at its first keyframes; the log says more")
     rows = dict(zip(names, keyframes.tolist(), strict=True))
     # Keyframes alone may be too few for a point to be in as many as are asked of the whole video.
     some = replace(_wider(limits, _ROUGH_FACTOR), views=min(limits.views, _KEYFRAME_VIEWS))

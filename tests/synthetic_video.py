@@ -84,8 +84,44 @@ def make_video(
         seed: of all random choices.
     """
     rng = np.random.default_rng(seed)
-    camera = make_camera(model)
     poses = fly(frames, rng) if moving else turn(frames)
+    return _record(poses, points_per_frame, model, noise_px, outlier_share, rng)
+
+
+def make_video_with_turn(
+    before: int,
+    turning: int,
+    after: int,
+    points_per_frame: int = 250,
+    *,
+    model: str = "PINHOLE",
+    noise_px: float = 0.3,
+    turned_rad: float = 0.6,
+    seed: int = 0,
+) -> SyntheticVideo:
+    """Fly along a bent tube, turn in one place to either side and back, and fly on.
+
+    Args:
+        before, turning, after: how many frames.
+        points_per_frame: about how many are seen in each.
+        model: of the camera.
+        noise_px: standard deviation of a coordinate.
+        turned_rad: the largest angle to either side.
+        seed: of all random choices.
+    """
+    rng = np.random.default_rng(seed)
+    poses = fly(before + after, rng)
+    angles = turned_rad * np.sin(2 * np.pi * np.arange(1, turning + 1) / (turning + 1))
+    turned = _small_rotations(angles[:, None] * [0.4, 0.9, 0.1]) @ poses[before - 1]
+    return _record(
+        np.concatenate([poses[:before], turned, poses[before:]]), points_per_frame, model, noise_px, 0.0, rng
+    )
+
+
+def _record(
+    poses: Floats, points_per_frame: int, model: str, noise_px: float, outlier_share: float, rng: np.random.Generator
+) -> SyntheticVideo:
+    camera = make_camera(model)
     frame, point, cloud = _see(camera, poses, points_per_frame, rng)
     numbers, track = np.unique(point, return_inverse=True)
     cloud = cloud[numbers]
@@ -95,7 +131,7 @@ def make_video(
     far = rng.uniform(10, 40, len(frame)) * outliers
     pixels += far[:, None] * np.column_stack([np.cos(angle), np.sin(angle)])
     tracks = Tracks(
-        frame_index=_FIRST_INDEX + _STRIDE * np.arange(frames),
+        frame_index=_FIRST_INDEX + _STRIDE * np.arange(len(poses)),
         frame=frame,
         track=track.astype(np.int64),
         pixels=pixels.astype(np.float32),

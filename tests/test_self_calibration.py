@@ -32,11 +32,17 @@ def angle_for(focal_px: float) -> float:
 def attempt(model: CameraModel, focal_px: float, explained: float) -> Start:
     camera = pycolmap.Camera.create_from_model_name(0, model, focal_px, *SIZE)
     nothing = np.zeros((0, 3))
-    return Start(Path(), TrackModel(camera, np.zeros((0, 3, 4)), nothing, np.zeros(0, np.bool_)), explained)
+    return Start(
+        np.arange(12),
+        Path(),
+        Path(),
+        TrackModel(camera, np.zeros((0, 3, 4)), nothing, np.zeros(0, np.bool_)),
+        explained,
+    )
 
 
 def chosen(*attempts: tuple[CameraModel, float, float]) -> tuple[str, float, tuple[float, float]]:
-    found = sfm.self_calibration._choose([attempt(*each) for each in attempts])
+    found = sfm.self_calibration._choose([[attempt(*each) for each in attempts]])
     return found.camera.model_name, found.camera.mean_focal_length(), found.focal_range_px
 
 

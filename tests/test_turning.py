@@ -7,10 +7,10 @@ import pytest
 
 from pipeline.errors import NoReconstruction
 from pipeline.tracks import Tracks
-from sfm.self_calibration import estimate_camera
+from sfm.self_calibration import _turning_cameras, estimate_camera
 from sfm.triangulation import Limits
-from sfm.turning import turning_share
-from synthetic_video import HEIGHT, WIDTH, make_camera, make_video
+from sfm.turning import moving_runs, turning_share, turning_shares
+from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turn
 
 FRAMES = 24
 KEYFRAMES = np.arange(0, FRAMES, 2)
@@ -29,7 +29,7 @@ def test_an_unknown_camera_that_only_turns_gives_no_model(tmp_path: Path, model:
 @pytest.mark.parametrize(("moving", "low", "high"), [(False, 0.9, 1.0), (True, 0.0, 0.1)])
 def test_rotations_explain_nearly_all_or_nearly_nothing(model: str, moving: bool, low: float, high: float) -> None:
     video = make_video(FRAMES, model=model, noise_px=0.2, moving=moving)
-    assert low <= turning_share(video.tracks, KEYFRAMES, [video.camera], 1.5) <= high
+    assert low <= turning_share(turning_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)) <= high
 
 
 def test_keyframes_that_share_nothing_are_explained_by_nothing() -> None:
@@ -37,8 +37,33 @@ def test_keyframes_that_share_nothing_are_explained_by_nothing() -> None:
     alone = Tracks(
         video.tracks.frame_index, video.tracks.frame, np.arange(len(video.tracks.frame)), video.tracks.pixels
     )
-    assert turning_share(alone, KEYFRAMES, [make_camera()], 1.5) == 0
-    assert turning_share(video.tracks, KEYFRAMES[:2], [make_camera()], 1.5) == 0
+    shares = turning_shares(alone, KEYFRAMES, [make_camera()], 1.5)
+    assert len(shares) == len(KEYFRAMES) - 3 and np.isnan(shares).all() and turning_share(shares) == 0
+    assert turning_share(turning_shares(video.tracks, KEYFRAMES[:2], [make_camera()], 1.5)) == 0
+
+
+def test_runs_end_where_the_camera_begins_to_turn() -> None:
+    """Of 16 keyframes 6 to 10 are turned towards in one place."""
+    shares = np.full(13, 0.1)
+    shares[[6, 7]] = 0.9
+    shares[2] = np.nan
+    assert moving_runs(shares, 16) == [range(7), range(10, 16), range(7, 8), range(8, 9), range(9, 10)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_too_few_keyframes_to_tell_are_one_run(count: int) -> None:
+    assert moving_runs(np.full(max(0, count - 3), np.nan), count) == [range(count)]
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "OPENCV_FISHEYE"])
+def test_turning_between_moves_is_found_before_the_camera_is_known(model: str) -> None:
+    """The camera turns in frames 20 to 34."""
+    video = make_video_with_turn(20, 15, 20, model=model)
+    keyframes = np.arange(len(video.tracks.frame_index))
+    cameras = list(_turning_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
+    runs = moving_runs(turning_shares(video.tracks, keyframes, cameras, 1.5), len(keyframes))
+    found = sorted((run[0], run[-1]) for run in runs if len(run) > 2)
+    np.testing.assert_allclose(found, [(0, 19), (34, 54)], atol=2)
 
 
 def test_too_few_keyframes_are_said_to_be_the_reason_before_any_camera_is_tried(tmp_path: Path) -> None:

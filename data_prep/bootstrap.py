@@ -8,7 +8,8 @@ if __name__ == "__main__":
 
 import logging
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,15 +21,15 @@ import tyro
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
-from data_prep.bootstrap_summary import describe_models, summary_line
+from data_prep.bootstrap_summary import describe_models, list_unregistered, summary_line
 from data_prep.model_cleaning import CleaningRules, clean_models
 from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
-from data_prep.unknown_camera import find_camera, likely_camera, undistort_with_models
+from data_prep.unknown_camera import MappingCamera, find_camera, known_camera, likely_camera, undistort_with_models
 from pipeline.color_consistency import mean_colors
 from pipeline.command import run_command
 from pipeline.config import from_mapping, save_config, to_mapping
 from pipeline.errors import LumenError, NoReconstruction, require
-from pipeline.files import read_yaml, write_bytes, write_json
+from pipeline.files import read_yaml, write_json
 from pipeline.flow_finder import FlowFinder
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.output_record import remove_own
@@ -46,7 +47,7 @@ Floats = npt.NDArray[np.float64]
 FORMAT_VERSION = 2
 _UNREADABLE = "its image cannot be read"
 # Settings that the outputs do not depend on.
-_NOT_RECORDED = ("sequence", "name", "overwrite")
+_NOT_RECORDED = ("sequence", "name", "overwrite", "calibration")
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,9 @@ class BootstrapConfig:
     """Points to begin in each keyframe, with --method tracks."""
     camera_model: Literal["auto", "SIMPLE_RADIAL", "OPENCV_FISHEYE"] = "auto"
     """Camera to estimate if the sequence is not calibrated; auto takes what explains more."""
+    calibration: Path | None = None
+    """Camera of the frames as recorded, if the sequence is not calibrated: it is used as it is, none is estimated.
+    Usually the calibration.yaml of another sequence of the same video."""
     max_error_px: float | None = None
     """Largest reprojection error of an observation; by default 1.5 px per 540 px of the content area."""
     min_angle_deg: float = 1.5
@@ -94,10 +98,14 @@ class BootstrapConfig:
         return CleaningRules(self.min_views, self.max_depth_uncertainty, self.inlier_percentage)
 
 
-def run(config: BootstrapConfig) -> list[Path]:
+def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[Path]:
     """Reconstruct, and write `colmap/` in the sequence's folder; an uncalibrated sequence is undistorted, too.
 
     The work is done in a hidden folder and moved into place as a whole; a killed run goes on from there.
+
+    Args:
+        config: the settings.
+        estimate: an estimate of the camera of the frames as recorded, if there is one and the camera is not known.
 
     Returns:
         The best model's folder and the overview picture.
@@ -109,12 +117,12 @@ def run(config: BootstrapConfig) -> list[Path]:
     report = StageReport("bootstrap")
     video = InputVideo.read(config.sequence)
     output = BootstrapPaths.of(video.paths).root
-    replaceable = config.overwrite or not TrainingPaths(video.paths.root).motion.exists()
-    with joined_output(video.paths.root), work_folder(output, "bootstrap.py", overwrite=replaceable) as work:
+    camera = known_camera(video, config.calibration) or estimate
+    with _work(config, video) as work:
         paths = BootstrapPaths(work.path)
-        _resume_or_clear(config, video, work)
+        _keep_mapping_of(camera, paths)
         try:
-            found = _reconstruct(config, video, paths, report)
+            found = _reconstruct(config, video, camera, paths, report)
         except NoReconstruction as error:
             kept = _keep_for_inspection(error, work, report)
             raise NoReconstruction(f"{video.paths.root}: {error}; what was found is kept in {kept}") from error
@@ -128,6 +136,16 @@ def run(config: BootstrapConfig) -> list[Path]:
         work.publish()
     final = BootstrapPaths(output)
     return [TrainingPaths(video.paths.root).model, final.overview]
+
+
+@contextmanager
+def _work(config: BootstrapConfig, video: InputVideo) -> Iterator[WorkFolder]:
+    """The hidden folder, with what a killed run of the same settings left there."""
+    replaceable = config.overwrite or not TrainingPaths(video.paths.root).motion.exists()
+    output = BootstrapPaths.of(video.paths).root
+    with joined_output(video.paths.root), work_folder(output, "bootstrap.py", overwrite=replaceable) as work:
+        _resume_or_clear(config, video, work)
+        yield work
 
 
 def _keep_for_inspection(error: NoReconstruction, work: WorkFolder, report: StageReport) -> Path:
@@ -172,6 +190,15 @@ def reason_to_run(config: BootstrapConfig) -> str | None:
         return str(error)
 
 
+def _keep_mapping_of(camera: MappingCamera | None, paths: BootstrapPaths) -> None:
+    """Keep what a killed run mapped with the same camera, and nothing else."""
+    stage = Stage("camera", {"camera": None if camera is None else camera.in_words}, after=["bootstrap"])
+    manifest = Manifest.load(paths.manifest)
+    if manifest.reason_to_run(stage) is not None:
+        remove_own(paths.mapping)
+        manifest.complete(stage, [])
+
+
 def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
     """Everything that the outputs depend on."""
     settings = {name: value for name, value in to_mapping(config).items() if name not in _NOT_RECORDED}
@@ -198,6 +225,18 @@ class Correspondences:
     tracks: Tracks
     keyframes: Integers
     unreadable: list[int]
+
+
+def follow(config: BootstrapConfig) -> tuple[InputVideo, Correspondences]:
+    """Find the correspondences of a sequence. `run` with the same settings goes on from there.
+
+    Raises:
+        NoReconstruction: if there is nothing to follow.
+        LumenError: see `run`.
+    """
+    video = InputVideo.read(config.sequence)
+    with _work(config, video) as work:
+        return video, _correspond(config, video, BootstrapPaths(work.path), StageReport("bootstrap"))
 
 
 def followed_before(sequence: Path, points: int) -> Correspondences | None:
@@ -234,14 +273,18 @@ class _Reconstruction:
 
 
 def _reconstruct(
-    config: BootstrapConfig, video: InputVideo, paths: BootstrapPaths, report: StageReport
+    config: BootstrapConfig,
+    video: InputVideo,
+    camera: MappingCamera | None,
+    paths: BootstrapPaths,
+    report: StageReport,
 ) -> _Reconstruction:
     correspondences = _correspond(config, video, paths, report)
     tracks = correspondences.tracks
     # Listed as soon as it is known, because what comes next may find no reconstruction.
-    _list_unregistered(_missing(correspondences), paths)
-    found = _map(config, video, correspondences, paths, report)
-    _list_unregistered(_missing(correspondences, found), paths)
+    list_unregistered(_missing(correspondences), paths)
+    found = _map(config, video, correspondences, camera, paths, report)
+    list_unregistered(_missing(correspondences, found), paths)
     with report.timed("clean"):
         colors = sample_colors(video.source, tracks, video.size)
         found = clean_models(found, tracks, colors, config.cleaning, report)
@@ -289,7 +332,7 @@ def _read_keyframes(paths: BootstrapPaths) -> tuple[Integers, list[int]]:
 def _check_frames(
     video: InputVideo, keyframes: Integers, unreadable: list[int], paths: BootstrapPaths, report: StageReport
 ) -> None:
-    _list_unregistered({video.frame_index[row]: _UNREADABLE for row in unreadable}, paths)
+    list_unregistered({video.frame_index[row]: _UNREADABLE for row in unreadable}, paths)
     check_keyframes(len(video.frame_index), keyframes, unreadable)
     if unreadable:
         index = video.frame_index[unreadable[0]]
@@ -325,27 +368,19 @@ def _map(
     config: BootstrapConfig,
     video: InputVideo,
     correspondences: Correspondences,
+    camera: MappingCamera | None,
     paths: BootstrapPaths,
     report: StageReport,
 ) -> VideoModels:
     limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
     tracks, keyframes = correspondences.tracks, correspondences.keyframes
-    camera = video.camera
+    place, log, seed = paths.mapping, paths.log, config.seed
     with report.timed("camera"):
         if camera is None:
-            choice, seed = config.camera_model, config.seed
-            camera = find_camera(video, tracks, keyframes, choice, limits, paths, seed, report)
+            camera = find_camera(video, tracks, keyframes, config.camera_model, limits, paths, seed)
+        camera.report_spread(report)
     with report.timed("mapping"):
-        return map_video(
-            tracks,
-            keyframes,
-            camera,
-            limits,
-            paths.mapping,
-            paths.log,
-            config.seed,
-            refine_camera=video.camera is None,
-        )
+        return map_video(tracks, keyframes, camera.camera, limits, place, log, seed, refine_camera=not camera.held)
 
 
 def _missing(correspondences: Correspondences, found: VideoModels | None = None) -> dict[int, str]:
@@ -354,13 +389,6 @@ def _missing(correspondences: Correspondences, found: VideoModels | None = None)
     reasons = without_points(tracks) if found is None else found.missing(tracks)
     reasons |= dict.fromkeys(correspondences.unreadable, _UNREADABLE)
     return {int(tracks.frame_index[row]): reason for row, reason in sorted(reasons.items())}
-
-
-def _list_unregistered(missing: dict[int, str], paths: BootstrapPaths, *, even_none: bool = False) -> None:
-    """Write the list; an empty one says that every frame has a pose, which is to be asked for."""
-    if missing or even_none:
-        lines = [f"{index} {reason}\n" for index, reason in missing.items()]
-        write_bytes(paths.unregistered, "".join(lines).encode())
 
 
 def _write(
@@ -374,7 +402,7 @@ def _write(
         write_model(model, tracks, colors, mask, video.paths, paths.root.name, number)
     figures = figures_of(models[0], tracks)
     describe_models(video, models, figures, found.missing, camera, report)
-    _list_unregistered(found.missing, paths, even_none=True)
+    list_unregistered(found.missing, paths, even_none=True)
     shades = mean_colors(tracks.track[models[0].used], colors[models[0].used], tracks.track_count)
     title = f"{video.facts.title(config.name)}: {summary_line(report)}"
     draw_overview(paths.overview, title, models[0], figures, tracks, shades)

@@ -6,6 +6,7 @@ import pycolmap
 
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import ModelFigures
+from pipeline.files import write_bytes
 from pipeline.paths import BootstrapPaths
 from pipeline.report import StageReport
 from sfm.track_model import TrackModel
@@ -59,3 +60,10 @@ def summary_line(report: StageReport) -> str:
         f"{counts['registered']} of {counts['frames']} frames, {counts['points']} points, each seen in {length:.1f} "
         f"frames, mean reprojection error {error_px:.2f} px"
     )
+
+
+def list_unregistered(missing: dict[int, str], paths: BootstrapPaths, *, even_none: bool = False) -> None:
+    """Write which frames (index → why) have no pose; an empty list, which says that all have one, only if asked for."""
+    if missing or even_none:
+        lines = [f"{index} {reason}\n" for index, reason in missing.items()]
+        write_bytes(paths.unregistered, "".join(lines).encode())

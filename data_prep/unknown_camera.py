@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -10,13 +12,15 @@ import pycolmap
 
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import into_pinhole
+from data_prep.calibration import read_calibration
 from data_prep.sequence_undistortion import undistort_sequence
+from pipeline.errors import LumenError
 from pipeline.paths import BootstrapPaths
 from pipeline.report import StageReport
 from pipeline.tracks import Integers, Tracks
 from pipeline.training_data import Bytes
 from pipeline.training_files import read_mask
-from sfm.self_calibration import CameraEstimate, CameraModel, estimate_camera, starting_camera
+from sfm.self_calibration import CameraModel, estimate_camera, starting_camera
 from sfm.track_model import TrackModel
 from sfm.triangulation import Limits
 
@@ -31,6 +35,60 @@ def likely_camera(video: InputVideo) -> pycolmap.Camera:
     return starting_camera("SIMPLE_RADIAL", _LIKELY_ANGLE_DEG, video.size, video.content_box)
 
 
+@dataclass(frozen=True)
+class MappingCamera:
+    """The camera to map with.
+
+    Attributes:
+        camera: of the frames as they are read.
+        held: whether it stays as it is; otherwise it is adjusted with the first model.
+        focal_range_px: the focal lengths that explain the video about as well; None if it was not estimated.
+    """
+
+    camera: pycolmap.Camera
+    held: bool
+    focal_range_px: tuple[float, float] | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The same for cameras that differ by rounding alone."""
+        numbers = ", ".join(f"{value:.6g}" for value in self.camera.params)
+        return f"{self.camera.model_name} {numbers}, {'held' if self.held else 'adjusted'}"
+
+    def report_spread(self, report: StageReport) -> None:
+        """Report the range of focal lengths, and warn if the video hardly determines it."""
+        if self.focal_range_px is None:
+            return
+        low, high = self.focal_range_px
+        report.counts["focal_range_px"] = [round(low, 1), round(high, 1)]
+        if high > _FOCAL_SPREAD_WARNED * low:
+            report.warnings.append(
+                f"the video hardly determines the focal length: from {low:.0f} to {high:.0f} px it explains some "
+                "keyframes equally well; calibrate the camera if you can (data_prep/calibrate.py)"
+            )
+            logger.warning(report.warnings[-1])
+
+
+def known_camera(video: InputVideo, calibration: Path | None) -> MappingCamera | None:
+    """The camera of a sequence; None if it has to be estimated.
+
+    Args:
+        video: the sequence.
+        calibration: file with the camera of an uncalibrated sequence.
+
+    Raises:
+        LumenError: if the sequence is calibrated and `calibration` is given, or this cannot be read or has another
+            size.
+    """
+    if video.camera is not None and calibration is not None:
+        raise LumenError(
+            f"{video.paths.root} is calibrated already: leave out --calibration, or extract it again with this one"
+        )
+    if video.camera is not None:
+        return MappingCamera(video.camera, held=True)
+    return None if calibration is None else MappingCamera(read_calibration(calibration, video.size), held=True)
+
+
 def find_camera(
     video: InputVideo,
     tracks: Tracks,
@@ -39,9 +97,8 @@ def find_camera(
     limits: Limits,
     paths: BootstrapPaths,
     seed: int,
-    report: StageReport,
-) -> pycolmap.Camera:
-    """Estimate the camera of the frames as recorded, and warn if they hardly determine it.
+) -> MappingCamera:
+    """Estimate the camera of the frames as recorded.
 
     Args:
         video: the sequence.
@@ -51,7 +108,6 @@ def find_camera(
         limits: of points.
         paths: where databases and pycolmap's log go.
         seed: of the random choices.
-        report: for the warning.
 
     Raises:
         NoReconstruction: if no camera explains the tracks, or the camera only turns.
@@ -62,18 +118,7 @@ def find_camera(
     estimate = estimate_camera(
         tracks, keyframes, video.size, video.content_box, models, limits, folder, paths.log, seed
     )
-    _warn_of_spread(estimate, report)
-    return estimate.camera
-
-
-def _warn_of_spread(estimate: CameraEstimate, report: StageReport) -> None:
-    low, high = estimate.focal_range_px
-    if high > _FOCAL_SPREAD_WARNED * low:
-        report.warnings.append(
-            f"the video hardly determines the focal length: from {low:.0f} to {high:.0f} px it explains some keyframes "
-            "equally well; calibrate the camera if you can (data_prep/calibrate.py)"
-        )
-        logger.warning(report.warnings[-1])
+    return MappingCamera(estimate.camera, held=False, focal_range_px=estimate.focal_range_px)
 
 
 def undistort_with_models(

@@ -22,7 +22,7 @@ from pipeline.tracks import Integers, Tracks
 from sfm.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
 from sfm.mapping import write_keyframes
 from sfm.triangulation import Limits
-from sfm.turning import moving_runs, turning_share, turning_shares
+from sfm.turning import moving_runs, sharing_neighbours, turning_share, turning_shares
 
 CameraModel = Literal["SIMPLE_RADIAL", "OPENCV_FISHEYE"]
 
@@ -121,7 +121,7 @@ def _moving_runs(
         NoReconstruction: if it only turns everywhere.
     """
     shares = turning_shares(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
-    runs = [run for run in moving_runs(shares, len(keyframes)) if len(run) >= MIN_KEYFRAMES]
+    runs = [run for run in moving_runs(shares, sharing_neighbours(tracks, keyframes)) if len(run) >= MIN_KEYFRAMES]
     if not runs:
         raise NoReconstruction(
             f"no reconstruction: a camera that only turns explains {turning_share(shares):.0%} of what its frames "

@@ -56,22 +56,36 @@ def turning_share(shares: Floats) -> float:
     return float(np.median(known)) if len(known) else 0.0
 
 
-def moving_runs(shares: Floats, keyframe_count: int) -> list[range]:
+def sharing_neighbours(tracks: Tracks, keyframes: Integers) -> Booleans:
+    """(max(0, K - 1),) whether keyframes (K,) share enough points with the next one to be mapped with it."""
+    pairs = zip(keyframes[:-1].tolist(), keyframes[1:].tolist(), strict=True)
+    return np.array([len(_shared(tracks, *pair)[0]) >= _MIN_SHARED for pair in pairs], np.bool_)
+
+
+def moving_runs(shares: Floats, sharing: Booleans) -> list[range]:
     """Find the runs of keyframes in which the camera moves.
 
     Args:
         shares: (max(0, K - 3),) of `turning_shares`.
-        keyframe_count: K.
+        sharing: (K - 1,) of `sharing_neighbours`.
 
     Returns:
-        Places of keyframes, the longest run first. Neighbours within a pair that rotations explain are in different
-        runs, so that every keyframe is in one run, and runs of one keyframe are those in which the camera only turns.
+        Places of keyframes, the longest run first. A run ends where the next keyframe shares too few points, and where
+        both are within a pair that a rotation explains. Every keyframe is in one run; where the camera only turns, runs
+        have one keyframe.
     """
-    apart = np.zeros(max(0, keyframe_count - 1), np.bool_)
+    apart = ~sharing
     for first in np.flatnonzero(np.nan_to_num(shares) > _MOST_BY_TURNING).tolist():
         apart[first : first + _APART] = True
-    ends = [0, *(np.flatnonzero(apart) + 1).tolist(), keyframe_count]
+    ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(sharing) + 1]
     return sorted((range(first, end) for first, end in zip(ends, ends[1:], strict=False)), key=len, reverse=True)
+
+
+def _shared(tracks: Tracks, first: int, second: int) -> tuple[npt.NDArray, npt.NDArray]:
+    """Where two frames see the points that they share: (N, 2) and (N, 2) px."""
+    a, b = tracks.in_frame(first), tracks.in_frame(second)
+    _, in_a, in_b = np.intersect1d(tracks.track[a], tracks.track[b], assume_unique=True, return_indices=True)
+    return tracks.pixels[a][in_a], tracks.pixels[b][in_b]
 
 
 def _pairs(tracks: Tracks, keyframes: Integers) -> tuple[Floats, Floats, Booleans]:
@@ -79,12 +93,11 @@ def _pairs(tracks: Tracks, keyframes: Integers) -> tuple[Floats, Floats, Boolean
     every = list(zip(keyframes[:-_APART].tolist(), keyframes[_APART:].tolist(), strict=True))
     pixels, known = [], np.zeros(len(every), np.bool_)
     for number, (first, second) in enumerate(every):
-        a, b = tracks.in_frame(first), tracks.in_frame(second)
-        _, in_a, in_b = np.intersect1d(tracks.track[a], tracks.track[b], assume_unique=True, return_indices=True)
-        if len(in_a) >= _MIN_SHARED:
+        in_first, in_second = _shared(tracks, first, second)
+        if len(in_first) >= _MIN_SHARED:
             known[number] = True
-            some = np.linspace(0, len(in_a) - 1, _SAMPLE).round().astype(np.int64)
-            pixels.append((tracks.pixels[a][in_a[some]], tracks.pixels[b][in_b[some]]))
+            some = np.linspace(0, len(in_first) - 1, _SAMPLE).round().astype(np.int64)
+            pixels.append((in_first[some], in_second[some]))
     stacked = np.array(pixels, np.float64).reshape(-1, 2, _SAMPLE, 2)
     return stacked[:, 0], stacked[:, 1], known
 

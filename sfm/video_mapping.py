@@ -24,7 +24,7 @@ from sfm.track_model import (
     triangulate_all,
 )
 from sfm.triangulation import Limits, camera_centers
-from sfm.turning import moving_runs, turning_shares
+from sfm.turning import moving_runs, sharing_neighbours, turning_shares
 
 # The first triangulation is with poses that are not adjusted yet.
 _ROUGH_FACTOR = 2.0
@@ -146,7 +146,8 @@ def _start(
             "neighbouring keyframes share too few points, or these agree on no camera motion: the frames hardly "
             "overlap (extract more a second), or what they show moves by itself"
         )
-    runs = moving_runs(turning_shares(tracks, keyframes, [camera], limits.error_px), len(keyframes))
+    shares = turning_shares(tracks, keyframes, [camera], limits.error_px)
+    runs = moving_runs(shares, sharing_neighbours(tracks, keyframes))
     windows = [keyframes[window] for window in windows_in(runs) or windows_in([range(len(keyframes))])]
     windows = [window for window in windows if not done[window].all()]
     start = choose_start(tracks, windows, database, limits, log, seed)

@@ -13,6 +13,7 @@ from data_prep import bootstrap, unknown_camera
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_models import figures_of, into_pinhole, sample_colors
+from data_prep.unknown_camera import known_camera
 from pipeline.paths import BootstrapPaths, SequencePaths
 from pipeline.report import StageReport
 from pipeline.tracks import Tracks
@@ -147,7 +148,8 @@ def test_mapping_keeps_to_the_limits_that_were_asked_for(
     correspondences: Any = SimpleNamespace(tracks=None, keyframes=None)
     for settings, error_px in (({}, 4.5), ({"max_error_px": 2.5}, 2.5)):
         config = BootstrapConfig(tmp_path, min_views=7, min_angle_deg=3.25, **settings)
-        bootstrap._map(config, video, correspondences, BootstrapPaths(tmp_path), StageReport("bootstrap"))
+        known = known_camera(video, None)
+        bootstrap._map(config, video, correspondences, known, BootstrapPaths(tmp_path), StageReport("bootstrap"))
         assert len(asked) == (1 if calibrated else 2)
         assert {(limits.error_px, limits.views, limits.angle_deg) for limits in asked} == {(error_px, 7, 3.25)}
         asked.clear()

@@ -9,8 +9,8 @@ from pipeline.errors import NoReconstruction
 from pipeline.tracks import Tracks
 from sfm.self_calibration import _turning_cameras, estimate_camera
 from sfm.triangulation import Limits
-from sfm.turning import moving_runs, turning_share, turning_shares
-from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turn
+from sfm.turning import moving_runs, sharing_neighbours, turning_share, turning_shares
+from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turn, split_tracks
 
 FRAMES = 24
 KEYFRAMES = np.arange(0, FRAMES, 2)
@@ -47,12 +47,26 @@ def test_runs_end_where_the_camera_begins_to_turn() -> None:
     shares = np.full(13, 0.1)
     shares[[6, 7]] = 0.9
     shares[2] = np.nan
-    assert moving_runs(shares, 16) == [range(7), range(10, 16), range(7, 8), range(8, 9), range(9, 10)]
+    assert moving_runs(shares, np.ones(15, np.bool_)) == [
+        range(7),
+        range(10, 16),
+        range(7, 8),
+        range(8, 9),
+        range(9, 10),
+    ]
+
+
+def test_runs_end_at_a_cut() -> None:
+    video = split_tracks(make_video(FRAMES), 10)
+    sharing = sharing_neighbours(video.tracks, KEYFRAMES)
+    assert np.flatnonzero(~sharing).tolist() == [4]
+    shares = turning_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)
+    assert moving_runs(shares, sharing) == [range(5, 12), range(5)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_too_few_keyframes_to_tell_are_one_run(count: int) -> None:
-    assert moving_runs(np.full(max(0, count - 3), np.nan), count) == [range(count)]
+    assert moving_runs(np.full(max(0, count - 3), np.nan), np.ones(count - 1, np.bool_)) == [range(count)]
 
 
 @pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "OPENCV_FISHEYE"])
@@ -61,7 +75,8 @@ def test_turning_between_moves_is_found_before_the_camera_is_known(model: str) -
     video = make_video_with_turn(20, 15, 20, model=model)
     keyframes = np.arange(len(video.tracks.frame_index))
     cameras = list(_turning_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
-    runs = moving_runs(turning_shares(video.tracks, keyframes, cameras, 1.5), len(keyframes))
+    shares = turning_shares(video.tracks, keyframes, cameras, 1.5)
+    runs = moving_runs(shares, sharing_neighbours(video.tracks, keyframes))
     found = sorted((run[0], run[-1]) for run in runs if len(run) > 2)
     np.testing.assert_allclose(found, [(0, 19), (34, 54)], atol=2)
 

@@ -1,5 +1,6 @@
 """Tracks made up for tests: a camera flies through a tube of random points, and all of the truth is known."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,10 +89,9 @@ def make_video(
     return _record(poses, points_per_frame, model, noise_px, outlier_share, rng)
 
 
-def make_video_with_turn(
-    before: int,
+def make_video_with_turns(
+    moving: Sequence[int],
     turning: int,
-    after: int,
     points_per_frame: int = 250,
     *,
     model: str = "PINHOLE",
@@ -99,10 +99,11 @@ def make_video_with_turn(
     turned_rad: float = 0.6,
     seed: int = 0,
 ) -> SyntheticVideo:
-    """Fly along a bent tube, turn in one place to either side and back, and fly on.
+    """Fly along a bent tube, but stop several times to turn to either side and back.
 
     Args:
-        before, turning, after: how many frames.
+        moving: how many frames of each part in which the camera flies.
+        turning: how many frames between two parts.
         points_per_frame: about how many are seen in each.
         model: of the camera.
         noise_px: standard deviation of a coordinate.
@@ -110,12 +111,13 @@ def make_video_with_turn(
         seed: of all random choices.
     """
     rng = np.random.default_rng(seed)
-    poses = fly(before + after, rng)
+    flight = fly(sum(moving), rng)
     angles = turned_rad * np.sin(2 * np.pi * np.arange(1, turning + 1) / (turning + 1))
-    turned = _small_rotations(angles[:, None] * [0.4, 0.9, 0.1]) @ poses[before - 1]
-    return _record(
-        np.concatenate([poses[:before], turned, poses[before:]]), points_per_frame, model, noise_px, 0.0, rng
-    )
+    rotations = _small_rotations(angles[:, None] * [0.4, 0.9, 0.1])
+    poses = []
+    for part in np.split(flight, np.cumsum(moving)[:-1]):
+        poses += [part, rotations @ part[-1]]
+    return _record(np.concatenate(poses[:-1]), points_per_frame, model, noise_px, 0.0, rng)
 
 
 def _record(

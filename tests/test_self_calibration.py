@@ -12,7 +12,7 @@ from sfm.initialization import Start
 from sfm.self_calibration import CameraEstimate, CameraModel, estimate_camera, starting_camera
 from sfm.track_model import TrackModel
 from sfm.triangulation import Limits
-from synthetic_video import HEIGHT, WIDTH, SyntheticVideo, make_video
+from synthetic_video import HEIGHT, WIDTH, SyntheticVideo, make_video, make_video_with_turns
 
 FRAMES = 16
 LIMITS = Limits(error_px=2.0, views=3, angle_deg=1.5)
@@ -67,6 +67,45 @@ def test_the_model_that_the_camera_is_of_is_chosen(tmp_path: Path, monkeypatch: 
     found = estimate(video, ["SIMPLE_RADIAL", "OPENCV_FISHEYE"], tmp_path)
     assert found.camera.model_name == model
     assert found.camera.mean_focal_length() == pytest.approx(video.camera.mean_focal_length(), rel=0.03)
+
+
+@pytest.mark.parametrize("turning", [14, 30])
+def test_turning_in_the_middle_does_not_keep_the_camera_from_being_estimated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turning: int
+) -> None:
+    monkeypatch.setitem(sfm.self_calibration._STARTS_DEG, "SIMPLE_RADIAL", (80.0,))
+    video = make_video_with_turns([20, 20], turning, points_per_frame=120, model="SIMPLE_RADIAL")
+    keyframes = np.arange(0, 40 + turning, 2)
+    found = estimate_camera(
+        video.tracks, keyframes, SIZE, BOX, ["SIMPLE_RADIAL"], LIMITS, tmp_path, tmp_path / "log", 0
+    )
+    assert found.camera.params[0] == pytest.approx(video.camera.params[0], rel=0.03)
+    low, high = found.focal_range_px
+    assert low <= found.camera.params[0] <= high < 1.1 * low
+
+
+def test_the_median_focal_length_of_three_windows_is_taken_and_all_give_the_range() -> None:
+    windows = [[attempt("SIMPLE_RADIAL", focal_px, 0.9)] for focal_px in (700.0, 410.0, 400.0)]
+    found = sfm.self_calibration._choose(windows)
+    assert found.camera.mean_focal_length() == 410.0
+    assert found.focal_range_px == (400.0, 700.0)
+
+
+def test_of_two_windows_that_disagree_the_one_that_explains_more_is_taken() -> None:
+    for first, second, expected in ((0.9, 0.8, 700.0), (0.8, 0.9, 400.0)):
+        windows = [[attempt("SIMPLE_RADIAL", 700.0, first)], [attempt("SIMPLE_RADIAL", 400.0, second)]]
+        assert sfm.self_calibration._choose(windows).camera.mean_focal_length() == expected
+        assert not sfm.self_calibration._agree(windows)
+
+
+def test_windows_vote_for_the_model() -> None:
+    """One window prefers the fisheye by 4 %, two prefer the pinhole by 2 % each."""
+    windows = [
+        [attempt("SIMPLE_RADIAL", 400.0, simple), attempt("OPENCV_FISHEYE", 300.0, fisheye)]
+        for simple, fisheye in ((0.86, 0.90), (0.92, 0.90), (0.92, 0.90))
+    ]
+    assert sfm.self_calibration._choose(windows[:1]).camera.model_name == "OPENCV_FISHEYE"
+    assert sfm.self_calibration._choose(windows).camera.model_name == "SIMPLE_RADIAL"
 
 
 def test_motion_that_no_camera_explains_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pipeline.tracks import Tracks
 from sfm.self_calibration import _turning_cameras, estimate_camera
 from sfm.triangulation import Limits
 from sfm.turning import moving_runs, sharing_neighbours, turning_share, turning_shares
-from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turn, split_tracks
+from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turns, split_tracks
 
 FRAMES = 24
 KEYFRAMES = np.arange(0, FRAMES, 2)
@@ -72,7 +72,7 @@ def test_too_few_keyframes_to_tell_are_one_run(count: int) -> None:
 @pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "OPENCV_FISHEYE"])
 def test_turning_between_moves_is_found_before_the_camera_is_known(model: str) -> None:
     """The camera turns in frames 20 to 34."""
-    video = make_video_with_turn(20, 15, 20, model=model)
+    video = make_video_with_turns([20, 20], 15, model=model)
     keyframes = np.arange(len(video.tracks.frame_index))
     cameras = list(_turning_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
     shares = turning_shares(video.tracks, keyframes, cameras, 1.5)

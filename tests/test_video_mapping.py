@@ -2,19 +2,21 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
 import pytest
 
 import sfm.video_mapping
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, NoReconstruction
 from pipeline.tracks import Tracks
 from sfm.alignment import PathDifference, compare_paths
+from sfm.initialization import Start
 from sfm.track_model import TrackModel, refine, triangulate_all
 from sfm.triangulation import Limits
 from sfm.video_mapping import VideoModels, joined_poses, map_video
-from synthetic_video import SyntheticVideo, make_video, split_tracks
+from synthetic_video import SyntheticVideo, make_video, make_video_with_turns, split_tracks
 
 FRAMES = 40
 LIMITS = Limits(error_px=2.0, views=3, angle_deg=1.5)
@@ -71,6 +73,16 @@ def part_of(video: SyntheticVideo, rows: range) -> TrackModel:
     poses = np.full_like(video.cam_from_world, np.nan)
     poses[rows] = video.cam_from_world[rows]
     return triangulate_all(video.camera, poses, video.tracks, LIMITS)
+
+
+def turning_rows(moving: list[int], turning: int, *, inverted: bool = False) -> np.ndarray:
+    """Rows of the frames of `make_video_with_turns` in which the camera turns, or of the others."""
+    parts = [np.full(count, number % 2 == 1) for number, count in enumerate(interleaved(moving, turning))]
+    return np.flatnonzero(np.concatenate(parts) != inverted)
+
+
+def interleaved(moving: list[int], turning: int) -> list[int]:
+    return [count for part in moving for count in (part, turning)][:-1]
 
 
 def in_other_world(model: TrackModel) -> TrackModel:
@@ -165,6 +177,36 @@ def test_a_camera_that_only_turns_gives_no_reconstruction(tmp_path: Path) -> Non
     video = make_video(12, points_per_frame=100, noise_px=NOISE_PX, moving=False)
     with pytest.raises(LumenError, match="no reconstruction: no two keyframes see their common points from clearly"):
         map_all(video, tmp_path)
+
+
+def test_all_parts_are_mapped_although_the_camera_only_turns_at_the_quarters(tmp_path: Path) -> None:
+    """The quarters of the keyframes are inside turning stretches of twelve keyframes and more."""
+    moving, turning = [8, 8, 8, 8], 40
+    video = make_video_with_turns(moving, turning, points_per_frame=120)
+    found = map_all(video, tmp_path)
+    placed = np.any([model.registered for model in found.models], axis=0)
+    assert placed[turning_rows(moving, turning, inverted=True)].all()
+    for model in found.models:
+        difference = against_truth(model, video)
+        assert difference.ate < 0.01 * difference.path_length
+
+
+def test_a_start_that_adds_nothing_gives_up_its_window_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: SyntheticVideo
+) -> None:
+    original = sfm.video_mapping._map_from
+    failed: list[np.ndarray] = []
+
+    def fail_once(start: Start, *arguments: Any) -> TrackModel:
+        if not failed:
+            failed.append(start.window)
+            raise NoReconstruction("the first start leads nowhere")
+        return original(start, *arguments)
+
+    monkeypatch.setattr(sfm.video_mapping, "_map_from", fail_once)
+    found = map_all(video, tmp_path)
+    assert len(failed) == 1 and len(failed[0]) == 12
+    assert found.models[0].registered.sum() >= 0.9 * FRAMES
 
 
 def test_too_few_keyframes_give_no_reconstruction(tmp_path: Path) -> None:

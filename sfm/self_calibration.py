@@ -5,11 +5,12 @@ them. So each of a few fields of view is held while some keyframes are mapped, t
 starts agree in the end, and the camera model that explains clearly more observations is taken.
 
 Any one window of keyframes may be misleading. So several windows are used, only where the camera moves; they vote for
-the model, and the camera is the one of the window with the median focal length.
+the model. If their cameras differ, each is held while the other windows are mapped, and the one that explains most is
+taken.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -93,11 +94,10 @@ def estimate_camera(
         some = keyframes[window]
         if any(not _is_another(some, used[0].window) for used in windows):
             continue
-        place = folder / f"{some[0]}_{some[-1]}"
         attempts = {}
         for start in starts:
             camera = starting_camera(*start, size, content_box)
-            attempts[start] = _attempt(tracks, some, camera, limits, place, log, seed)
+            attempts[start] = _attempt(tracks, some, camera, limits, folder, log, seed)
         found = {start: attempt for start, attempt in attempts.items() if attempt is not None}
         if found:
             windows.append(list(found.values()))
@@ -109,7 +109,14 @@ def estimate_camera(
             "no reconstruction, because no camera that was tried explains the motion: give a calibration "
             "(data_prep/calibrate.py, then extract.py --calibration)"
         )
-    return _choose(windows)
+
+    def explained(attempt: Start) -> float:
+        others = [window[0].window for window in windows if window[0].window is not attempt.window]
+        place = folder / f"held_{attempt.window[0]}_{attempt.window[-1]}"
+        held = [_attempt(tracks, some, attempt.model.camera, limits, place, log, seed, held=True) for some in others]
+        return attempt.explained + sum(each.explained for each in held if each is not None)
+
+    return _choose(windows, None if _agree(windows) else explained)
 
 
 def _moving_runs(
@@ -131,16 +138,24 @@ def _moving_runs(
 
 
 def _attempt(
-    tracks: Tracks, window: Integers, camera: pycolmap.Camera, limits: Limits, folder: Path, log: Path, seed: int
+    tracks: Tracks,
+    window: Integers,
+    camera: pycolmap.Camera,
+    limits: Limits,
+    folder: Path,
+    log: Path,
+    seed: int,
+    *,
+    held: bool = False,
 ) -> Start | None:
-    """Map a window with a camera held, then adjust both."""
+    """Map a window with a camera, then adjust both, or the window alone if the camera is held."""
     focal_px = camera.mean_focal_length()
     name = f"{camera.model_name} from {focal_px:.0f} px, keyframes {window[0]} to {window[-1]}"
-    place = folder / f"{camera.model_name.lower()}_{focal_px:.0f}"
+    place = folder / f"{camera.model_name.lower()}_{focal_px:.0f}_{window[0]}_{window[-1]}"
     database = write_keyframes(tracks, window, camera, place, log, seed)
     found = None
     if database is not None:
-        found = choose_start(tracks, [window], database, limits, log, seed, refine_camera=True)
+        found = choose_start(tracks, [window], database, limits, log, seed, refine_camera=not held)
     if found is None:
         logger.info("camera: %s: no reconstruction", name)
         return None
@@ -171,11 +186,12 @@ def _agree(windows: Sequence[Sequence[Start]]) -> bool:
     return len({camera.model for camera in cameras}) == 1 and max(focal_px) < _AGREEING * min(focal_px)
 
 
-def _choose(windows: Sequence[Sequence[Start]]) -> CameraEstimate:
-    """The camera with the median focal length among the windows, of the model that explains clearly more.
+def _choose(windows: Sequence[Sequence[Start]], explained: Callable[[Start], float] | None = None) -> CameraEstimate:
+    """The camera of the window whose camera explains most, of the model that explains clearly more.
 
     Args:
         windows: at least one with an attempt; a window's attempts in the order of preference.
+        explained: how much the camera of an attempt explains; by default, of its own window.
     """
     model = _choose_model(windows)
     of_model = [[each for each in window if each.model.camera.model_name == model] for window in windows]
@@ -186,10 +202,8 @@ def _choose(windows: Sequence[Sequence[Start]]) -> CameraEstimate:
         for attempt in window
         if attempt.explained * _CLEARLY_MORE > chosen.explained
     ]
-    by_focal_length = sorted(best, key=lambda attempt: attempt.model.camera.mean_focal_length())
-    middle = by_focal_length[(len(best) - 1) // 2 : len(best) // 2 + 1]
-    camera = max(middle, key=lambda attempt: attempt.explained).model.camera
-    return CameraEstimate(camera, (min(as_good), max(as_good)))
+    chosen = max(best, key=explained or (lambda attempt: attempt.explained))
+    return CameraEstimate(chosen.model.camera, (min(as_good), max(as_good)))
 
 
 def _choose_model(windows: Sequence[Sequence[Start]]) -> str:

@@ -1,6 +1,8 @@
 """A camera from nothing but tracks: found from starts that are far off, and of the model that it is."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -8,6 +10,7 @@ import pytest
 
 import sfm.self_calibration
 from pipeline.errors import LumenError
+from pipeline.tracks import Tracks
 from sfm.initialization import Start
 from sfm.self_calibration import CameraEstimate, CameraModel, estimate_camera, starting_camera
 from sfm.track_model import TrackModel
@@ -84,18 +87,38 @@ def test_turning_in_the_middle_does_not_keep_the_camera_from_being_estimated(
     assert low <= found.camera.params[0] <= high < 1.1 * low
 
 
-def test_the_median_focal_length_of_three_windows_is_taken_and_all_give_the_range() -> None:
-    windows = [[attempt("SIMPLE_RADIAL", focal_px, 0.9)] for focal_px in (700.0, 410.0, 400.0)]
-    found = sfm.self_calibration._choose(windows)
-    assert found.camera.mean_focal_length() == 410.0
+def test_of_windows_that_disagree_the_camera_that_explains_most_of_all_is_taken() -> None:
+    windows = [[attempt("SIMPLE_RADIAL", focal_px, share)] for focal_px, share in ((700.0, 0.95), (400.0, 0.9))]
+    assert not sfm.self_calibration._agree(windows)
+    in_all = {700.0: 1.3, 400.0: 1.7}
+    found = sfm.self_calibration._choose(windows, lambda start: in_all[start.model.camera.mean_focal_length()])
+    assert found.camera.mean_focal_length() == 400.0
     assert found.focal_range_px == (400.0, 700.0)
 
 
-def test_of_two_windows_that_disagree_the_one_that_explains_more_is_taken() -> None:
-    for first, second, expected in ((0.9, 0.8, 700.0), (0.8, 0.9, 400.0)):
-        windows = [[attempt("SIMPLE_RADIAL", 700.0, first)], [attempt("SIMPLE_RADIAL", 400.0, second)]]
-        assert sfm.self_calibration._choose(windows).camera.mean_focal_length() == expected
-        assert not sfm.self_calibration._agree(windows)
+def test_a_window_that_misleads_is_outvoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first window, all attempts end at twice the focal length and explain everything."""
+    monkeypatch.setitem(sfm.self_calibration._STARTS_DEG, "SIMPLE_RADIAL", (80.0,))
+    video = make_video_with_turns([20, 20], 14, points_per_frame=120, model="SIMPLE_RADIAL")
+    original = sfm.self_calibration._attempt
+    misled: list[np.ndarray] = []
+
+    def mislead(tracks: Tracks, window: np.ndarray, *arguments: Any, held: bool = False) -> Start | None:
+        found = original(tracks, window, *arguments, held=held)
+        if misled and not np.array_equal(misled[0], window) or held or found is None:
+            return found
+        misled.append(window)
+        camera = pycolmap.Camera(found.model.camera.todict())
+        camera.params = [2 * camera.params[0], *camera.params[1:]]
+        return replace(found, model=replace(found.model, camera=camera), explained=1.0)
+
+    monkeypatch.setattr(sfm.self_calibration, "_attempt", mislead)
+    found = estimate_camera(
+        video.tracks, np.arange(0, 54, 2), SIZE, BOX, ["SIMPLE_RADIAL"], LIMITS, tmp_path, tmp_path / "log", 0
+    )
+    assert misled
+    assert found.camera.params[0] == pytest.approx(video.camera.params[0], rel=0.03)
+    assert found.focal_range_px[1] > 1.9 * video.camera.params[0]
 
 
 def test_windows_vote_for_the_model() -> None:

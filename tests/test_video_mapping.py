@@ -191,6 +191,20 @@ def test_all_parts_are_mapped_although_the_camera_only_turns_at_the_quarters(tmp
         assert difference.ate < 0.01 * difference.path_length
 
 
+def test_parts_that_share_no_point_are_models_with_one_camera(tmp_path: Path) -> None:
+    """The camera turns in frames 20 to 39, and nothing is followed across the middle of that."""
+    video = split_tracks(make_video_with_turns([20, 20], 20, points_per_frame=150, model="SIMPLE_RADIAL"), 30)
+    camera = pycolmap.Camera(video.camera.todict())
+    camera.params = [1.03 * camera.params[0], *camera.params[1:]]
+    found = map_all(video, tmp_path, camera=camera, refine_camera=True)
+    placed = [set(rows_of(model)) for model in found.models]
+    assert len(placed) == 2
+    assert {*range(20)} <= placed[0] | placed[1] and {*range(40, 60)} <= placed[0] | placed[1]
+    first, second = (model.camera.params for model in found.models)
+    np.testing.assert_array_equal(first, second)
+    assert first[0] == pytest.approx(video.camera.params[0], rel=0.02)
+
+
 def test_a_start_that_adds_nothing_gives_up_its_window_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, video: SyntheticVideo
 ) -> None:

@@ -23,7 +23,13 @@ from data_prep.bootstrap_models import figures_of, sample_colors, write_model
 from data_prep.bootstrap_overview import draw_overview
 from data_prep.bootstrap_summary import describe_models, list_unregistered, summary_line
 from data_prep.model_cleaning import CleaningRules, clean_models
-from data_prep.point_tracking import check_keyframes, choose_keyframes, follow_points, keyframe_directions
+from data_prep.point_tracking import (
+    Correspondences,
+    check_keyframes,
+    choose_keyframes,
+    follow_points,
+    keyframe_directions,
+)
 from data_prep.unknown_camera import MappingCamera, find_camera, known_camera, likely_camera, undistort_with_models
 from pipeline.color_consistency import mean_colors
 from pipeline.command import run_command
@@ -101,8 +107,6 @@ class BootstrapConfig:
 def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[Path]:
     """Reconstruct, and write `colmap/` in the sequence's folder; an uncalibrated sequence is undistorted, too.
 
-    The work is done in a hidden folder and moved into place as a whole; a killed run goes on from there.
-
     Args:
         config: the settings.
         estimate: an estimate of the camera of the frames as recorded, if there is one and the camera is not known.
@@ -116,7 +120,6 @@ def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[
     """
     report = StageReport("bootstrap")
     video = InputVideo.read(config.sequence)
-    output = BootstrapPaths.of(video.paths).root
     camera = known_camera(video, config.calibration) or estimate
     with _work(config, video) as work:
         paths = BootstrapPaths(work.path)
@@ -125,7 +128,7 @@ def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[
             found = _reconstruct(config, video, camera, paths, report)
         except NoReconstruction as error:
             kept = _keep_for_inspection(error, work, report)
-            raise NoReconstruction(f"{video.paths.root}: {error}; what was found is kept in {kept}") from error
+            raise NoReconstruction(f"{error}; what was found is kept in {kept}") from error
         with report.timed("write"):
             if video.camera is None:
                 # The frames will be those of another camera.
@@ -134,8 +137,7 @@ def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[
         remove_own(paths.correspondences, paths.mapping)
         report.save(paths.report)
         work.publish()
-    final = BootstrapPaths(output)
-    return [TrainingPaths(video.paths.root).model, final.overview]
+    return [TrainingPaths(video.paths.root).model, BootstrapPaths.of(video.paths).overview]
 
 
 @contextmanager
@@ -210,21 +212,6 @@ def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
     if video.source.frame_masks.exists():
         inputs["masks"] = fingerprint_path(video.source.frame_masks)
     return Stage("bootstrap", settings, inputs, format_version=FORMAT_VERSION)
-
-
-@dataclass(frozen=True)
-class Correspondences:
-    """What mapping starts from.
-
-    Attributes:
-        tracks: of all frames.
-        keyframes: (K,) rows of `tracks.frame_index`.
-        unreadable: rows of frames that cannot be read.
-    """
-
-    tracks: Tracks
-    keyframes: Integers
-    unreadable: list[int]
 
 
 def follow(config: BootstrapConfig) -> tuple[InputVideo, Correspondences]:

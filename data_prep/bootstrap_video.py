@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from data_prep import bootstrap
-from data_prep.bootstrap import BootstrapConfig, Correspondences
+from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_input import InputVideo
+from data_prep.point_tracking import Correspondences
 from data_prep.unknown_camera import MappingCamera, find_camera
 from pipeline.errors import LumenError
 from pipeline.paths import BootstrapPaths, TrainingPaths

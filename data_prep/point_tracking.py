@@ -83,6 +83,21 @@ def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, li
     return np.array(keyframes, np.int64), unreadable
 
 
+@dataclass(frozen=True)
+class Correspondences:
+    """What mapping starts from.
+
+    Attributes:
+        tracks: of all frames.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        unreadable: rows of frames that cannot be read.
+    """
+
+    tracks: Tracks
+    keyframes: Integers
+    unreadable: list[int]
+
+
 def check_keyframes(frame_count: int, keyframes: Integers, unreadable: Sequence[int]) -> None:
     """Check that there is something to follow.
 

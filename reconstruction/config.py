@@ -228,6 +228,11 @@ class ReconstructConfig:
         return self.uses_descriptor and self.train_minutes > 0
 
     @property
+    def trains_on_model(self) -> bool:
+        """Whether the training needs a first SfM: GIFT is trained on images alone."""
+        return self.trains and not self.trains_gift
+
+    @property
     def trained_method(self) -> str:
         return self.descriptor or "fcdensenet"
 

@@ -1,11 +1,15 @@
-"""The first SfM of a sequence: made where it is needed, and made again where this run made it with other settings."""
+"""The first SfM of each sequence of a video: made where needed, and made again where this run made it otherwise."""
 
 import logging
-from dataclasses import fields
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
 
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_input import InputVideo
+from data_prep.bootstrap_video import bootstrap_video
+from pipeline.errors import LumenError
 from pipeline.files import read_yaml
 from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
 from reconstruction.config import ReconstructConfig
@@ -15,34 +19,52 @@ POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertai
 logger = logging.getLogger(__name__)
 
 
-def make_first_sfm(config: ReconstructConfig, sequence: SequencePaths, *, is_own: bool) -> list[str]:
-    """See that a sequence has a camera, and training data where they are needed.
+def make_first_sfms(
+    config: ReconstructConfig, sequences: Sequence[SequencePaths], *, are_own: bool
+) -> dict[Path, list[str] | LumenError]:
+    """See that each sequence of a video has a camera, and training data where they are needed.
 
     Args:
         config: of the reconstruction.
-        sequence: to reconstruct.
-        is_own: this run has extracted it, so that a first SfM of other settings is made again. The one of a sequence
+        sequences: to reconstruct.
+        are_own: this run has extracted them, so that a first SfM of other settings is made again. The one of a sequence
             that the user gave is kept.
 
     Returns:
-        Warnings for the report: what of a first SfM that is kept differs from the settings.
-
-    Raises:
-        NoReconstruction: if there is none, and it is needed.
+        For each sequence's folder, warnings for the report: what of a first SfM that is kept differs from the settings;
+        or why there is no first SfM although it is needed.
     """
-    wanted = _settings(config, sequence)
-    if not TrainingPaths(sequence.root).motion.exists():
-        is_calibrated = InputVideo.read(sequence.root, as_recorded=False).camera is not None
-        if not is_calibrated or (config.trains and not config.trains_gift):
-            bootstrap.run(wanted)
-        return []
-    if not is_own:
-        return _differences(wanted)
-    reason = bootstrap.reason_to_run(wanted)
-    if reason is not None:
-        logger.info("first SfM: %s", reason)
-        bootstrap.run(wanted)
-    return []
+    found: dict[Path, list[str] | LumenError] = {}
+    wanted: list[BootstrapConfig] = []
+    for sequence in sequences:
+        settings = _settings(config, sequence)
+        try:
+            has_model = TrainingPaths(sequence.root).motion.exists()
+            reason = _reason_to_run(config, settings, has_model=has_model, is_own=are_own)
+        except LumenError as error:
+            found[sequence.root] = error
+            continue
+        found[sequence.root] = _differences(settings) if has_model and not are_own else []
+        if reason is not None:
+            logger.info("first SfM: %s", reason)
+            wanted.append(settings)
+        elif has_model:
+            # Its camera is that of the video.
+            wanted.append(replace(settings, overwrite=False))
+    if any(each.overwrite for each in wanted):
+        failed = bootstrap_video(wanted)
+        found |= {folder: outcome for folder, outcome in failed.items() if isinstance(outcome, LumenError)}
+    return found
+
+
+def _reason_to_run(
+    config: ReconstructConfig, settings: BootstrapConfig, *, has_model: bool, is_own: bool
+) -> str | None:
+    """Why the first SfM of a sequence has to be made; None if it does not."""
+    if has_model:
+        return bootstrap.reason_to_run(settings) if is_own else None
+    is_calibrated = InputVideo.read(settings.sequence, as_recorded=False).camera is not None
+    return None if is_calibrated and not config.trains_on_model else "not run yet"
 
 
 def _settings(config: ReconstructConfig, sequence: SequencePaths) -> BootstrapConfig:

@@ -20,6 +20,7 @@ from pipeline.privacy import named_settings, private_strings, scrub
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.sequence import Sequence
 from reconstruction.config import EXTRACTION_DEFAULTS, TRAIN_CONFIG, ReconstructConfig
+from reconstruction.first_sfm import make_first_sfms
 from reconstruction.outcome import Outcome, outcomes_of, table, write_index
 from reconstruction.sequence_run import SequenceRun
 from reconstruction.train_stage import load_weights
@@ -64,10 +65,13 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths], ou
     results: list[Path] = []
     failures: list[LumenError] = []
     outcomes: list[Outcome] = []
+    extracted = ReconstructionPaths(output).extracted
+    are_own = all(paths.root.is_relative_to(extracted) for paths in sequences.values())
+    first_sfms = make_first_sfms(config, list(sequences.values()), are_own=are_own)
     for root, paths in sequences.items():
         problem = None
         try:
-            results += _run_one(config, root, paths, output)
+            results += _run_one(config, root, paths, first_sfms[paths.root])
         except PartialSuccess as error:
             results += error.outputs
         except LumenError as error:
@@ -96,9 +100,12 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths], ou
     return results
 
 
-def _run_one(config: ReconstructConfig, root: Path, sequence: SequencePaths, output: Path) -> list[Path]:
-    is_own = sequence.root.is_relative_to(ReconstructionPaths(output).extracted)
-    run = SequenceRun.of(config, sequence, root, is_own=is_own)
+def _run_one(
+    config: ReconstructConfig, root: Path, sequence: SequencePaths, first_sfm: list[str] | LumenError
+) -> list[Path]:
+    if isinstance(first_sfm, LumenError):
+        raise first_sfm
+    run = SequenceRun.of(config, sequence, root, first_sfm)
     results = run.run()
     if config.rounds > 1 and config.until == "report":
         # The last round's outputs come first.

@@ -28,7 +28,7 @@ from reconstruction.config import EXTRACTION_DEFAULTS, STAGES, ReconstructConfig
 from reconstruction.correspond_stage import correspond
 from reconstruction.estimate import Estimate, estimate
 from reconstruction.export_stage import export
-from reconstruction.first_sfm import POINT_RULES, make_first_sfm
+from reconstruction.first_sfm import POINT_RULES
 from reconstruction.flesh_stage import cell_side, grow_flesh, pairs_per_reference
 from reconstruction.report_stage import report_on
 from reconstruction.skeleton_stage import map_skeleton, model_numbers
@@ -74,32 +74,31 @@ class SequenceRun:
         config: the settings.
         sequence: where its frames are.
         paths: where everything goes.
-        is_own: this run has extracted the sequence.
+        warnings: of what was done before, for the report.
         manifest: what is done already.
     """
 
     config: ReconstructConfig
     sequence: SequencePaths
     paths: ReconstructionPaths
-    is_own: bool
+    warnings: list[str]
     manifest: Manifest
 
     @classmethod
-    def of(cls, config: ReconstructConfig, sequence: SequencePaths, root: Path, *, is_own: bool) -> "SequenceRun":
+    def of(
+        cls, config: ReconstructConfig, sequence: SequencePaths, root: Path, warnings: Sequence[str] = ()
+    ) -> "SequenceRun":
         """Begin, or resume, a run in a folder."""
         paths = ReconstructionPaths(root)
         with explain_os_errors("write", root):
             root.mkdir(parents=True, exist_ok=True)
         manifest = Manifest.load(paths.manifest)
         save_config({key: value for key, value in to_mapping(config).items() if key not in _PLACES}, paths.config)
-        return cls(config, sequence, paths, is_own, manifest)
+        return cls(config, sequence, paths, list(warnings), manifest)
 
     def run(self) -> list[Path]:
         """All stages up to the last that is wanted; returns what to look at."""
-        if not self._wants("bootstrap"):
-            return [self.sequence.root]
-        warnings = make_first_sfm(self.config, self.sequence, is_own=self.is_own)
-        for warning in warnings:
+        for warning in self.warnings:
             logger.warning("%s", warning)
         outputs = [self.sequence.root]
         stages: list[tuple[str, Callable[[StageReport], Sequence[Path]]]] = [
@@ -114,7 +113,7 @@ class SequenceRun:
         for name, function in stages:
             if not self._wants(name) or (name == "train" and not self.config.trains):
                 continue
-            outputs = self._stage(name, before, function, warnings if name == "correspond" else [])
+            outputs = self._stage(name, before, function)
             before.append(name)
         return outputs
 
@@ -137,7 +136,6 @@ class SequenceRun:
         name: str,
         before: Sequence[str],
         function: Callable[[StageReport], Sequence[Path]],
-        warnings: Sequence[str],
     ) -> list[Path]:
         """Run a stage unless it is current."""
         settings = {key: getattr(self.config, key) for key in _SETTINGS[name]} | self._computing(name)
@@ -145,7 +143,7 @@ class SequenceRun:
 
         def call() -> Sequence[Path]:
             report = StageReport(name)
-            report.warnings += warnings
+            report.warnings += self.warnings if name == "correspond" else []
             self._remove_outdated(name)
             work = self.paths.work(name)
             if work is not None:

@@ -340,7 +340,7 @@ def test_without_overlap_there_is_no_reconstruction_and_what_was_found_is_kept(
     assert run_command(BootstrapConfig, bootstrap.run, [str(sequence.root)]) == 1
     paths = BootstrapPaths.of(sequence)
     message = capsys.readouterr().err
-    assert "no reconstruction: neighbouring keyframes" in message and str(paths.root) in message
+    assert "no reconstruction: neighbouring keyframes" in message and message.rstrip().endswith(paths.root.name)
     assert paths.found_tracks.exists() and paths.report.exists()
     assert "no reconstruction" in json.loads(paths.report.read_text())["warnings"][-1]
     assert not TrainingPaths(sequence.root).motion.exists()

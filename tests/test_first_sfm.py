@@ -4,15 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from data_prep import bootstrap
+from data_prep import bootstrap, phantom
 from data_prep.bootstrap import BootstrapConfig
-from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
+from data_prep.calibration import read_calibration
+from data_prep.phantom import PhantomConfig
+from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
+from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
 from reconstruction.config import ReconstructConfig
-from reconstruction.first_sfm import make_first_sfm
+from reconstruction.first_sfm import make_first_sfms
 from reconstruction.run import reconstruct
 
 # The fixtures video, extracted and sequence.
@@ -35,11 +39,11 @@ def config(sequence: SequencePaths, output: Path, **settings: Any) -> Reconstruc
 def test_other_settings_make_the_first_sfm_of_this_run_again(
     made: SequencePaths, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert make_first_sfm(config(made, tmp_path), made, is_own=True) == []
+    assert make_first_sfms(config(made, tmp_path), [made], are_own=True) == {made.root: []}
     before = BootstrapPaths.of(made).manifest.stat().st_mtime_ns
-    assert make_first_sfm(config(made, tmp_path), made, is_own=True) == []
+    assert make_first_sfms(config(made, tmp_path), [made], are_own=True) == {made.root: []}
     assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns == before, "the same settings change nothing"
-    make_first_sfm(config(made, tmp_path, **settings), made, is_own=True)
+    make_first_sfms(config(made, tmp_path, **settings), [made], are_own=True)
     assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns > before
     wanted = BootstrapConfig(made.root, **({"points": 300} | settings))
     assert bootstrap.reason_to_run(wanted) is None
@@ -80,3 +84,15 @@ def test_another_version_redoes_every_stage(
     monkeypatch.setattr("pipeline.manifest.versions", lambda: {"opencv": "5", library: "another"})
     reconstruct(config(sequence, output.root, until="correspond"))
     assert output.tracks.stat().st_mtime_ns > before
+
+
+def test_uncalibrated_sequences_of_one_video_get_one_camera(tmp_path: Path) -> None:
+    """The cases page: SIMPLE_RADIAL with 242 px for one stretch, OPENCV_FISHEYE with 229 px for the other."""
+    folder = tmp_path / "phantom"
+    phantom.run(PhantomConfig(output=folder, frames=64, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
+    output = ReconstructionPaths(tmp_path / "run")
+    settings = FAST | {"until": "skeleton"}
+    reconstruct(ReconstructConfig(PhantomPaths(folder).video, output.root, **settings))
+    first, second = (read_calibration(each.calibration, (320, 256)) for each in RunPaths(output.extracted).sequences())
+    assert first.model_name == second.model_name
+    np.testing.assert_allclose(first.params, second.params, rtol=1e-9)

@@ -260,7 +260,7 @@ def test_a_training_that_is_stopped_is_not_taken_for_done(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(train_stage, "train", stopped)
-    monkeypatch.setattr("data_prep.bootstrap.run", lambda config: [])
+    monkeypatch.setattr("data_prep.bootstrap.run", lambda *_: [])
     settings: dict[str, Any] = FAST | {"correspondences": "both", "cache_root": tmp_path / "cache"}
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):

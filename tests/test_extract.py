@@ -261,13 +261,15 @@ def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video:
 def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str, said: str, times_s: list[float]
 ) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
     for i, frame in enumerate(endoscopic_frames(8)):
         numbers = {"ns": 1403636579763555584 + i * 10**8, "seconds": f"{i / 30:.7g}", "digits": 10**23 + i, "i": i}
         name = template.format(**numbers)
-        cv2.imwrite(str(tmp_path / name), frame)
+        cv2.imwrite(str(images / name), frame)
         if "color" in name:
-            cv2.imwrite(str(tmp_path / f"frame_{i:04d}_depth.tiff"), frame[:, :, 0].astype(np.uint16) * 200)
-    run_paths = extract(tmp_path, tmp_path / "out", keep_all=True, split_at_cuts=False)
+            cv2.imwrite(str(images / f"frame_{i:04d}_depth.tiff"), frame[:, :, 0].astype(np.uint16) * 200)
+    run_paths = extract(images, tmp_path / "out", keep_all=True, split_at_cuts=False)
     _, sequence = only_sequence(run_paths)
     assert [frame.index for frame in sequence.frames] == list(range(8))
     assert [frame.timestamp_s for frame in sequence.frames] == pytest.approx(times_s, abs=2e-6)
@@ -276,12 +278,14 @@ def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
 
 
 def test_the_command_refuses_kinds_that_could_all_be_frames_and_takes_the_flag(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
     for i, frame in enumerate(endoscopic_frames(8)):
-        cv2.imwrite(str(tmp_path / f"{('left', 'right')[i % 2]}_{i // 2}.png"), frame)
-    refused = run_command(tmp_path, "--output", "out", folder=tmp_path)
+        cv2.imwrite(str(images / f"{('left', 'right')[i % 2]}_{i // 2}.png"), frame)
+    refused = run_command(images, "--output", "out", folder=tmp_path)
     assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1
     assert "left (4), right (4)" in refused.stderr and "--image_kind" in refused.stderr
-    done = run_command(tmp_path, "--output", "out", "--keep_all", "--image_kind", "left", folder=tmp_path)
+    done = run_command(images, "--output", "out", "--keep_all", "--image_kind", "left", folder=tmp_path)
     assert done.returncode == 0 and "using left (4), ignoring right (4)" in done.stderr
 
 

@@ -87,7 +87,6 @@ def test_another_version_redoes_every_stage(
 
 
 def test_uncalibrated_sequences_of_one_video_get_one_camera(tmp_path: Path) -> None:
-    """The cases page: SIMPLE_RADIAL with 242 px for one stretch, OPENCV_FISHEYE with 229 px for the other."""
     folder = tmp_path / "phantom"
     phantom.run(PhantomConfig(output=folder, frames=64, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
     output = ReconstructionPaths(tmp_path / "run")

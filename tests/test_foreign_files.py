@@ -186,7 +186,6 @@ def test_single_files_of_the_user_are_not_replaced(
 
 
 def test_the_source_images_are_never_in_the_way(sequence: SequencePaths, tmp_path: Path) -> None:
-    """The cases page: reconstruct.py project/images --output project."""
     project = tmp_path / "project"
     (project / "sparse" / "0").mkdir(parents=True)
     sequence.images.rename(project / "images")
@@ -200,7 +199,6 @@ def test_the_source_images_are_never_in_the_way(sequence: SequencePaths, tmp_pat
 
 
 def test_the_videos_beside_an_output_are_not_deleted(video: PhantomPaths, tmp_path: Path) -> None:
-    """The cases page: reconstruct.py study/a.mp4 --output study, then study/b.mp4 with --overwrite."""
     study = tmp_path / "study"
     study.mkdir()
     for name in ("a.mp4", "b.mp4"):

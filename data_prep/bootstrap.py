@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -386,7 +387,7 @@ def _write(
         tracks, models, colors, mask = undistort_with_models(video, tracks, models, colors)
     tracks.save(paths.tracks)
     for number, model in enumerate(models):
-        write_model(model, tracks, colors, mask, video.paths, paths.root.name, number)
+        write_model(model, tracks, colors, mask, video.paths, os.path.abspath(paths.root), number)
     figures = figures_of(models[0], tracks)
     describe_models(video, models, figures, found.missing, camera, report)
     list_unregistered(found.missing, paths, even_none=True)

@@ -125,7 +125,7 @@ def write_model(
         colors: (O, 3) of each observation.
         mask: (H, W) content area.
         paths: the sequence.
-        models: folder of the models in the sequence's.
+        models: folder of the models, as a path from the sequence's folder or an absolute one.
         number: of the model.
 
     Returns:

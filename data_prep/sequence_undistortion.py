@@ -19,9 +19,9 @@ from data_prep.calibration import write_calibration
 from data_prep.extraction_plan import describe_calibration
 from data_prep.undistort import Undistortion, plan_undistortion
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import is_leftover, link_or_copy, partial_path, write_bytes
+from pipeline.files import link_or_copy, partial_path, write_bytes
 from pipeline.images import write_image
-from pipeline.output_record import own, remove_own
+from pipeline.output_record import own
 from pipeline.outputs import joined_output
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
@@ -167,9 +167,10 @@ def _keep_recorded(paths: SequencePaths) -> SequencePaths:
     )
     partial = partial_path(recorded.root)
     with explain_os_errors("write", recorded.root):
-        remove_own(partial)
+        # What a killed call has linked is linked anew: the frames may be others by now.
+        for leftover in partial.glob("*/????????.jpg*"):
+            leftover.unlink()
         for file in _files(paths):
-            # What a killed call has linked is linked anew: the frames may be others by now.
             (partial / file).unlink(missing_ok=True)
             link_or_copy(paths.root / file, partial / file)
             own(recorded.root / file)
@@ -179,10 +180,11 @@ def _keep_recorded(paths: SequencePaths) -> SequencePaths:
 
 def _files(paths: SequencePaths) -> Iterator[Path]:
     """What an extraction writes of a sequence, relative to its folder."""
-    yield from (file.relative_to(paths.root) for file in (paths.sequence, paths.mask))
-    for folder in (paths.images, paths.frame_masks):
-        files = (file.relative_to(paths.root) for file in sorted(folder.glob("*")) if file.is_file())
-        yield from (file for file in files if not is_leftover(file))
+    indices = sorted(frame.index for frame in Sequence.load(paths.sequence).frames)
+    frames = [file for index in indices for file in (paths.image(index), paths.frame_mask(index))]
+    for file in (paths.sequence, paths.mask, *frames):
+        if file.is_file():
+            yield file.relative_to(paths.root)
 
 
 def _copy(source: Path, target: Path) -> None:

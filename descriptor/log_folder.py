@@ -7,11 +7,11 @@ from pathlib import Path
 from descriptor.checkpoint import Checkpoint
 from descriptor.training_paths import RunFolder
 from pipeline.errors import LumenError
-from pipeline.output_record import OutputRecord
 from pipeline.outputs import output_folder
 
 # Dense Descriptor Learning's command lines give both the same folder.
 _COMMANDS = "train.py or test.py"
+_TEST_FILES = ("pck.txt", "pck.json", "pck.png", "errors.png", "matches.png", "test.yaml", "reports/test.json")
 
 
 @contextmanager
@@ -25,18 +25,14 @@ def log_folder(root: Path, inputs: Iterable[Path | None]) -> Iterator[None]:
     Raises:
         LumenError: if the folder holds something else or overlaps with an input, or another process holds it.
     """
-    _adopt_older_run(RunFolder(root))
-    with output_folder(root, _COMMANDS, inputs=inputs, flag="--log_root"):
+    with output_folder(root, _COMMANDS, inputs=inputs, flag="--log_root", adopted=lambda: _older_run(RunFolder(root))):
         yield
 
 
-def _adopt_older_run(folder: RunFolder) -> None:
-    """Start the record of a training by a version that kept none, so that it can be resumed."""
-    if not folder.last.is_file() or OutputRecord.load(folder.root) is not None:
-        return
+def _older_run(folder: RunFolder) -> list[Path]:
+    """The files of a training by a version that kept no record, so that it can be resumed."""
     try:
-        is_ours = Checkpoint.load(folder.last).config is not None
+        is_ours = folder.last.is_file() and Checkpoint.load(folder.last).config is not None
     except LumenError:
-        return
-    if is_ours:
-        OutputRecord.create(folder.root, _COMMANDS).adopt(folder.files())
+        return []
+    return [*folder.files(), *(folder.root / name for name in _TEST_FILES)] if is_ours else []

@@ -99,9 +99,7 @@ def copy_or_link(source: Path, target: Path) -> None:
     if share_output(source, target):
         link_or_copy(source, target)
         return
-    with explain_os_errors("read", source):
-        data = source.read_bytes()
-    write_bytes(target, data)
+    copy_file(source, target)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

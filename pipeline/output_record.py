@@ -9,18 +9,21 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import LumenError, explain_os_errors
+from pipeline.locks import held
 
 RECORD_NAME = ".lumensfm"
 FORMAT_VERSION = 1
 _TOOL = "LumenSfM"
 # What desktops and file systems leave in a folder by themselves. It does not make a folder somebody's.
 _CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory", "lost+found", ".nfs*", ".lock*")
+# The record that a kill left unfinished.
+_PARTIAL_RECORD = f".partial.{RECORD_NAME}"
 
 
 class OutputRecord:
@@ -28,8 +31,11 @@ class OutputRecord:
 
     Attributes:
         root: the folder.
-        kind: of the output, such as "extraction"; commands replace only outputs of their own kind.
+        kind: of the output, the command that makes it; commands replace only outputs of their own kind.
+        is_shared: other processes may add to the record at the same time.
     """
+
+    is_shared = False
 
     def __init__(self, root: Path, kind: str) -> None:
         self.root = root
@@ -85,8 +91,8 @@ class OutputRecord:
         name = self._name(path)
         if name.startswith("../"):
             return False
-        listed = self._files | {RECORD_NAME}
-        return name in listed or self._name(_lasting(path)) in listed or self._is_scratch(name)
+        lasting = self._name(_lasting(path))
+        return name == RECORD_NAME or name in self._files or lasting in self._files or self._is_scratch(name)
 
     def lists_any(self, folder: Path) -> bool:
         """Whether it lists a file in a folder."""
@@ -100,9 +106,9 @@ class OutputRecord:
             LumenError: if there is a file that this tool did not write.
         """
         name = self._name(path)
-        with self._lock:
-            if name in self._files:
-                return
+        if name in self._files:
+            return
+        with self._alone():
             if os.path.lexists(path) and not self._is_scratch(name):
                 self._take_again()
                 if name in self._files:
@@ -113,14 +119,14 @@ class OutputRecord:
 
     def adopt(self, paths: Iterable[Path]) -> None:
         """List files that are known to be of this tool, such as those of a version that kept no record."""
-        with self._lock:
+        with self._alone():
             self._files |= {self._name(path) for path in paths}
             self._save()
 
     def add_scratch(self, folder: Path, names: Sequence[str]) -> None:
         """List a folder in which other tools, such as COLMAP, write files of these names (patterns)."""
         name = self._name(folder)
-        with self._lock:
+        with self._alone():
             if self._scratch.get(name) != tuple(names):
                 self._scratch[name] = tuple(names)
                 self._append({"scratch": name, "names": list(names)})
@@ -128,7 +134,7 @@ class OutputRecord:
     def foreign(self) -> list[Path]:
         """The files in the folder that this tool did not write, links to folders included."""
         is_ours = self._ownership()
-        return sorted(path for path in _files_under(self.root) if not is_ours(path))
+        return sorted(path for path in files_under(self.root) if not is_ours(path))
 
     def remove(self, *paths: Path) -> None:
         """Remove files and folders, but only what this tool wrote of them; folders that become empty go, too.
@@ -139,14 +145,15 @@ class OutputRecord:
         is_ours = self._ownership()
         with explain_os_errors("remove", self.root):
             for path in paths:
-                files = list(_files_under(path)) if path.is_dir() and not path.is_symlink() else [path]
+                # A link that is given itself is looked through.
+                files = list(files_under(path)) if path.is_dir() else [path]
                 # Records last: a kill in between must not leave files that no record lists.
-                for file in sorted(filter(is_ours, files), key=lambda each: each.name == RECORD_NAME):
+                for file in sorted(filter(is_ours, files), key=_records_last):
                     if file != self.path:
                         file.unlink(missing_ok=True)
                 _remove_empty_folders(path)
         prefixes = [self._name(path) for path in paths]
-        with self._lock:
+        with self._alone():
             self._take_again()
             self._files = {name for name in self._files if not _is_under(name, prefixes)}
             self._scratch = {name: names for name, names in self._scratch.items() if not _is_under(name, prefixes)}
@@ -154,7 +161,7 @@ class OutputRecord:
 
     def tidy(self) -> None:
         """Write the record in a fixed order, without files that are gone: the same output has the same record."""
-        with self._lock:
+        with self._alone():
             self._take_again()
             self._files = {name for name in self._files if os.path.lexists(self.root / name)}
             self._scratch = {name: names for name, names in self._scratch.items() if (self.root / name).is_dir()}
@@ -199,7 +206,14 @@ class OutputRecord:
         )
 
     def _name(self, path: Path) -> str:
-        return os.path.relpath(path, self.root).replace(os.sep, "/")
+        place, root = _inside(path, self.root) or (os.path.abspath(path), os.path.abspath(self.root))
+        return os.path.relpath(place, root).replace(os.sep, "/")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads away, and other processes if the record is shared."""
+        with self._lock, held(self.path) if self.is_shared else nullcontext():
+            yield
 
     def _take(self, lines: Iterable[bytes]) -> None:
         # The last line is empty, or was cut off by a kill before its file was written.
@@ -224,10 +238,15 @@ class OutputRecord:
         """Write the record anew: without what was removed, and without a line that a kill has cut off."""
         lines: list[Any] = [{"tool": _TOOL, "format_version": FORMAT_VERSION, "kind": self.kind}]
         lines += [{"scratch": name, "names": list(names)} for name, names in self._scratch.items()]
-        partial = self.path.with_name(f".partial.{RECORD_NAME}")
+        partial = self.path.with_name(_PARTIAL_RECORD)
         with explain_os_errors("write", self.path):
-            partial.write_bytes(b"".join(map(_line, [*lines, *sorted(self._files)])))
-            os.replace(partial, self.path)
+            try:
+                partial.write_bytes(b"".join(map(_line, [*lines, *sorted(self._files)])))
+                os.replace(partial, self.path)
+            except BaseException:
+                with suppress(OSError):
+                    partial.unlink()
+                raise
 
 
 _open: list[OutputRecord] = []
@@ -266,23 +285,24 @@ def own_scratch(folder: Path, names: Sequence[str]) -> None:
 
 def remove_own(*paths: Path) -> None:
     """Remove files and folders of outputs that this process holds, but only what this tool wrote of them."""
+    by_record: dict[OutputRecord, list[Path]] = {}
     for path in paths:
         record = held_record(path)
         if record is not None:
-            record.remove(path)
+            by_record.setdefault(record, []).append(path)
+    for record, those in by_record.items():
+        record.remove(*those)
 
 
 def held_record(path: Path) -> OutputRecord | None:
     """The record of the innermost output around `path` that this process holds."""
-    place = os.path.abspath(path)
-    around = [record for record in _open if _is_inside(place, os.path.abspath(record.root))]
+    around = [record for record in _open if _inside(path, record.root)]
     return max(around, key=lambda record: len(os.path.abspath(record.root)), default=None)
 
 
 def share_output(first: Path, second: Path) -> bool:
     """Whether two paths lie in one output that this process holds."""
-    places = [os.path.abspath(first), os.path.abspath(second)]
-    return any(all(_is_inside(place, os.path.abspath(record.root)) for place in places) for record in _open)
+    return any(_inside(first, record.root) and _inside(second, record.root) for record in _open)
 
 
 def is_empty(folder: Path) -> bool:
@@ -292,13 +312,13 @@ def is_empty(folder: Path) -> bool:
 
 def is_held(folder: Path) -> bool:
     """Whether this process holds the record of just this folder."""
-    return any(os.path.abspath(record.root) == os.path.abspath(folder) for record in _open)
+    return any(os.path.realpath(record.root) == os.path.realpath(folder) for record in _open)
 
 
 def unlisted_in(folder: Path) -> list[Path]:
     """The files in a folder that its record does not list; all of them if it has none."""
     record = OutputRecord.load(folder)
-    return list(_files_under(folder)) if record is None else record.foreign()
+    return list(files_under(folder)) if record is None else record.foreign()
 
 
 def foreign_in(folder: Path) -> list[Path]:
@@ -306,8 +326,22 @@ def foreign_in(folder: Path) -> list[Path]:
     return [path for path in unlisted_in(folder) if not _is_clutter(path) and not any(path in each for each in _open)]
 
 
-def _is_inside(place: str, folder: str) -> bool:
+def _inside(path: Path, folder: Path) -> tuple[str, str] | None:
+    """A path and the folder that it lies in, both as they are written or both without links; None if it does not."""
+    place, root = os.path.abspath(path), os.path.abspath(folder)
+    if _begins_with(place, root):
+        return place, root
+    place, root = os.path.join(os.path.realpath(path.parent), path.name), os.path.realpath(folder)
+    return (place, root) if _begins_with(place, root) else None
+
+
+def _begins_with(place: str, folder: str) -> bool:
     return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _records_last(path: Path) -> tuple[bool, int]:
+    """Sorts records behind other files, and inner ones before those around them."""
+    return path.name == RECORD_NAME, -len(path.parts)
 
 
 def _is_under(name: str, prefixes: Iterable[str]) -> bool:
@@ -315,10 +349,10 @@ def _is_under(name: str, prefixes: Iterable[str]) -> bool:
 
 
 def _is_clutter(path: Path) -> bool:
-    return any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _CLUTTER)
+    return path.name == _PARTIAL_RECORD or any(fnmatch.fnmatchcase(path.name, pattern) for pattern in _CLUTTER)
 
 
-def _files_under(folder: Path) -> Iterator[Path]:
+def files_under(folder: Path) -> Iterator[Path]:
     """Everything in a folder that is no folder; a link to a folder is not followed."""
     for parent, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]

@@ -6,7 +6,7 @@ else is refused. A command either makes its output in a hidden folder beside it 
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pipeline.locks import held
 from pipeline.output_record import (
     RECORD_NAME,
     OutputRecord,
+    files_under,
     foreign_in,
     held_record,
     is_empty,
@@ -49,8 +50,9 @@ class WorkFolder:
         self.record.clear()
 
     def discard(self) -> None:
-        """Remove it, because nothing in it is worth resuming from."""
-        self.record.discard()
+        """Remove it, because nothing in it is worth resuming from. What is published already stays."""
+        if self.record.root == self.path:
+            self.record.discard()
 
     def remove_output(self) -> None:
         """Remove the old output before its inputs change.
@@ -70,10 +72,14 @@ class WorkFolder:
             LumenError: if something that may not be replaced has come there meanwhile, a file of the user has the name
                 of a new one, or it cannot be moved.
         """
+        place = self.output
         if elsewhere is None:
             self._claim()
+        else:
+            place = _real_place(elsewhere)
+            _claim_output(place, self.record.kind, overwrite=True)
         self.record.tidy()
-        _publish(self.record, elsewhere or self.output)
+        _publish(self.record, place)
 
 
 @contextmanager
@@ -99,15 +105,16 @@ def work_folder(
     def claim() -> None:
         _claim_output(output, kind, overwrite)
 
-    path = partial_path(output)
+    # Nothing moves from beside a mounted disk to its root.
+    path = output / partial_path(output).name if os.path.ismount(output) else partial_path(output)
     with explain_os_errors("write", output):
         path.mkdir(parents=True, exist_ok=True)
     with held(path, busy=f"another process is making {output}: wait for it"):
         record = None
         try:
             record = _claim_work(path, kind)
-            claim()
             with recording(record):
+                claim()
                 yield WorkFolder(path, output, record, claim)
         finally:
             if record is not None and record.root == path and record.path.exists() and record.is_blank:
@@ -118,7 +125,12 @@ def work_folder(
 
 @contextmanager
 def output_folder(
-    output: Path, kind: str, *, inputs: Iterable[Path | None] = (), flag: str = "--output"
+    output: Path,
+    kind: str,
+    *,
+    inputs: Iterable[Path | None] = (),
+    flag: str = "--output",
+    adopted: Callable[[], Iterable[Path]] = tuple,
 ) -> Iterator[OutputRecord]:
     """Claim a folder that a command writes in place, and hold it.
 
@@ -127,6 +139,7 @@ def output_folder(
         kind: the command, or commands, that share such outputs.
         inputs: what the command reads; the output may not overlap with it.
         flag: that names another output, for errors.
+        adopted: tells which files of a folder without a record are known to be this tool's all the same.
 
     Raises:
         LumenError: if the folder holds something else or overlaps with an input, cannot be written, or another process
@@ -141,12 +154,12 @@ def output_folder(
     with held(output, busy=f"another process is writing to {output}: wait for it, or choose another {flag}"):
         record = None
         try:
-            record = _claimed_record(output, kind, flag)
+            record = _claimed_record(output, kind, flag, list(adopted()))
             with recording(record):
                 yield record
         finally:
-            if record is not None and record.is_blank:
-                record.path.unlink(missing_ok=True)
+            if record is not None:
+                _close(record)
             if is_new:
                 with suppress(OSError):
                     output.rmdir()
@@ -159,11 +172,13 @@ def joined_output(folder: Path) -> Iterator[None]:
     Args:
         folder: such as a sequence in the output of an extraction.
     """
-    for place in (folder, folder.parent):
+    real = Path(os.path.realpath(folder))
+    for place in (real, real.parent):
         if is_held(place):
             break
         record = OutputRecord.load(place)
-        if record is not None and record.lists_any(folder):
+        if record is not None and record.lists_any(real):
+            record.is_shared = True
             with recording(record):
                 yield
             return
@@ -203,6 +218,15 @@ def _real_place(output: Path) -> Path:
         return output if is_named and not output.is_symlink() else output.resolve()
 
 
+def _close(record: OutputRecord) -> None:
+    """Leave the record in its fixed order, or remove it if nothing was written."""
+    # What ended the block may be a full disk. It is what the user has to know.
+    with suppress(LumenError):
+        record.tidy()
+    if record.is_blank:
+        record.path.unlink(missing_ok=True)
+
+
 def _claim_work(path: Path, kind: str) -> OutputRecord:
     """The record of the work folder: of a killed run, or a new one."""
     record = OutputRecord.load(path)
@@ -215,15 +239,16 @@ def _claim_work(path: Path, kind: str) -> OutputRecord:
     return record
 
 
-def _claimed_record(output: Path, kind: str, flag: str) -> OutputRecord:
-    record = _record_of(output, kind, flag)
+def _claimed_record(output: Path, kind: str, flag: str, adopted: Sequence[Path]) -> OutputRecord:
+    record = _record_of(output, kind, flag, adopted)
     if record is None:
         own(output / RECORD_NAME)
         record = OutputRecord.create(output, kind)
+        record.adopt(adopted)
     return record
 
 
-def _record_of(output: Path, kind: str, flag: str) -> OutputRecord | None:
+def _record_of(output: Path, kind: str, flag: str, adopted: Sequence[Path] = ()) -> OutputRecord | None:
     """The record of an output of this kind; None if it is empty.
 
     Raises:
@@ -234,7 +259,7 @@ def _record_of(output: Path, kind: str, flag: str) -> OutputRecord | None:
     with explain_os_errors("read", output):
         record = OutputRecord.load(output)
         if record is None:
-            found = next(iter(foreign_in(output)), None)
+            found = next((path for path in foreign_in(output) if path not in adopted), None)
             if found is not None:
                 raise LumenError(
                     f"{output} holds files that LumenSfM has no record of, such as {found.relative_to(output)}: choose "
@@ -250,7 +275,11 @@ def _claim_output(output: Path, kind: str, overwrite: bool) -> None:
     with explain_os_errors("write", output):
         if not os.path.lexists(output) or (output.is_dir() and is_empty(output)):
             return
-    if _record_of(output, kind, "--output") is not None and not overwrite:
+    record = _record_of(output, kind, "--output")
+    around = held_record(output)
+    if record is None and around is not None and any(path in around for path in unlisted_in(output)):
+        raise LumenError(f"{output} is a part of an output of {around.kind}: choose another --output")
+    if record is not None and not overwrite:
         raise LumenError(f"{output} exists already: pass --overwrite to replace it, or choose another --output")
 
 
@@ -260,6 +289,9 @@ def _publish(record: OutputRecord, final: Path) -> None:
     An existing one is first moved aside, then removed but for files of the user, which are moved back. `_recover` does
     the rest if the process is killed in between.
     """
+    if record.root.parent == final:
+        _publish_upwards(record, final)
+        return
     _recover(final)
     aside = final.with_name(f"{_ASIDE}{final.name}")
     with explain_os_errors("write", final):
@@ -278,8 +310,28 @@ def _publish(record: OutputRecord, final: Path) -> None:
             _remove_replaced(aside, final)
 
 
+def _publish_upwards(record: OutputRecord, final: Path) -> None:
+    """Move the files of a finished work folder into the folder around it; a kill leaves a part of them."""
+    _refuse_conflicts(record, final)
+    work = record.root
+    old = OutputRecord.load(final)
+    if old is not None:
+        old.clear()
+    listed = old or OutputRecord.create(final, record.kind)
+    names = [path.relative_to(work) for path in files_under(work) if path != record.path]
+    listed.adopt(final / name for name in names)
+    with explain_os_errors("write", final):
+        for name in names:
+            (final / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(work / name, final / name)
+    record.discard()
+    record.root = final
+
+
 def _refuse_conflicts(new: OutputRecord, final: Path) -> None:
     for path in unlisted_in(final):
+        if path.is_relative_to(new.root):
+            continue
         name = path.relative_to(final)
         taken = [new.root / name, *(new.root / parent for parent in name.parents if (new.root / parent).is_file())]
         if any(os.path.lexists(each) for each in taken):

@@ -9,9 +9,11 @@ from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_video import bootstrap_video
+from data_prep.sequence_undistortion import recorded_sequence
 from pipeline.errors import LumenError
 from pipeline.files import read_yaml
 from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
+from pipeline.sequence import Sequence as SequenceFacts
 from reconstruction.config import ReconstructConfig
 
 POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage")
@@ -51,10 +53,20 @@ def make_first_sfms(
         elif has_model:
             # Its camera is that of the video.
             wanted.append(replace(settings, overwrite=False))
-    if any(each.overwrite for each in wanted):
-        failed = bootstrap_video(wanted)
-        found |= {folder: outcome for folder, outcome in failed.items() if isinstance(outcome, LumenError)}
+    for video in _by_video(wanted):
+        if any(each.overwrite for each in video):
+            outcomes = bootstrap_video(video)
+            found |= {folder: outcome for folder, outcome in outcomes.items() if isinstance(outcome, LumenError)}
     return found
+
+
+def _by_video(configs: Sequence[BootstrapConfig]) -> list[list[BootstrapConfig]]:
+    """The sequences of each video together: they were recorded by one camera."""
+    groups: dict[str, list[BootstrapConfig]] = {}
+    for config in configs:
+        facts = SequenceFacts.load(recorded_sequence(SequencePaths(config.sequence)).sequence)
+        groups.setdefault(facts.source.sha256, []).append(config)
+    return list(groups.values())
 
 
 def _reason_to_run(

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.errors import explain_os_errors
 from pipeline.files import write_bytes
 from pipeline.reconstruction_paths import ReconstructionPaths
+from reconstruction.config import STAGES, StageName
 from reconstruction.skeleton_stage import model_numbers
 
 _COLUMNS = ("sequence", "model", "frames", "points", "result")
@@ -43,28 +44,33 @@ class Outcome:
     problem: str | None = None
 
 
-def outcomes_of(sequence: str, paths: ReconstructionPaths, problem: str | None) -> list[Outcome]:
+def outcomes_of(sequence: str, paths: ReconstructionPaths, problem: str | None, until: StageName) -> list[Outcome]:
     """What came of a sequence, read from the reports of its stages.
 
     Args:
         sequence: its name.
         paths: of its run.
         problem: why the run of the sequence failed, if it did.
+        until: the last stage that ran; what is there of later ones may be of other settings.
     """
     if problem is not None:
         return [Outcome(sequence, None, "", None, None, problem)]
-    numbers = model_numbers(paths)
+    last = STAGES.index(until)
+    numbers = model_numbers(paths) if last >= STAGES.index("skeleton") else []
     if not numbers:
         return [Outcome(sequence, None, "", None, None)]
     path = _counts(paths.stage_report("skeleton"))
-    dense = {each["number"]: each for each in _counts(paths.stage_report("flesh")).get("models", [])}
+    is_dense, is_reported = last >= STAGES.index("flesh"), last >= STAGES.index("report")
+    counts = _counts(paths.stage_report("flesh")) if is_dense else {}
+    dense = {each["number"]: each for each in counts.get("models", [])}
     found = []
     for number in numbers:
         figures = dense.get(number, {})
-        page = paths.of_model(number).page
+        page = paths.of_model(number).page if is_reported else None
+        shown = page if page is not None and page.exists() else None
         frames = f"{path['models'][number]} of {path['frames']}"
         points = figures.get("points") or None
-        found.append(Outcome(sequence, number, frames, points, page if page.exists() else None, figures.get("problem")))
+        found.append(Outcome(sequence, number, frames, points, shown, figures.get("problem")))
     return found
 
 
@@ -83,8 +89,7 @@ def write_index(path: Path, title: str, outcomes: Sequence[Outcome]) -> None:
     Raises:
         LumenError: if it cannot be written.
     """
-    several = len({each.sequence for each in outcomes}) > 1 or len(outcomes) > 1
-    note = "<p>Scales and world coordinates of different models are unrelated.</p>" if several else ""
+    note = "<p>Scales and world coordinates of different models are unrelated.</p>" if len(outcomes) > 1 else ""
     rows = "".join(_row(each, path.parent) for each in outcomes)
     head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
     page = (

@@ -23,7 +23,11 @@ _LOW_COVERAGE = 0.1
 
 
 def report_on(
-    video: InputVideo, paths: ReconstructionPaths, reports_of: Sequence[Path], name: str | None = None
+    video: InputVideo,
+    paths: ReconstructionPaths,
+    reports_of: Sequence[Path],
+    name: str | None = None,
+    warnings: Sequence[str] = (),
 ) -> list[Path]:
     """Write a page for each finished model of a reconstruction.
 
@@ -32,17 +36,19 @@ def report_on(
         paths: of the run.
         reports_of: the stages' reports, in their order.
         name: for the titles (`Sequence.title`).
+        warnings: more than the reports have.
 
     Returns:
         The pages, that of the largest model first.
     """
-    reports = [_read(path) for path in reports_of]
+    reports: list[dict[str, Any]] = [_read(path) for path in reports_of]
+    everything = [*warnings, *(warning for report in reports for warning in report["warnings"])]
     poses = {
         number: poses_of(read_model(paths.of_model(number).sparse), video.frame_index)
         for number in model_numbers(paths)
     }
     title = f"Reconstruction: {video.facts.title(name)}"
-    return [_report_model(video, model, poses, reports, title) for model in finished_models(paths)]
+    return [_report_model(video, model, poses, reports, everything, title) for model in finished_models(paths)]
 
 
 def _report_model(
@@ -50,6 +56,7 @@ def _report_model(
     paths: ReconstructionPaths,
     poses_by_model: Mapping[int, Floats],
     reports: Sequence[dict],
+    warnings: Sequence[str],
     title: str,
 ) -> Path:
     camera = video.camera
@@ -74,8 +81,7 @@ def _report_model(
         "median reprojection error": f"{flesh['median_reprojection_error_px']:.2f} px",
         "mean coverage": f"{100 * coverage[registered].mean():.0f} %",
     }
-    warnings = _unrelated(paths, models)
-    warnings += [warning for report in reports for warning in report["warnings"]]
+    warnings = [*_unrelated(paths, models), *warnings]
     low = int((coverage[registered] < _LOW_COVERAGE).sum())
     if low:
         warnings.append(f"{low} frames have less than {_LOW_COVERAGE:.0%} of their cells covered: see Frames below")

@@ -1,7 +1,8 @@
 """A whole reconstruction: the sequences of the input, each on its way through the stages."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from data_prep import extract
 from data_prep.calibration import read_calibration
 from data_prep.extract import ExtractConfig
 from data_prep.frame_source import open_source, source_name, source_place
+from data_prep.sequence_undistortion import recorded_sequence
 from descriptor.cache_root import check_cache_root
 from pipeline.errors import LumenError, PartialSuccess, require
 from pipeline.files import read_yaml, write_json
@@ -69,23 +71,26 @@ def _run_all(config: ReconstructConfig, sequences: dict[Path, SequencePaths], ou
     are_own = all(paths.root.is_relative_to(extracted) for paths in sequences.values())
     first_sfms = make_first_sfms(config, list(sequences.values()), are_own=are_own)
     for root, paths in sequences.items():
-        problem = None
+        problem, later_round = None, None
         try:
             results += _run_one(config, root, paths, first_sfms[paths.root])
         except PartialSuccess as error:
             results += error.outputs
+            later_round = str(error)
         except LumenError as error:
             if len(sequences) > 1:
                 logger.error("%s: %s", paths.root.name, error)
             failures.append(error)
             problem = str(error)
-        outcomes += outcomes_of(paths.root.name, ReconstructionPaths(root), problem)
+        outcomes += outcomes_of(paths.root.name, ReconstructionPaths(root), problem, config.until)
+        if later_round is not None:
+            outcomes.append(Outcome(paths.root.name, None, "", None, None, later_round))
     # The page travels, and an error names files.
-    private = private_strings(named_settings(config))
+    named = private_strings(named_settings(config))
+    private = {text: placeholder for text, placeholder in named.items() if not placeholder.startswith("<file of")}
     outcomes = [replace(each, problem=each.problem and scrub(each.problem, private)) for each in outcomes]
     index = ReconstructionPaths(output).index
-    facts = Sequence.load(next(iter(sequences.values())).sequence)
-    write_index(index, f"Reconstruction: {facts.source_title(config.name)}", outcomes)
+    write_index(index, f"Reconstruction: {_title(config, sequences.values())}", outcomes)
     if len(outcomes) > 1:
         logger.info("%s", table(outcomes))
     if len(failures) == len(sequences):
@@ -108,9 +113,23 @@ def _run_one(
     run = SequenceRun.of(config, sequence, root, first_sfm)
     results = run.run()
     if config.rounds > 1 and config.until == "report":
-        # The last round's outputs come first.
-        results = reconstruct(run.next_round()) + results
+        try:
+            # The last round's outputs come first.
+            results = reconstruct(run.next_round()) + results
+        except LumenError as error:
+            outputs = error.outputs if isinstance(error, PartialSuccess) else []
+            raise PartialSuccess(f"the next round: {error}", [*outputs, *results]) from error
     return results
+
+
+def _title(config: ReconstructConfig, sequences: Iterable[SequencePaths]) -> str:
+    """What to call the videos: the name that was given, or the hash of each."""
+    found: dict[str, None] = {}
+    for paths in sequences:
+        # Its own outcome says what is wrong with a damaged one.
+        with suppress(LumenError):
+            found[Sequence.load(paths.sequence).source_title(config.name)] = None
+    return ", ".join(found)
 
 
 def _sequences(config: ReconstructConfig, record: OutputRecord) -> list[SequencePaths]:
@@ -126,7 +145,7 @@ def _sequences(config: ReconstructConfig, record: OutputRecord) -> list[Sequence
             getattr(config, name) == plain,
             f"--{name} is for videos and images; {given} is extracted already: give it to data_prep/extract.py",
         )
-    inputs = {"sequences": [fingerprint_path(paths.sequence) for paths in found]}
+    inputs = {"sequences": [fingerprint_path(recorded_sequence(paths).sequence) for paths in found]}
     _claim(record, inputs, overwrite=config.overwrite)
     return found
 

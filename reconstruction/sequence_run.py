@@ -139,11 +139,12 @@ class SequenceRun:
     ) -> list[Path]:
         """Run a stage unless it is current."""
         settings = {key: getattr(self.config, key) for key in _SETTINGS[name]} | self._computing(name)
+        if name == "report":
+            settings["warnings"] = self.warnings
         stage = Stage(name, settings, self._inputs(name), before[-1:], FORMAT_VERSION)
 
         def call() -> Sequence[Path]:
             report = StageReport(name)
-            report.warnings += self.warnings if name == "correspond" else []
             self._remove_outdated(name)
             work = self.paths.work(name)
             if work is not None:
@@ -192,6 +193,7 @@ class SequenceRun:
     def _remove_outdated(self, name: str) -> None:
         """Remove what would no longer fit to what is about to be made."""
         paths = self.paths
+        remove_own(*(paths.stage_report(each) for each in STAGES[STAGES.index(name) :]))
         results = [paths.page, paths.overlay, paths.point_cloud, paths.trajectory, paths.transforms, paths.dense_tracks]
         if name in ("train", "correspond", "skeleton", "flesh"):
             models = paths.training_data.model.parent
@@ -245,7 +247,9 @@ class SequenceRun:
             BootstrapPaths.of(self.sequence).report,
             *(self.paths.stage_report(name) for name in own if name != "train" or self.config.trains),
         ]
-        pages = report_on(self._video(), self.paths, [path for path in reports if path.exists()], self.config.name)
+        pages = report_on(
+            self._video(), self.paths, [path for path in reports if path.exists()], self.config.name, self.warnings
+        )
         return [*pages, self.paths.overlay, self.paths.point_cloud, self.paths.dense]
 
     def _video(self) -> InputVideo:

@@ -80,7 +80,8 @@ def _known_poses(video: InputVideo) -> Floats | None:
 
 def model_numbers(paths: ReconstructionPaths) -> list[int]:
     """The numbers of the models in `sparse`, ascending."""
-    return sorted(int(folder.name) for folder in paths.sparse_models.glob("*") if folder.name.isdecimal())
+    folders = [file.parent for file in paths.sparse_models.glob("*/images.bin")]
+    return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
 
 
 def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floats:

@@ -10,11 +10,15 @@ import pytest
 from data_prep import bootstrap, phantom
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.calibration import read_calibration
+from data_prep.extract import ExtractConfig
+from data_prep.extract import run as extract
 from data_prep.phantom import PhantomConfig
+from pipeline.errors import NoReconstruction, PartialSuccess
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
 from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
+from reconstruction import run
 from reconstruction.config import ReconstructConfig
 from reconstruction.first_sfm import make_first_sfms
 from reconstruction.run import reconstruct
@@ -95,3 +99,29 @@ def test_uncalibrated_sequences_of_one_video_get_one_camera(tmp_path: Path) -> N
     first, second = (read_calibration(each.calibration, (320, 256)) for each in RunPaths(output.extracted).sequences())
     assert first.model_name == second.model_name
     np.testing.assert_allclose(first.params, second.params, rtol=1e-9)
+
+
+def test_the_same_command_continues_on_a_sequence_that_it_has_calibrated(video: PhantomPaths, tmp_path: Path) -> None:
+    extract(ExtractConfig(video.video, tmp_path / "sequences"))
+    (sequence,) = RunPaths(tmp_path / "sequences").sequences()
+    for _ in range(2):
+        reconstruct(config(sequence, tmp_path / "run", until="correspond"))
+    assert TrainingPaths(sequence.root).motion.exists()
+
+
+def test_a_later_round_that_fails_is_a_partial_success(
+    sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: ReconstructConfig) -> list[Path]:
+        raise NoReconstruction("no reconstruction: nothing agrees")
+
+    monkeypatch.setattr(run, "make_first_sfms", lambda *_, **__: {sequence.root: []})
+    monkeypatch.setattr(run.SequenceRun, "run", lambda self: [self.paths.page])
+    monkeypatch.setattr(run.SequenceRun, "next_round", lambda self: self.config)
+    monkeypatch.setattr(run, "reconstruct", fails)
+    settings = {"correspondences": "both", "rounds": 2, "cache_root": tmp_path / "cache"}
+    with pytest.raises(PartialSuccess) as caught:
+        reconstruct(config(sequence, tmp_path / "run", **settings))
+    output = ReconstructionPaths(tmp_path / "run")
+    assert caught.value.outputs == [output.page, output.index]
+    assert "the next round: no reconstruction: nothing agrees" in output.index.read_text()

@@ -319,3 +319,100 @@ for number in range(1, 100_000):
         assert len(found) == 3 and len(set(found)) == 1
         assert found[0] in (reported, reported + 1)
         assert names(tmp_path) <= {"sequence", ".partial.sequence"}
+
+
+@pytest.mark.parametrize("named", [".", "link"])
+def test_the_output_around_a_folder_is_found_by_any_name_of_the_folder(
+    tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "out", "frames")
+    (tmp_path / "link").symlink_to(tmp_path / "out" / "inner")
+    monkeypatch.chdir(tmp_path / "out" / "inner" if named == "." else tmp_path)
+    with joined_output(Path(named)):
+        write_bytes(Path(named) / "model", b"model")
+    make(tmp_path / "out", "new", overwrite=True)
+    assert contents(tmp_path / "out") == made_of("new")
+
+
+def test_another_place_is_claimed_as_the_output_is(tmp_path: Path) -> None:
+    far = tmp_path / "far"
+    far.mkdir()
+    (far / "mine").write_text("mine")
+    (tmp_path / "elsewhere").symlink_to(far)
+    (tmp_path / "file").write_text("mine")
+    for name in ("elsewhere", "file"):
+        with work_folder(tmp_path / "out", "test.py") as work:
+            work.clear()
+            write_bytes(work.path / "a", b"new")
+            with pytest.raises(LumenError, match="has no record of|is a file"):
+                work.publish(tmp_path / name)
+            work.discard()
+    assert (tmp_path / "elsewhere").is_symlink() and contents(far) == {"mine": "mine"}
+    assert (tmp_path / "file").read_text() == "mine" and names(tmp_path) == {"elsewhere", "far", "file"}
+
+
+def test_a_record_that_a_kill_left_half_written_blocks_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".partial.{RECORD_NAME}").write_text('{"tool": ')
+    make(tmp_path / "out", "new")
+    assert contents(tmp_path / "out").items() >= made_of("new").items()
+
+
+def test_what_is_published_is_not_discarded(tmp_path: Path) -> None:
+    with work_folder(tmp_path / "out", "test.py") as work:
+        write_bytes(work.path / "a", b"new")
+        work.publish()
+        work.discard()
+    assert contents(tmp_path / "out") == {"a": "new"}
+
+
+def test_inner_records_are_removed_before_those_around_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    removed: list[Path] = []
+    original = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        removed.append(path)
+        original(path, missing_ok)
+
+    with output_folder(tmp_path / "run", "reconstruct.py") as record:
+        with output_folder(tmp_path / "run" / "a", "extract.py"):
+            make(tmp_path / "run" / "a" / "b", "x", kind="bootstrap.py")
+            write_bytes(tmp_path / "run" / "a" / "file", b"x")
+        monkeypatch.setattr(Path, "unlink", unlink)
+        record.clear()
+    records = [path.parent.name for path in removed if path.name == RECORD_NAME]
+    assert records[:2] == ["b", "a"]
+
+
+def test_a_part_of_another_output_is_not_replaced(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "run", "reconstruct.py"):
+        write_bytes(tmp_path / "run" / "colmap" / "model", b"dense")
+    with (
+        joined_output(tmp_path / "run"),
+        pytest.raises(LumenError, match=r"is a part of an output of reconstruct\.py"),
+        work_folder(tmp_path / "run" / "colmap", "bootstrap.py", overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "run" / "colmap" / "model").read_bytes() == b"dense"
+
+
+def test_an_output_at_the_root_of_a_mounted_disk_is_written_into_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
+    original = os.rename
+
+    def rename(source: Path, target: Path) -> None:
+        assert disk not in (Path(source), Path(target)), "the root of a disk has no other name"
+        original(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    make(disk, "old")
+    (disk / "inner" / "mine").write_text("mine")
+    make(disk, "new", overwrite=True)
+    assert contents(disk) == made_of("new", **{"inner/mine": "mine"})
+    assert {path.name for path in disk.iterdir()} == {"a", "b", "inner", RECORD_NAME}
+    with pytest.raises(LumenError, match="exists already"):
+        make(disk, "newer")

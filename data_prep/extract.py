@@ -27,7 +27,7 @@ from data_prep.extraction_plan import (
     why_nothing_is_kept,
 )
 from data_prep.frame_choice import ChoiceRules, choose_frames
-from data_prep.frame_source import open_source, source_name, source_place
+from data_prep.frame_source import open_source, source_name, source_places
 from data_prep.image_order import NumberMeaning
 from data_prep.sequence_writer import FrameFormat, write_frames, write_sequence
 from data_prep.source_frame import FrameSource
@@ -161,7 +161,7 @@ def run(config: ExtractConfig) -> list[Path]:
     output = config.output or Path("sequences") / source_name(config.video)
     if not config.overwrite:
         _refuse_another_video(output, source)
-    inputs = (source_place(config.video), config.calibration)
+    inputs = (*source_places(config.video), config.calibration)
     with work_folder(output, "extract.py", inputs=inputs, overwrite=config.overwrite) as work:
         paths = RunPaths(work.path)
         with report.timed("fingerprint"):

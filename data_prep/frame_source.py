@@ -6,7 +6,7 @@ from pathlib import Path
 from data_prep.image_kinds import choose_kind
 from data_prep.image_names import read_names
 from data_prep.image_order import NumberMeaning, order_images
-from data_prep.image_source import ImageSource, list_images
+from data_prep.image_source import IMAGE_SUFFIXES, ImageSource, list_images
 from data_prep.source_frame import FrameSource
 from data_prep.video_source import VideoSource
 from pipeline.errors import LumenError, require
@@ -51,6 +51,14 @@ def source_place(path: Path) -> Path:
     while glob.has_magic(path.name) and not path.exists():
         path = path.parent
     return path
+
+
+def source_places(path: Path) -> list[Path]:
+    """What an output may not overlap with: what a source lies in (`source_place`), and where links in it lead."""
+    place = source_place(path)
+    links = [child for child in place.iterdir() if child.is_symlink()] if place.is_dir() else []
+    images = [link for link in links if link.suffix.lower() in IMAGE_SUFFIXES]
+    return [place, *{link.resolve().parent for link in images}]
 
 
 def _open(path: Path, image_fps: float, image_kind: str | None, image_numbers: NumberMeaning) -> FrameSource:

@@ -117,8 +117,13 @@ def _print_outputs(outputs: Any) -> None:
     if outputs is None:
         return
     for output in outputs if isinstance(outputs, list | tuple) else [outputs]:
-        # Flushed, so that a closed pipe is noticed here and not when Python exits.
-        print(output, flush=True)
+        try:
+            # Flushed, so that a closed pipe is noticed here and not when Python exits.
+            print(output, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise LumenError(f"cannot write to standard output: {error.strerror}; the work is done") from error
 
 
 def _print_any_name() -> None:
@@ -134,7 +139,9 @@ class _ConsoleHandler(logging.Handler):
         message = record.getMessage()
         if record.levelno > logging.INFO:
             message = one_line(f"{record.levelname.lower()}: {message}")
-        tqdm.write(printable(message), file=sys.stderr)
+        # A full or closed standard error must not stop the work.
+        with suppress(OSError, ValueError):
+            tqdm.write(printable(message), file=sys.stderr)
 
 
 class _MemoryHandler(logging.Handler):

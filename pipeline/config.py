@@ -41,6 +41,7 @@ def parse_command_line(config_type: type[Config], arguments: Sequence[str], prog
         LumenError: if the YAML file is missing, has an unknown key or a value of the wrong type.
         SystemExit: with status 2 and the usage if a flag is wrong, with 0 after `--help`.
     """
+    _refuse_empty(arguments)
     name, flags = _split_off("--preset", list(arguments)) if _presets(config_type) else (None, list(arguments))
     file, flags = _split_off("--config", flags)
     files = [*([_preset(config_type, name)] if name else []), *([_expanded(Path(file))] if file else [])]
@@ -138,6 +139,18 @@ def to_mapping(config: Any) -> dict[str, Any]:
 def save_config(config: Any, path: AnyPath) -> None:
     """Write the resolved config, so that a result carries what made it."""
     write_yaml(Path(path), to_mapping(config))
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty arguments: as a path they would mean the current folder.
+
+    Raises:
+        LumenError: if there is one.
+    """
+    for before, argument in zip(["the first argument", *arguments], arguments, strict=False):
+        flag, is_assigned, value = argument.partition("=")
+        if not argument or (flag.startswith("--") and is_assigned and not value):
+            raise LumenError(f"{flag or before} is empty: is a shell variable unset?")
 
 
 def _with_home(value: Any) -> Any:

@@ -143,19 +143,22 @@ class OutputRecord:
             LumenError: if something cannot be removed.
         """
         is_ours = self._ownership()
+        kept: set[str] = set()
         with explain_os_errors("remove", self.root):
             for path in paths:
                 # A link that is given itself is looked through.
                 files = list(files_under(path)) if path.is_dir() else [path]
                 # Records last: a kill in between must not leave files that no record lists.
                 for file in sorted(filter(is_ours, files), key=_records_last):
-                    if file != self.path:
+                    if file.name == RECORD_NAME and _is_needed(file):
+                        kept.add(self._name(file))
+                    elif file != self.path:
                         file.unlink(missing_ok=True)
                 _remove_empty_folders(path)
         prefixes = [self._name(path) for path in paths]
         with self._alone():
             self._take_again()
-            self._files = {name for name in self._files if not _is_under(name, prefixes)}
+            self._files = {name for name in self._files if name in kept or not _is_under(name, prefixes)}
             self._scratch = {name: names for name, names in self._scratch.items() if not _is_under(name, prefixes)}
             self._save()
 
@@ -337,6 +340,15 @@ def _inside(path: Path, folder: Path) -> tuple[str, str] | None:
 
 def _begins_with(place: str, folder: str) -> bool:
     return place == folder or place.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _is_needed(record: Path) -> bool:
+    """Whether an inner output still holds files of the user, which would look like somebody's without its record."""
+    inner = OutputRecord.load(record.parent)
+    if inner is None or not any(file.name != RECORD_NAME for file in files_under(record.parent)):
+        return False
+    inner.tidy()
+    return True
 
 
 def _records_last(path: Path) -> tuple[bool, int]:

@@ -6,6 +6,7 @@ else is refused. A command either makes its output in a hidden folder beside it 
 """
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def work_folder(
     output = _real_place(output)
     if held_record(output) is None:
         refuse_overlap(output, inputs)
+    _refuse_busy(output)
 
     def claim() -> None:
         _claim_output(output, kind, overwrite)
@@ -148,6 +150,7 @@ def output_folder(
     output = _real_place(output)
     if held_record(output) is None:
         refuse_overlap(output, inputs, flag)
+    _refuse_busy(output)
     is_new = not output.exists()
     with explain_os_errors("write", output):
         output.mkdir(parents=True, exist_ok=True)
@@ -183,6 +186,18 @@ def joined_output(folder: Path) -> Iterator[None]:
                 yield
             return
     yield
+
+
+def _refuse_busy(output: Path) -> None:
+    """See that no other process is writing to an output around this one.
+
+    Raises:
+        LumenError: if one is.
+    """
+    for parent in Path(os.path.abspath(output)).parents:
+        if (parent / RECORD_NAME).is_file() and not is_held(parent):
+            with held(parent, busy=f"another process is writing to {parent}: wait for it"):
+                pass
 
 
 def refuse_overlap(output: Path, inputs: Iterable[Path | None], flag: str = "--output") -> None:
@@ -297,6 +312,8 @@ def _publish(record: OutputRecord, final: Path) -> None:
     with explain_os_errors("write", final):
         if os.path.lexists(final):
             _refuse_conflicts(record, final)
+            # Whoever could not look into the old folder cannot look into the new one.
+            record.root.chmod(stat.S_IMODE(final.stat().st_mode))
             os.rename(final, aside)
         try:
             own(final / RECORD_NAME)
@@ -354,6 +371,9 @@ def _recover(final: Path) -> None:
 
 def _remove_replaced(aside: Path, final: Path) -> None:
     """Remove an output that was replaced; files of the user in it move to the new one."""
+    for parent, folders, files in os.walk(aside):
+        if not folders and not files:
+            (final / Path(parent).relative_to(aside)).mkdir(parents=True, exist_ok=True)
     for path in unlisted_in(aside):
         target = final / path.relative_to(aside)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from data_prep import extract
 from data_prep.calibration import read_calibration
 from data_prep.extract import ExtractConfig
-from data_prep.frame_source import open_source, source_name, source_place
+from data_prep.frame_source import open_source, source_name, source_places
 from data_prep.sequence_undistortion import recorded_sequence
 from descriptor.cache_root import check_cache_root
 from pipeline.errors import LumenError, PartialSuccess, require
@@ -48,7 +48,7 @@ def reconstruct(config: ReconstructConfig) -> list[Path]:
         check_cache_root(config.cache_root)
     output = config.output or Path("runs") / source_name(config.input)
     settings = config.train_config if config.train_config != TRAIN_CONFIG else None
-    inputs = (source_place(config.input), config.calibration, config.weights, settings)
+    inputs = (*source_places(config.input), config.calibration, config.weights, settings)
     with output_folder(output, "reconstruct.py", inputs=inputs) as record:
         try:
             sequences = _sequences(config, record)
@@ -183,7 +183,9 @@ def _claim(record: OutputRecord, inputs: Mapping[str, object], *, overwrite: boo
         LumenError: if it does, and may not be replaced.
     """
     path = ReconstructionPaths(record.root).input
-    if path.exists() and read_yaml(path) != inputs:
+    known = read_yaml(path) if path.exists() else inputs
+    require(isinstance(known, dict), f"{path} is damaged: remove it, and run the same command again")
+    if known != inputs:
         require(
             overwrite,
             f"{record.root} holds the reconstruction of another input: choose another --output, or pass --overwrite to "

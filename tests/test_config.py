@@ -247,3 +247,9 @@ def test_a_home_folder_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
     with pytest.raises(LumenError, match=r"~/clip.mp4: it is not known where the home folder is"):
         parse("~/clip.mp4")
+
+
+@pytest.mark.parametrize("arguments", [["clip.mp4", "--output", ""], ["clip.mp4", "--output="], [""]])
+def test_an_empty_argument_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(LumenError, match="is empty: is a shell variable unset"):
+        parse(*arguments)

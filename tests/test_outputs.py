@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from child_process import stop_script_when_ready
+from data_prep.frame_source import source_places
 from pipeline.errors import LumenError
 from pipeline.files import atomic_write, partial_path, write_bytes
 from pipeline.output_record import RECORD_NAME, OutputRecord, own_scratch, recording, remove_own
@@ -416,3 +419,50 @@ def test_an_output_at_the_root_of_a_mounted_disk_is_written_into_it(
     assert {path.name for path in disk.iterdir()} == {"a", "b", "inner", RECORD_NAME}
     with pytest.raises(LumenError, match="exists already"):
         make(disk, "newer")
+
+
+def test_an_inner_output_with_a_file_of_the_user_can_be_made_again(tmp_path: Path) -> None:
+    with output_folder(tmp_path / "run", "reconstruct.py") as record:
+        make(tmp_path / "run" / "extracted", "old", kind="extract.py")
+        (tmp_path / "run" / "extracted" / "mine").write_text("mine")
+        record.clear()
+        make(tmp_path / "run" / "extracted", "new", overwrite=True, kind="extract.py")
+    assert contents(tmp_path / "run" / "extracted") == made_of("new", mine="mine")
+
+
+def test_an_output_inside_one_that_another_process_holds_is_refused(tmp_path: Path) -> None:
+    script = """
+from pathlib import Path
+from pipeline.outputs import output_folder
+import time
+with output_folder(Path("run"), "reconstruct.py"):
+    Path("run/extracted").mkdir()
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        with pytest.raises(LumenError, match=r"another process is writing to .*run"):
+            make(tmp_path / "run" / "extracted", "new", kind="extract.py")
+        child.kill()
+    make(tmp_path / "run" / "extracted", "new", kind="extract.py")
+
+
+def test_a_private_folder_stays_private_and_empty_folders_stay(tmp_path: Path) -> None:
+    (tmp_path / "out" / "my" / "empty folder").mkdir(parents=True)
+    (tmp_path / "out").chmod(0o700)
+    for content in ("old", "new"):
+        make(tmp_path / "out", content, overwrite=True)
+        assert (tmp_path / "out").stat().st_mode & 0o777 == 0o700
+        assert (tmp_path / "out" / "my" / "empty folder").is_dir()
+
+
+def test_links_among_images_lead_to_inputs_as_well(tmp_path: Path) -> None:
+    (tmp_path / "out" / "frames").mkdir(parents=True)
+    (tmp_path / "out" / "frames" / "0.jpg").write_text("image")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "0.jpg").symlink_to("../out/frames/0.jpg")
+    for name in ("out", "out/frames", "out/frames/run"):
+        with pytest.raises(LumenError, match="the input"):
+            refuse_overlap(tmp_path / name, source_places(tmp_path / "links"))
+    refuse_overlap(tmp_path / "run", source_places(tmp_path / "links" / "*.jpg"))

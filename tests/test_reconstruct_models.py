@@ -25,7 +25,7 @@ from quick_settings import FAST
 from reconstruction.config import ReconstructConfig
 from reconstruction.run import reconstruct
 
-FRAMES = 64
+FRAMES = 44
 
 
 @pytest.fixture(scope="module")

@@ -49,9 +49,7 @@ def _measure(options: argparse.Namespace, work: Path) -> int:
         mine = _kill_until_done(options, work, output, rng, kills, duration_s)
         runs += 1
         same = _agree(result(output), wanted, exact=options.train_minutes == 0)
-        # A work folder takes the files in it along when it gets its final name.
-        there = {path.name: path.read_bytes() for path in output.rglob("mine_*.txt")}
-        untouched = there == {path.name: content for path, content in mine.items()}
+        untouched = all(path.read_bytes() == content for path, content in mine.items())
         wrong += not (same and untouched)
         print(f"run {runs}: same result: {same}, files of the user untouched: {untouched} ({len(mine)})", flush=True)
     print(f"{kills.total()} kills in {runs} runs of {duration_s:.0f} s: {wrong} wrong")

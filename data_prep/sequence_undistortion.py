@@ -5,7 +5,6 @@ done again with a better camera.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,9 +18,9 @@ from data_prep.calibration import write_calibration
 from data_prep.extraction_plan import describe_calibration
 from data_prep.undistort import Undistortion, plan_undistortion
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import link_or_copy, partial_path, write_bytes
+from pipeline.files import link_or_copy, write_bytes
 from pipeline.images import write_image
-from pipeline.output_record import own
+from pipeline.output_record import remove_own
 from pipeline.outputs import joined_output
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
@@ -156,33 +155,24 @@ class _FrameWriter:
 
 
 def _keep_recorded(paths: SequencePaths) -> SequencePaths:
-    """`recorded/`, made first if it is not there: whole whenever it is."""
+    """`recorded/`, made first if it is not there: whole when it has its `sequence.yaml`, which is written last."""
     recorded = paths.recorded
     if recorded.sequence.exists():
         return recorded
-    require(
-        not os.path.lexists(recorded.root),
-        f"{recorded.root} lacks its {recorded.sequence.name}: move it away if it is not from LumenSfM; "
-        "if it is, extract the sequence again",
-    )
-    partial = partial_path(recorded.root)
-    with explain_os_errors("write", recorded.root):
-        # What a killed call has linked is linked anew: the frames may be others by now.
-        for leftover in partial.glob("*/????????.jpg*"):
-            leftover.unlink()
-        for file in _files(paths):
-            (partial / file).unlink(missing_ok=True)
-            link_or_copy(paths.root / file, partial / file)
-            own(recorded.root / file)
-        os.rename(partial, recorded.root)
+    # What a killed call has left there.
+    remove_own(recorded.root)
+    for file in _files(paths):
+        source, target = paths.root / file, recorded.root / file
+        if not (target.exists() and target.samefile(source)):
+            link_or_copy(source, target)
     return recorded
 
 
 def _files(paths: SequencePaths) -> Iterator[Path]:
-    """What an extraction writes of a sequence, relative to its folder."""
+    """What an extraction writes of a sequence, relative to its folder; `sequence.yaml` is the last."""
     indices = sorted(frame.index for frame in Sequence.load(paths.sequence).frames)
     frames = [file for index in indices for file in (paths.image(index), paths.frame_mask(index))]
-    for file in (paths.sequence, paths.mask, *frames):
+    for file in (paths.mask, *frames, paths.sequence):
         if file.is_file():
             yield file.relative_to(paths.root)
 

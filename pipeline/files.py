@@ -70,7 +70,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     with explain_os_errors("write", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
-            raise LumenError(f"{target} exists already")
+            raise LumenError(f"{target} exists already: move it away")
         own(target)
         with suppress(OSError):
             # Resolved, because a relative symbolic link means something else in another folder.

@@ -177,10 +177,11 @@ class OutputRecord:
         self.remove(*children)
 
     def discard(self) -> None:
-        """Remove everything that this tool wrote, the record included, and the folder if it is then empty."""
+        """Remove everything that this tool wrote; the record stays beside files of the user, to write there again."""
         self.clear()
         with explain_os_errors("remove", self.root):
-            self.path.unlink(missing_ok=True)
+            if not any(path != self.path for path in files_under(self.root)):
+                self.path.unlink(missing_ok=True)
             _remove_empty_folders(self.root)
 
     def _ownership(self) -> Callable[[Path], bool]:

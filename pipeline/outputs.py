@@ -309,22 +309,35 @@ def _publish(record: OutputRecord, final: Path) -> None:
         return
     _recover(final)
     aside = final.with_name(f"{_ASIDE}{final.name}")
+    work, users = record.root, record.foreign()
     with explain_os_errors("write", final):
         if os.path.lexists(final):
             _refuse_conflicts(record, final)
             # Whoever could not look into the old folder cannot look into the new one.
-            record.root.chmod(stat.S_IMODE(final.stat().st_mode))
+            work.chmod(stat.S_IMODE(final.stat().st_mode))
             os.rename(final, aside)
         try:
             own(final / RECORD_NAME)
-            os.rename(record.root, final)
+            os.rename(work, final)
         except OSError:
             if os.path.lexists(aside):
                 os.rename(aside, final)
             raise
         record.root = final
+        _move_back([path.relative_to(work) for path in users], final, work, record.kind)
         if aside.exists():
             _remove_replaced(aside, final)
+
+
+def _move_back(users: Sequence[Path], final: Path, work: Path, kind: str) -> None:
+    """Move files of the user, which were in a work folder, back to where they were."""
+    if users:
+        work.mkdir()
+        own(work / RECORD_NAME)
+        OutputRecord.create(work, kind)
+    for name in users:
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        os.rename(final / name, work / name)
 
 
 def _publish_upwards(record: OutputRecord, final: Path) -> None:

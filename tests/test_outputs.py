@@ -468,11 +468,16 @@ def test_links_among_images_lead_to_inputs_as_well(tmp_path: Path) -> None:
     refuse_overlap(tmp_path / "run", source_places(tmp_path / "links" / "*.jpg"))
 
 
-def test_a_file_of_the_user_in_the_hidden_folder_goes_along_when_it_is_published(tmp_path: Path) -> None:
+def test_a_file_of_the_user_in_a_work_folder_stays_there(tmp_path: Path) -> None:
     with work_folder(tmp_path / "out", "test.py") as work:
         write_bytes(work.path / "a", b"killed")
-        (work.path / "mine").write_text("mine")
-    assert (tmp_path / ".partial.out" / "mine").exists()
-    make(tmp_path / "out", "new")
-    assert contents(tmp_path / "out") == made_of("new", mine="mine")
-    assert names(tmp_path) == {"out"}
+        (work.path / "deep").mkdir()
+        (work.path / "deep" / "mine").write_text("mine")
+    for content in ("first", "second"):
+        make(tmp_path / "out", content, overwrite=True)
+        assert contents(tmp_path / "out") == made_of(content)
+        assert (tmp_path / ".partial.out" / "deep" / "mine").read_text() == "mine"
+    with work_folder(tmp_path / "out", "test.py", overwrite=True) as work:
+        work.discard()
+    make(tmp_path / "out", "third", overwrite=True)
+    assert (tmp_path / ".partial.out" / "deep" / "mine").read_text() == "mine"

@@ -21,6 +21,7 @@ from pipeline.config import to_mapping
 from pipeline.errors import LumenError
 from pipeline.files import partial_path, write_bytes, write_yaml
 from pipeline.images import write_image
+from pipeline.output_record import OutputRecord, files_under
 from pipeline.outputs import joined_output
 from pipeline.paths import SequencePaths
 from pipeline.sequence import ContentArea, Sequence
@@ -223,15 +224,15 @@ undistort_sequence(SequencePaths(Path(sys.argv[1])), camera)
 """
 
 
-# Of 12 links, a rename, 10 replaced files of frames, the content mask, calibration.yaml and sequence.yaml.
-@pytest.mark.parametrize("operation", [7, 13, 18, 26])
+# Of 12 links, 10 replaced files of frames, the content mask, calibration.yaml and sequence.yaml.
+@pytest.mark.parametrize("operation", [7, 12, 17, 25])
 def test_killed_and_called_again_gives_the_same_bytes(
     operation: int, paths: SequencePaths, original: Path, tmp_path: Path
 ) -> None:
     undisturbed = copy_of(original, tmp_path / "undisturbed")
     undistort_sequence(undisturbed, make_camera())
     assert run_script(KILLED, tmp_path, str(paths.root), str(operation), repr(FISHEYE)).returncode == -9
-    assert paths.recorded.root.exists() == (operation > 13)
+    assert paths.recorded.sequence.exists() == (operation > 12)
     assert digests(recorded_sequence(paths).root).items() >= digests(original).items()
     undistort_sequence(paths, make_camera())
     assert digests(paths.root) == digests(undisturbed.root)
@@ -285,12 +286,19 @@ def test_a_frame_without_a_mask_gets_none(paths: SequencePaths) -> None:
 
 
 def test_leftovers_of_a_killed_run_do_not_get_into_recorded(paths: SequencePaths) -> None:
-    for leftover in (partial_path(paths.image(0)), partial_path(paths.recorded.root) / "images" / "00000099.jpg"):
+    OutputRecord.create(paths.root, "extract.py").adopt(files_under(paths.root))
+    for leftover in (partial_path(paths.image(0)), paths.recorded.images / "00000099.jpg"):
         with joined_output(paths.root):
             write_bytes(leftover, b"half")
     undistort_sequence(paths, make_camera())
     assert {path.name for path in paths.recorded.images.iterdir()} == {f"{index:08d}.jpg" for index in range(COUNT)}
-    assert not partial_path(paths.recorded.root).exists()
+
+
+def test_files_of_the_user_in_recorded_stay(paths: SequencePaths) -> None:
+    paths.recorded.images.mkdir(parents=True)
+    (paths.recorded.images / "00000099.jpg").write_bytes(b"mine")
+    undistort_sequence(paths, make_camera())
+    assert (paths.recorded.images / "00000099.jpg").read_bytes() == b"mine"
 
 
 def test_content_beyond_the_largest_field_of_view_is_cut_off(paths: SequencePaths) -> None:
@@ -320,10 +328,12 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched(paths: Sequen
     with pytest.raises(ValueError, match="mask"):
         undistort_sequence(paths, pycolmap.Camera(model="PINHOLE", width=80, height=64, params=[65, 65, 40, 32]))
     assert digests(paths.root) == before
-    paths.recorded.root.mkdir()
-    with pytest.raises(LumenError, match="lacks its sequence.yaml"):
+    paths.recorded.images.mkdir(parents=True)
+    paths.recorded.image(2).write_bytes(b"mine")
+    with pytest.raises(LumenError, match="exists already: move it away"):
         undistort_sequence(paths, make_camera())
-    assert digests(paths.root) == before
+    assert paths.recorded.image(2).read_bytes() == b"mine"
+    assert digests(paths.root).items() >= before.items()
 
 
 def test_a_damaged_frame_mask_is_named_and_nothing_is_said_to_be_undistorted(paths: SequencePaths) -> None:

@@ -1,4 +1,4 @@
-"""Kill reconstruct.py at random moments, run the same command again, and compare with a run that was left alone.
+"""Kill reconstruct.py at random moments of every stage, run it again, and compare with a run that was left alone.
 
     python benchmarks/kills.py --kills 50
 
@@ -13,14 +13,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+_START = "start"
+_STAGES = (_START, "extract", "train", "correspond", "skeleton", "flesh", "export", "report")
 
 
 def main() -> int:
@@ -37,23 +41,21 @@ def main() -> int:
 def _measure(options: argparse.Namespace, work: Path) -> int:
     phantom = [str(work / "phantom"), "--frames", str(options.frames), "--cuts", "1", "--size", "320", "256"]
     _run("data_prep/phantom.py", *phantom, "--fps", "15", "--seed", "2", "--no_depth")
-    started = time.monotonic()
-    _run(*_command(options, work, work / "undisturbed"))
-    duration_s = time.monotonic() - started
+    durations_s = _stage_durations(_command(options, work, work / "undisturbed"))
     wanted = result(work / "undisturbed")
     rng = random.Random(options.seed)
     kills: Counter[str] = Counter()
     wrong, runs = 0, 0
     while kills.total() < options.kills:
         output = work / f"run{runs}"
-        mine = _kill_until_done(options, work, output, rng, kills, duration_s)
+        mine = _kill_until_done(_command(options, work, output), output, rng, kills, durations_s)
         runs += 1
         same = _agree(result(output), wanted, exact=options.train_minutes == 0)
         untouched = all(path.read_bytes() == content for path, content in mine.items())
         wrong += not (same and untouched)
         print(f"run {runs}: same result: {same}, files of the user untouched: {untouched} ({len(mine)})", flush=True)
-    print(f"{kills.total()} kills in {runs} runs of {duration_s:.0f} s: {wrong} wrong")
-    print(", ".join(f"{place} {count}" for place, count in kills.most_common()))
+    print(f"{kills.total()} kills in {runs} runs of {sum(durations_s.values()):.0f} s: {wrong} wrong")
+    print(", ".join(f"{place} {count}" for place, count in sorted(kills.items())))
     return int(wrong > 0)
 
 
@@ -64,40 +66,84 @@ def _command(options: argparse.Namespace, work: Path, output: Path) -> list[str]
         settings += ["--train_minutes", str(options.train_minutes), "--cache_root", str(work / "cache")]
     else:
         settings += ["--preset", "fast"]
-    return ["reconstruct.py", str(phantom / "video.mp4"), "--output", str(output), *settings]
+    return [sys.executable, "reconstruct.py", str(phantom / "video.mp4"), "--output", str(output), *settings]
+
+
+class _Log:
+    """Follows what a command writes to stderr."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.lines: list[str] = []
+        self.stage = _START
+        self._changed = threading.Condition()
+        self._is_open = True
+        self._thread = threading.Thread(target=self._follow, args=(stream,))
+        self._thread.start()
+
+    def _follow(self, stream: IO[str]) -> None:
+        for line in stream:
+            with self._changed:
+                self.lines.append(line)
+                name = line.partition(":")[0]
+                self.stage = name if name in _STAGES else self.stage
+                self._changed.notify_all()
+        with self._changed:
+            self._is_open = False
+            self._changed.notify_all()
+
+    def wait_for(self, stage: str) -> bool:
+        """Wait until a stage begins; False if the command ends before."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.stage == stage or not self._is_open)
+            return self.stage == stage
+
+    def text(self) -> str:
+        """All of it, once the command has ended."""
+        self._thread.join()
+        return "".join(self.lines)
+
+
+def _started(line: list[str]) -> "tuple[subprocess.Popen[str], _Log]":
+    child = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    return child, _Log(child.stderr)
+
+
+def _stage_durations(line: list[str]) -> dict[str, float]:
+    """Run the command to its end; how long each stage takes in all, in seconds."""
+    durations_s: Counter[str] = Counter()
+    child, log = _started(line)
+    while child.poll() is None:
+        before = time.monotonic()
+        time.sleep(0.02)
+        durations_s[log.stage] += time.monotonic() - before
+    if child.returncode:
+        raise SystemExit(f"status {child.returncode}:\n{log.text()}")
+    return dict(durations_s)
 
 
 def _kill_until_done(
-    options: argparse.Namespace, work: Path, output: Path, rng: random.Random, kills: Counter[str], duration_s: float
+    line: list[str], output: Path, rng: random.Random, kills: Counter[str], durations_s: dict[str, float]
 ) -> dict[Path, bytes]:
     """Run the command until it ends by itself; the files that were put into its output, with their contents."""
     mine: dict[Path, bytes] = {}
     while True:
-        line = [sys.executable, *_command(options, work, output)]
-        with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+        number, stage = rng.choice(_SIGNALS), rng.choice(list(durations_s))
+        child, log = _started(line)
+        if log.wait_for(stage):
             try:
-                log = child.communicate(timeout=rng.uniform(0.1, 0.7 * duration_s))[1]
+                child.wait(timeout=rng.uniform(0, durations_s[stage] / 2))
             except subprocess.TimeoutExpired:
-                number = rng.choice(_SIGNALS)
                 child.send_signal(number)
-                log = child.communicate()[1]
-                if child.returncode not in (0, -number, 128 + number):
-                    raise SystemExit(f"status {child.returncode} after {number.name}:\n{log}") from None
-                kills[f"{_stage(log)} ({number.name})"] += 1
+                if child.wait() not in (0, -number, 128 + number):
+                    raise SystemExit(f"status {child.returncode} after {number.name}:\n{log.text()}") from None
+                log.text()
+                kills[f"{log.stage} ({number.name})"] += 1
                 mine |= _put_files(output, rng)
-        if child.returncode == 0:
+        if child.wait() == 0:
             return mine
         if child.returncode in (1, 2, 3, 70):
-            raise SystemExit(f"status {child.returncode}:\n{log}")
-
-
-def _stage(log: str) -> str:
-    """The last stage that a log names."""
-    names = ("extract", "train", "correspond", "skeleton", "flesh", "export", "report")
-    found = [
-        line.partition(":")[0] for line in log.splitlines() if line.startswith(tuple(f"{name}: " for name in names))
-    ]
-    return found[-1] if found else "start"
+            raise SystemExit(f"status {child.returncode}:\n{log.text()}")
 
 
 def _put_files(output: Path, rng: random.Random) -> dict[Path, bytes]:

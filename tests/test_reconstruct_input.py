@@ -89,6 +89,8 @@ def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_rec
     assert f"{int(images[5].stem)} its image cannot be read" in missing
     assert {int(line.split()[0]) for line in missing} >= {int(image.stem) for image in images[10:13]}
     assert len(read_training_data(paths.root).frame_index) == len(images) - len(missing) >= 18
+    warnings = json.loads(paths.stage_report("skeleton").read_text())["warnings"]
+    assert any(f"{len(missing)} of {len(images)} frames are in no model" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize(

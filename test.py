@@ -1,16 +1,16 @@
 """python test.py --testing_data_root DIR --trained_model_path FILE --log_root DIR: measure a descriptor."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
 
 import sys
 
+from descriptor.evaluation.sequences import TestConfig, measure
 from descriptor.keypoints.evaluation import KeypointConfig, measure_keypoints
-from descriptor.testing import TestConfig, measure
-from pipeline.command import Variants, run_variant
+from pipeline.command.run_command import Variants, run_variant
 
 if __name__ == "__main__":
     photographs = (KeypointConfig, measure_keypoints)

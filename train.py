@@ -1,18 +1,18 @@
 """python train.py --training_data_root DIR --log_root DIR: train a descriptor."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
 
 import sys
 
-from descriptor.gift.training import train as train_gift
-from descriptor.gift.training_config import GiftTrainConfig
-from descriptor.training import train
-from descriptor.training_config import TrainConfig
-from pipeline.command import Variants, run_variant
+from descriptor.fcdensenet.train import train
+from descriptor.fcdensenet.train_config import TrainConfig
+from descriptor.gift.train import train as train_gift
+from descriptor.gift.train_config import GiftTrainConfig
+from pipeline.command.run_command import Variants, run_variant
 
 if __name__ == "__main__":
     methods: Variants = {

@@ -35,15 +35,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data_prep.bootstrap import BootstrapConfig, run
-from data_prep.bootstrap_input import InputVideo
+from pipeline.data.training_data import TrainingData
+from pipeline.data.training_files import read_mask, read_training_data
 from pipeline.errors import LumenError
-from pipeline.files import read_yaml
+from pipeline.outputs.files import read_yaml
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
 from pipeline.report import peak_memory_mb
-from pipeline.training_data import TrainingData
-from pipeline.training_files import read_mask, read_training_data
-from sfm.alignment import PathDifference, align_poses, compare_paths
-from sfm.colmap_model import read_model, training_data_from_model
+from sfm.colmap.model import read_model, training_data_from_model
+from sfm.evaluation.alignment import PathDifference, align_poses, compare_paths
+from sfm.input_video import InputVideo
 
 Floats = npt.NDArray[np.float64]
 
@@ -235,8 +235,8 @@ def judge(case: Case, data: TrainingData, focal_px: float) -> tuple[Agreement | 
     if case.phantom is None:
         return None, ["-"] * 2
     # Imported here, because the memory of Open3D would count as that of the methods' processes, which import this file.
-    from sfm.surface_truth import SurfaceTruth
-    from sfm.truth_comparison import evaluate
+    from sfm.evaluation.surface import SurfaceTruth
+    from sfm.evaluation.truth import evaluate
 
     truth = SurfaceTruth.load(case.phantom)
     found = agreement(data, np.arange(len(truth.shows)), truth.cam_from_world)

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import av
 
-from data_prep.frame_source import open_source
+from data_prep.video.frame_source import open_source
+from pipeline.data.phantom_files import PhantomPaths
 from pipeline.paths import RunPaths
-from pipeline.phantom_files import PhantomPaths
 
 
 def repeat_packets(video: Path, output: Path, seconds: float) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from descriptor.gift.gift_descriptor import GiftDescriptor, GiftNetwork
+from descriptor.gift.descriptor import GiftDescriptor, GiftNetwork
 from descriptor.gift.network import as_input
 
 HEIGHT, WIDTH, POINTS = 480, 640, 3000

@@ -23,7 +23,7 @@ from descriptor.gift.homography import apply, similarity, view_of
 from descriptor.keypoints.describers import SiftDescriber
 from descriptor.keypoints.detectors import Keypoints, SiftDetector
 from descriptor.registry import load_descriptor
-from pipeline.files import atomic_write
+from pipeline.outputs.files import atomic_write
 
 ANGLES_DEG = (0, 15, 30, 45, 60, 75, 90)
 SCALES = (0.25, 0.35, 0.5, 0.71, 1.0, 1.41, 2.0, 2.83, 4.0)

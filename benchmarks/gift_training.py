@@ -16,12 +16,12 @@ import cv2
 import numpy as np
 import torch
 
-from descriptor.gift import gift_training
-from descriptor.gift.gift_descriptor import GiftNetwork
-from descriptor.gift.gift_training import GiftTraining
+from descriptor.gift import learner as gift_training
+from descriptor.gift.descriptor import GiftNetwork
+from descriptor.gift.images import Pictures
+from descriptor.gift.learner import GiftTraining
 from descriptor.gift.loss import triplet_loss
-from descriptor.gift.pictures import Pictures
-from descriptor.gift.training_config import GiftTrainConfig
+from descriptor.gift.train_config import GiftTrainConfig
 from pipeline.report import peak_memory_mb
 
 REPEATS = 3

@@ -31,12 +31,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from descriptor.base import DescriptorMap
-from descriptor.matching.coarse_to_fine import CoarseToFineSearch
-from descriptor.matching.cupy_search import CupySearch
-from descriptor.matching.engines import EngineName, choose_engine
+from descriptor.matching.engines.choice import EngineName, choose_engine
+from descriptor.matching.engines.coarse_to_fine import CoarseToFineSearch
+from descriptor.matching.engines.cupy_search import CupySearch
+from descriptor.matching.engines.search import Best, SearchEngine
+from descriptor.matching.engines.torch_search import TorchSearch
 from descriptor.matching.matcher import SearchableFrame, match
-from descriptor.matching.search import Best, SearchEngine
-from descriptor.matching.torch_search import TorchSearch
 from descriptor.network_frame import NetworkFrame
 from descriptor.registry import load_descriptor
 from pipeline.errors import LumenError

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from data_prep.bootstrap_input import InputVideo
-from descriptor.described_frames import DescribedFrames
-from descriptor.global_descriptor import FrameSimilarity
-from descriptor.keypoint_matching import KeypointMatcher, KeypointRules
-from descriptor.matching.engines import choose_engine
-from descriptor.pair_policy import Candidates, DdlPolicy, PairMatches, match_from
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.described_frames import DescribedFrames
+from descriptor.matching.engines.choice import choose_engine
+from descriptor.matching.global_descriptor import FrameSimilarity
+from descriptor.matching.keypoint_matching import KeypointMatcher, KeypointRules
+from descriptor.matching.pair_policy import Candidates, DdlPolicy, PairMatches, match_from
 from descriptor.registry import load_descriptor
-from pipeline.working_frames import WorkingFrames
+from sfm.input_video import InputVideo
 
 # How many frames that look most alike are tried.
 SIMILAR = (3, 5, 10, 20)

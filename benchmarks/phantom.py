@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.files import read_yaml
-from pipeline.phantom_files import PhantomPaths
+from pipeline.data.phantom_files import PhantomPaths
+from pipeline.outputs.files import read_yaml
 
 WIDTH, HEIGHT = 640, 512
 FRAMES = (60, 240)

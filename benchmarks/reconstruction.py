@@ -22,17 +22,17 @@ import cv2
 import numpy as np
 from bootstrap import COLMAP, run_alone
 
-from data_prep.bootstrap_input import InputVideo
+from pipeline.data.phantom_files import PhantomPaths
+from pipeline.data.tracks import Tracks
+from pipeline.data.training_data import TrainingData
+from pipeline.data.training_files import read_training_data
 from pipeline.paths import RunPaths
-from pipeline.phantom_files import PhantomPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
-from pipeline.tracks import Tracks
-from pipeline.training_data import TrainingData
-from pipeline.training_files import read_training_data
-from sfm.alignment import compare_paths
-from sfm.colmap_model import read_model, training_data_from_model
-from sfm.surface_truth import SurfaceTruth
-from sfm.truth_comparison import evaluate
+from sfm.colmap.model import read_model, training_data_from_model
+from sfm.evaluation.alignment import compare_paths
+from sfm.evaluation.surface import SurfaceTruth
+from sfm.evaluation.truth import evaluate
+from sfm.input_video import InputVideo
 
 ROOT = Path(__file__).parent.parent
 MODES = ("flow", "descriptor", "both")

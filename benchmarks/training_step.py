@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from descriptor.clip import PointPairs
+from descriptor.clips.clip import PointPairs
+from descriptor.clips.groups import Group
 from descriptor.device import keep_freed_memory
-from descriptor.fcdensenet import FCDenseNet, NetworkShape, network_input
-from descriptor.group_loss import group_loss
-from descriptor.groups import Group
+from descriptor.fcdensenet.group_loss import group_loss
+from descriptor.fcdensenet.network import FCDenseNet, NetworkShape, network_input
 from pipeline.report import peak_memory_mb
 
 HEIGHT, WIDTH, PAIRS, SCALE = 256, 320, 4, 20.0

@@ -1,7 +1,7 @@
 """Sequence → SfM training data: a first Structure from Motion, from nothing but the frames."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -19,35 +19,41 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from data_prep.bootstrap_input import InputVideo
-from data_prep.bootstrap_models import figures_of, sample_colors, write_model
-from data_prep.bootstrap_overview import draw_overview
-from data_prep.bootstrap_summary import describe_models, list_unregistered, summary_line
-from data_prep.model_cleaning import CleaningRules, clean_models
-from data_prep.point_tracking import (
+from data_prep.calibration.unknown_camera import (
+    MappingCamera,
+    find_camera,
+    known_camera,
+    likely_camera,
+    undistort_with_models,
+)
+from descriptor.flow.flow_finder import FlowFinder
+from descriptor.flow.follow import (
     Correspondences,
     check_keyframes,
     choose_keyframes,
     follow_points,
     keyframe_directions,
 )
-from data_prep.unknown_camera import MappingCamera, find_camera, known_camera, likely_camera, undistort_with_models
+from descriptor.flow.working_frames import WorkingFrames
 from pipeline.color_consistency import mean_colors
-from pipeline.command import run_command
-from pipeline.config import from_mapping, save_config, to_mapping
+from pipeline.command.config import from_mapping, save_config, to_mapping
+from pipeline.command.run_command import run_command
+from pipeline.data.tracks import Integers, Tracks
 from pipeline.errors import LumenError, NoReconstruction, require
-from pipeline.files import read_yaml, write_json
-from pipeline.flow_finder import FlowFinder
 from pipeline.manifest import Manifest, Stage, fingerprint_path
-from pipeline.output_record import remove_own
-from pipeline.outputs import WorkFolder, joined_output, work_folder
+from pipeline.outputs.files import read_yaml, write_json
+from pipeline.outputs.folders import WorkFolder, joined_output, work_folder
+from pipeline.outputs.record import remove_own
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
-from pipeline.tracks import Integers, Tracks
-from pipeline.working_frames import WorkingFrames
-from sfm.sift import match_sift
-from sfm.track_model import TrackModel
-from sfm.video_mapping import VideoModels, map_video, without_points
+from sfm.input_video import InputVideo
+from sfm.mapping.clean_models import CleaningRules, clean_models
+from sfm.mapping.sift import match_sift
+from sfm.mapping.track_model import TrackModel
+from sfm.mapping.video import VideoModels, map_video, without_points
+from sfm.models import figures_of, sample_colors, write_model
+from sfm.output.overview import draw_overview
+from sfm.output.summary import describe_models, list_unregistered, summary_line
 
 Floats = npt.NDArray[np.float64]
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
-from data_prep.bootstrap_input import InputVideo
-from data_prep.point_tracking import Correspondences
-from data_prep.unknown_camera import MappingCamera, find_camera
+from data_prep.calibration.unknown_camera import MappingCamera, find_camera
+from descriptor.flow.follow import Correspondences
+from pipeline.data.tracks import Tracks
 from pipeline.errors import LumenError
 from pipeline.paths import BootstrapPaths, TrainingPaths
-from pipeline.tracks import Tracks
+from sfm.input_video import InputVideo
 
 logger = logging.getLogger(__name__)
 

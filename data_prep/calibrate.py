@@ -4,7 +4,7 @@ python data_prep/calibrate.py IMAGES --pattern chessboard --rows 6 --cols 9 --sp
 """
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -21,15 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import tyro
 
-from data_prep.calibration import write_calibration
-from data_prep.calibration_pattern import Gray, Pattern, PatternKind, find_pattern
-from data_prep.calibration_picture import draw_residuals
-from data_prep.calibration_solve import MIN_VIEWS, Lens, Solution, View, solve
-from data_prep.image_source import list_images
-from data_prep.opencv_storage import parse_storage
-from pipeline.command import run_command
+from data_prep.calibration.files import write_calibration
+from data_prep.calibration.opencv_storage import parse_storage
+from data_prep.calibration.pattern import Gray, Pattern, PatternKind, find_pattern
+from data_prep.calibration.plot import draw_residuals
+from data_prep.calibration.solve import MIN_VIEWS, Lens, Solution, View, solve
+from data_prep.video.image_source import list_images
+from pipeline.command.run_command import run_command
+from pipeline.data.images import is_own_picture, read_pixels, write_picture
 from pipeline.errors import LumenError
-from pipeline.images import is_own_picture, read_pixels, write_picture
 from pipeline.progress import progress
 
 # Of what is written, what no other tool writes.

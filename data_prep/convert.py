@@ -1,7 +1,7 @@
 """SfM results between formats: COLMAP models, training data, nerfstudio's transforms.json, TUM trajectories."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -19,22 +19,21 @@ import numpy.typing as npt
 import pycolmap
 import tyro
 
-from data_prep.phantom_training_data import is_phantom, write_phantom_training_data
-from data_prep.projection_check import draw_projections
-from pipeline.command import run_command
-from pipeline.depth_files import copy_depth
+from data_prep.simulation.training_data import is_phantom, write_phantom_training_data
+from pipeline.command.run_command import run_command
+from pipeline.data.depth_files import copy_depth
+from pipeline.data.images import write_image
+from pipeline.data.jpeg import is_jpeg, without_metadata
+from pipeline.data.sequence import Sequence
+from pipeline.data.sequence_images import read_own_mask
+from pipeline.data.training_data import Bytes, TrainingData
+from pipeline.data.training_files import read_mask, read_training_data, write_training_data
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import copy_file, write_bytes
-from pipeline.images import write_image
-from pipeline.jpeg import is_jpeg, without_metadata
-from pipeline.outputs import work_folder
+from pipeline.outputs.files import copy_file, write_bytes
+from pipeline.outputs.folders import work_folder
 from pipeline.paths import ConversionPaths, SequencePaths, TrainingPaths
 from pipeline.report import StageReport
-from pipeline.sequence import Sequence
-from pipeline.sequence_images import read_own_mask
-from pipeline.training_data import Bytes, TrainingData
-from pipeline.training_files import read_mask, read_training_data, write_training_data
-from sfm.colmap_model import (
+from sfm.colmap.model import (
     frame_number,
     has_frame_numbers,
     model_from_training_data,
@@ -42,8 +41,9 @@ from sfm.colmap_model import (
     read_model,
     training_data_from_model,
 )
-from sfm.colmap_writing import write_binary_model
-from sfm.export import NerfstudioLens, write_nerfstudio, write_tum
+from sfm.colmap.writing import write_binary_model
+from sfm.output.export import NerfstudioLens, write_nerfstudio, write_tum
+from sfm.output.projection_plot import draw_projections
 
 _CHECKED_FRAMES = 12
 # An eighth of the size, which costs JPEG next to nothing and still shows that it can be read.

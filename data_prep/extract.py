@@ -1,7 +1,7 @@
 """Video → sequence: the frames worth using, their content area, timestamps and calibration."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from data_prep.calibration import read_calibration
-from data_prep.contact_sheet import draw_contact_sheet
-from data_prep.extraction_plan import (
+from data_prep.calibration.files import read_calibration
+from data_prep.calibration.undistort import plan_undistortion
+from data_prep.selection.contact_sheet import draw_contact_sheet
+from data_prep.selection.frame_choice import ChoiceRules, choose_frames
+from data_prep.selection.plan import (
     ExtractionPlan,
     describe_calibration,
     describe_extraction,
@@ -26,23 +28,21 @@ from data_prep.extraction_plan import (
     summary_lines,
     why_nothing_is_kept,
 )
-from data_prep.frame_choice import ChoiceRules, choose_frames
-from data_prep.frame_source import open_source, source_name, source_places
-from data_prep.image_order import NumberMeaning
-from data_prep.sequence_writer import FrameFormat, write_frames, write_sequence
-from data_prep.source_frame import FrameSource
-from data_prep.undistort import plan_undistortion
-from data_prep.video_survey import Survey, survey_video
-from pipeline.command import run_command
-from pipeline.config import save_config, to_mapping
+from data_prep.selection.survey import Survey, survey_video
+from data_prep.selection.writer import FrameFormat, write_frames, write_sequence
+from data_prep.video.frame_source import open_source, source_name, source_places
+from data_prep.video.image_order import NumberMeaning
+from data_prep.video.source_frame import FrameSource
+from pipeline.command.config import save_config, to_mapping
+from pipeline.command.run_command import run_command
+from pipeline.data.images import write_image
+from pipeline.data.sequence import Calibration, Sequence
 from pipeline.errors import LumenError, require
-from pipeline.images import write_image
 from pipeline.manifest import Manifest, Stage, fingerprint_path
-from pipeline.output_record import remove_own
-from pipeline.outputs import WorkFolder, work_folder
+from pipeline.outputs.folders import WorkFolder, work_folder
+from pipeline.outputs.record import remove_own
 from pipeline.paths import RunPaths
 from pipeline.report import StageReport
-from pipeline.sequence import Calibration, Sequence
 
 if TYPE_CHECKING:
     import pycolmap

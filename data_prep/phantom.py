@@ -1,7 +1,7 @@
 """Render endoscopy of procedural anatomy with exact truth."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -32,14 +32,14 @@ from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import join
 from data_prep.simulation.truth import PhantomTruth, frame_truths, write_truth
 from data_prep.simulation.video_camera import VideoCamera, exposure_gains
-from pipeline.command import run_command
-from pipeline.config import to_mapping
+from pipeline.command.config import to_mapping
+from pipeline.command.run_command import run_command
+from pipeline.data.images import write_image
+from pipeline.data.phantom_files import DEPTH_UNIT_MM, PhantomPaths
 from pipeline.errors import explain_os_errors, require
-from pipeline.file_names import ffmpeg_url
-from pipeline.images import write_image
-from pipeline.output_record import own
-from pipeline.outputs import work_folder
-from pipeline.phantom_files import DEPTH_UNIT_MM, PhantomPaths
+from pipeline.outputs.file_names import ffmpeg_url
+from pipeline.outputs.folders import work_folder
+from pipeline.outputs.record import own
 from pipeline.progress import progress
 from pipeline.report import StageReport
 

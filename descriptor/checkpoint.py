@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from descriptor.checkpoint_file import PARTS, read_checkpoint_file, shortened, weights_in
 from pipeline.errors import LumenError, require
-from pipeline.files import atomic_write
+from pipeline.outputs.files import atomic_write
 from pipeline.paths import AnyPath
 
 FORMAT_VERSION = 1
@@ -33,7 +33,7 @@ class Checkpoint:
         method: the backend that it belongs to; None if the file does not say.
         config: the settings it was trained with, builtin types; None for published files.
         optimizer: the optimizer's state, if it is there.
-        training: whatever else going on needs (`descriptor.trainer`).
+        training: whatever else going on needs (`descriptor.training.trainer`).
     """
 
     model: dict[str, Tensor]

@@ -4,7 +4,7 @@ python -m descriptor.frame_cache [--clear]
 """
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -29,15 +29,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from descriptor.cache_root import check_cache_root
-from descriptor.cache_root import default_cache_root as default_cache_root
+from descriptor.clips.cache_root import check_cache_root
+from descriptor.clips.cache_root import default_cache_root as default_cache_root
 from descriptor.network_frame import NetworkFrame
-from pipeline.command import run_command
+from pipeline.command.run_command import run_command
+from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, explain_os_errors, require
-from pipeline.files import atomic_write
-from pipeline.locks import held
+from pipeline.outputs.files import atomic_write
+from pipeline.outputs.locks import held
 from pipeline.progress import progress
-from pipeline.sequence_images import read_image
 
 FORMAT_VERSION = 1
 DEFAULT_LIMIT_GB = 20.0

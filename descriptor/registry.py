@@ -8,8 +8,8 @@ from descriptor.base import Descriptor
 from descriptor.checkpoint import Checkpoint
 from descriptor.checkpoint_file import listed
 from descriptor.dense_sift import DenseSift
-from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
-from descriptor.gift.gift_descriptor import GiftDescriptor
+from descriptor.fcdensenet.descriptor import FCDenseNetDescriptor
+from descriptor.gift.descriptor import GiftDescriptor
 from pipeline.errors import LumenError, require
 from pipeline.paths import AnyPath
 

@@ -13,14 +13,14 @@ import torch
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 
-from descriptor.gift.gift_descriptor import GiftDescriptor, GiftNetwork
+from descriptor.gift.descriptor import GiftDescriptor, GiftNetwork
 from descriptor.gift.homography import about_middle, apply, similarity, view_of
 from descriptor.gift.network import as_input, group_features
 from descriptor.keypoints.detectors import HarrisDetector
 from descriptor.keypoints.matchers import match_descriptors
 from descriptor.registry import load_descriptor
-from pipeline.files import atomic_write
-from pipeline.phantom_files import PhantomPaths
+from pipeline.data.phantom_files import PhantomPaths
+from pipeline.outputs.files import atomic_write
 
 DOCS = Path(__file__).parent
 FRAME, HEIGHT, WIDTH = 10, 288, 360

@@ -10,6 +10,10 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating]
 Float64Array = npt.NDArray[np.float64]
 
+# Longest side of the content area where points are followed: endoscopic video has little detail at its full size, and
+# this averages noise and compression out.
+WORKING_SIZE_PX = 540
+
 
 def opencv_from_colmap(points_px: FloatArray) -> FloatArray:
     """COLMAP pixel coordinates (..., 2) → OpenCV's, where the centre of the first pixel is (0, 0)."""

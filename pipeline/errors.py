@@ -11,7 +11,7 @@ class LumenError(Exception):
     """Something the user can mend: the message says what is wrong, where, and what to do.
 
     Commands print it as one line and exit with status 1; every other exception is a bug and shows its
-    traceback (`pipeline.command`).
+    traceback (`pipeline.command.run_command`).
     """
 
 

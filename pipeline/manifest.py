@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from pipeline.config import to_mapping
+from pipeline.command.config import to_mapping
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import is_leftover, write_json
+from pipeline.outputs.files import is_leftover, write_json
 from pipeline.versions import versions
 
 FORMAT_VERSION = 2
@@ -162,7 +162,7 @@ class Manifest:
 def fingerprint_path(path: Path) -> str:
     """SHA-256 of a file's bytes, or of the names and bytes of all files under a folder, as hex.
 
-    What a killed write left behind (`pipeline.files.is_leftover`) does not count.
+    What a killed write left behind (`pipeline.outputs.files.is_leftover`) does not count.
 
     Raises:
         LumenError: if it cannot be read.

@@ -25,7 +25,7 @@ class SequencePaths:
 
     @property
     def sequence(self) -> Path:
-        """Source, timestamps, calibration and quality of the frames (`pipeline.sequence`)."""
+        """Source, timestamps, calibration and quality of the frames (`pipeline.data.sequence`)."""
         return self.root / "sequence.yaml"
 
     @property
@@ -63,6 +63,11 @@ class SequencePaths:
     def recorded(self) -> "SequencePaths":
         """The images, masks and `sequence.yaml` as recorded, of a sequence that was undistorted later."""
         return SequencePaths(self.root / "recorded")
+
+    @property
+    def as_recorded(self) -> "SequencePaths":
+        """Where the frames are as recorded: `recorded` if it is there, otherwise the sequence itself."""
+        return self.recorded if self.recorded.sequence.exists() else self
 
 
 @dataclass(frozen=True)
@@ -199,7 +204,7 @@ class BootstrapPaths:
 
     @property
     def tracks(self) -> Path:
-        """All points that were followed (`pipeline.tracks`), in pixels of `images/`."""
+        """All points that were followed (`pipeline.data.tracks`), in pixels of `images/`."""
         return self.root / "tracks.npz"
 
     @property

@@ -83,7 +83,7 @@ class ReconstructionPaths:
 
     @property
     def tracks(self) -> Path:
-        """The points from which the camera's path follows (`pipeline.tracks`)."""
+        """The points from which the camera's path follows (`pipeline.data.tracks`)."""
         return self.root / "tracks.npz"
 
     @property
@@ -135,7 +135,7 @@ class ReconstructionPaths:
 
     @property
     def dense_tracks(self) -> Path:
-        """Where each dense point is seen (`pipeline.tracks`)."""
+        """Where each dense point is seen (`pipeline.data.tracks`)."""
         return self.results / "dense_tracks.npz"
 
     @property

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.files import write_json
+from pipeline.outputs.files import write_json
 
 
 class StageReport:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import tyro
 
-from data_prep.image_order import NumberMeaning
-from data_prep.model_cleaning import CleaningRules
+from data_prep.video.image_order import NumberMeaning
 from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
-from descriptor.keypoint_matching import KeypointRules
-from descriptor.matching.engines import EngineName
-from descriptor.pair_policy import DdlPolicy
+from descriptor.matching.engines.choice import EngineName
+from descriptor.matching.keypoint_matching import KeypointRules
+from descriptor.matching.pair_policy import DdlPolicy
 from pipeline.errors import require
+from sfm.mapping.clean_models import CleaningRules
 
 PairsName = Literal["keyframes", "ddl", "similar", "sequential", "exhaustive"]
 StageName = Literal["extract", "bootstrap", "train", "correspond", "skeleton", "flesh", "export", "report"]

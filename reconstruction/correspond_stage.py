@@ -7,31 +7,31 @@ from dataclasses import replace
 import numpy as np
 
 from data_prep.bootstrap import followed_before
-from data_prep.bootstrap_input import InputVideo
-from data_prep.point_tracking import (
+from descriptor.flow.flow_finder import FlowFinder
+from descriptor.flow.follow import (
     KnownPoints,
     check_keyframes,
     choose_keyframes,
     follow_points,
     keyframe_directions,
 )
-from descriptor.described_frames import DescribedFrames
-from descriptor.global_descriptor import FrameSimilarity
-from descriptor.guided_finder import GuidedFinder
-from descriptor.keypoint_matching import KeypointMatcher
-from descriptor.pair_policy import Candidates, DdlPolicy, match_from
-from pipeline.array_files import read_arrays, write_arrays
-from pipeline.files import write_json
-from pipeline.flow_finder import FlowFinder
-from pipeline.point_search import Finder
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.described_frames import DescribedFrames
+from descriptor.matching.global_descriptor import FrameSimilarity
+from descriptor.matching.guided_finder import GuidedFinder
+from descriptor.matching.keypoint_matching import KeypointMatcher
+from descriptor.matching.pair_policy import Candidates, DdlPolicy, match_from
+from pipeline.data.array_files import read_arrays, write_arrays
+from pipeline.data.tracks import Integers, Tracks
+from pipeline.finder import Finder
+from pipeline.outputs.files import write_json
 from pipeline.progress import progress
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from pipeline.tracks import Integers, Tracks
-from pipeline.working_frames import WorkingFrames
 from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder
-from sfm.sift import tracks_from_matches
+from sfm.input_video import InputVideo
+from sfm.mapping.sift import tracks_from_matches
 
 # Keyframes in which the descriptor looks for the points of a keyframe, by their distance in keyframes.
 _DESCRIPTOR_OFFSETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_prep.bootstrap_input import InputVideo
-from descriptor.guided_finder import GuidedFinder
-from pipeline.point_search import PointSearch
-from pipeline.working_frames import WorkingFrames
+from descriptor.flow.point_search import PointSearch
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.guided_finder import GuidedFinder
 from reconstruction.config import ReconstructConfig
+from sfm.input_video import InputVideo
 
 # As measured on endoscopy of 640x512 and 1080p: keyframes of all frames, the pairs of a keyframe, the share of a
 # frame's cells that get a point in a reference, frames that see a point, and bytes of an observation in all files and

@@ -9,21 +9,21 @@ import numpy as np
 import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
-from data_prep.bootstrap_input import InputVideo
-from pipeline.files import copy_or_link
-from pipeline.output_record import remove_own, share_output
+from pipeline.data.sequence import Sequence
+from pipeline.data.sequence_images import read_frame
+from pipeline.data.tracks import Tracks
+from pipeline.data.training_files import read_training_data
+from pipeline.outputs.files import copy_or_link
+from pipeline.outputs.record import remove_own, share_output
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from pipeline.sequence import Sequence
-from pipeline.sequence_images import read_frame
-from pipeline.tracks import Tracks
-from pipeline.training_files import read_training_data
 from reconstruction.flesh_stage import finished_models
 from reconstruction.skeleton_stage import model_numbers, poses_of
-from sfm.colmap_model import read_model
-from sfm.export import write_nerfstudio, write_tum
-from sfm.overlay import write_overlay
+from sfm.colmap.model import read_model
+from sfm.input_video import InputVideo
+from sfm.output.export import write_nerfstudio, write_tum
+from sfm.output.overlay import write_overlay
 
 logger = logging.getLogger(__name__)
 

@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from descriptor.guided_finder import GuidedFinder
-from pipeline.flow_finder import Directions
-from pipeline.point_search import Finder, Floats, Found
+from descriptor.flow.flow_finder import Directions
+from descriptor.flow.point_search import Floats
+from descriptor.matching.guided_finder import GuidedFinder
+from pipeline.finder import Finder, Found
 
 # Where flow found this share of the points, descriptors have little to add.
 _REACHED_SHARE = 0.3
 
 
 class CombinedFinder:
-    """A `pipeline.point_search.Finder` of one or two ways.
+    """A `pipeline.finder.Finder` of one or two ways.
 
     Args:
         flow: goes from near to far, or knows what did; None does without.
@@ -25,7 +26,7 @@ class CombinedFinder:
         self._flow, self._guided, self._rows = flow, guided, rows
 
     def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
-        """Find pixels of a frame; see `pipeline.point_search.Finder`. A pixel is found once in a frame."""
+        """Find pixels of a frame; see `pipeline.finder.Finder`. A pixel is found once in a frame."""
         by_flow: dict[int, np.ndarray] = {}
         if self._flow is not None:
             for row, which, places in self._flow(reference, pixels):

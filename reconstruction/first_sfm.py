@@ -7,14 +7,13 @@ from pathlib import Path
 
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
-from data_prep.bootstrap_input import InputVideo
 from data_prep.bootstrap_video import bootstrap_video
-from data_prep.sequence_undistortion import recorded_sequence
+from pipeline.data.sequence import Sequence as SequenceFacts
 from pipeline.errors import LumenError
-from pipeline.files import read_yaml
+from pipeline.outputs.files import read_yaml
 from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
-from pipeline.sequence import Sequence as SequenceFacts
 from reconstruction.config import ReconstructConfig
+from sfm.input_video import InputVideo
 
 POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage")
 
@@ -64,7 +63,7 @@ def _by_video(configs: Sequence[BootstrapConfig]) -> list[list[BootstrapConfig]]
     """The sequences of each video together: they were recorded by one camera."""
     groups: dict[str, list[BootstrapConfig]] = {}
     for config in configs:
-        facts = SequenceFacts.load(recorded_sequence(SequencePaths(config.sequence)).sequence)
+        facts = SequenceFacts.load(SequencePaths(config.sequence).as_recorded.sequence)
         groups.setdefault(facts.source.sha256, []).append(config)
     return list(groups.values())
 

@@ -6,27 +6,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from data_prep.bootstrap_input import InputVideo
-from data_prep.bootstrap_models import sample_colors
-from descriptor.guided_finder import GuidedFinder
+from descriptor.flow.flow_finder import FlowFinder
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.guided_finder import GuidedFinder
 from pipeline.color_consistency import mean_colors
+from pipeline.data.sequence_images import read_frame_mask
+from pipeline.data.tracks import Tracks
+from pipeline.data.training_files import write_training_data
 from pipeline.errors import NoReconstruction
-from pipeline.flow_finder import FlowFinder
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from pipeline.sequence_images import read_frame_mask
-from pipeline.tracks import Tracks
-from pipeline.training_files import write_training_data
-from pipeline.working_frames import WorkingFrames
 from reconstruction.config import ReconstructConfig
 from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
 from reconstruction.skeleton_stage import model_numbers, poses_of
-from sfm.colmap_model import read_model, training_data_from_model
-from sfm.colmap_writing import write_binary_model
-from sfm.densification import DenseLimits, Lattice
-from sfm.flesh import ReferenceRules, densify
-from sfm.track_model import TrackModel, colored_reconstruction
-from sfm.triangulation import reprojection_errors
+from sfm.colmap.model import read_model, training_data_from_model
+from sfm.colmap.writing import write_binary_model
+from sfm.dense_points import DenseLimits, Lattice
+from sfm.densify import ReferenceRules, densify
+from sfm.input_video import InputVideo
+from sfm.mapping.track_model import TrackModel, colored_reconstruction
+from sfm.mapping.triangulation import reprojection_errors
+from sfm.models import sample_colors
 
 # A cell is to be about as large as a pixel of DDL's network: a quarter of 1080p.
 _CELL_SHARE = 1 / 260

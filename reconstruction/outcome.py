@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import explain_os_errors
-from pipeline.files import write_bytes
+from pipeline.outputs.files import write_bytes
 from pipeline.reconstruction_paths import ReconstructionPaths
 from reconstruction.config import STAGES, StageName
 from reconstruction.skeleton_stage import model_numbers

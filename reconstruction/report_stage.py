@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.bootstrap_input import InputVideo
+from pipeline.data.tracks import Tracks
+from pipeline.data.training_files import read_point_cloud
 from pipeline.errors import explain_os_errors
 from pipeline.reconstruction_paths import ReconstructionPaths
-from pipeline.tracks import Tracks
-from pipeline.training_files import read_point_cloud
 from reconstruction.flesh_stage import finished_models
 from reconstruction.skeleton_stage import Floats, model_numbers, poses_of
-from sfm.colmap_model import read_model
-from sfm.densification import Lattice
-from sfm.report_page import ReportContent, write_report
-from sfm.triangulation import reprojection_errors
+from sfm.colmap.model import read_model
+from sfm.dense_points import Lattice
+from sfm.input_video import InputVideo
+from sfm.mapping.triangulation import reprojection_errors
+from sfm.output.report_page import ReportContent, write_report
 
 _LOW_COVERAGE = 0.1
 

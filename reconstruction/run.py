@@ -7,20 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from data_prep import extract
-from data_prep.calibration import read_calibration
+from data_prep.calibration.files import read_calibration
 from data_prep.extract import ExtractConfig
-from data_prep.frame_source import open_source, source_name, source_places
-from data_prep.sequence_undistortion import recorded_sequence
-from descriptor.cache_root import check_cache_root
+from data_prep.video.frame_source import open_source, source_name, source_places
+from descriptor.clips.cache_root import check_cache_root
+from pipeline.command.privacy import named_settings, private_strings, scrub
+from pipeline.data.sequence import Sequence
 from pipeline.errors import LumenError, PartialSuccess, require
-from pipeline.files import read_yaml, write_json
 from pipeline.manifest import Manifest, Stage, fingerprint_path
-from pipeline.output_record import OutputRecord
-from pipeline.outputs import output_folder
+from pipeline.outputs.files import read_yaml, write_json
+from pipeline.outputs.folders import output_folder
+from pipeline.outputs.record import OutputRecord
 from pipeline.paths import RunPaths, SequencePaths
-from pipeline.privacy import named_settings, private_strings, scrub
 from pipeline.reconstruction_paths import ReconstructionPaths
-from pipeline.sequence import Sequence
 from reconstruction.config import EXTRACTION_DEFAULTS, TRAIN_CONFIG, ReconstructConfig
 from reconstruction.first_sfm import make_first_sfms
 from reconstruction.outcome import Outcome, outcomes_of, table, write_index
@@ -145,7 +144,7 @@ def _sequences(config: ReconstructConfig, record: OutputRecord) -> list[Sequence
             getattr(config, name) == plain,
             f"--{name} is for videos and images; {given} is extracted already: give it to data_prep/extract.py",
         )
-    inputs = {"sequences": [fingerprint_path(recorded_sequence(paths).sequence) for paths in found]}
+    inputs = {"sequences": [fingerprint_path(paths.as_recorded.sequence) for paths in found]}
     _claim(record, inputs, overwrite=config.overwrite)
     return found
 

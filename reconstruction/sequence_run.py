@@ -7,23 +7,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep.bootstrap_input import InputVideo
-from descriptor.described_frames import DescribedFrames
 from descriptor.device import choose_device
-from descriptor.guided_finder import GuidedFinder
-from descriptor.keypoint_matching import KeypointRules
-from descriptor.matching.engines import choose_engine
-from descriptor.pair_policy import DdlPolicy
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.described_frames import DescribedFrames
+from descriptor.matching.engines.choice import choose_engine
+from descriptor.matching.guided_finder import GuidedFinder
+from descriptor.matching.keypoint_matching import KeypointRules
+from descriptor.matching.pair_policy import DdlPolicy
 from descriptor.registry import load_descriptor
-from pipeline.config import save_config, to_mapping
+from pipeline.command.config import save_config, to_mapping
 from pipeline.errors import explain_os_errors
-from pipeline.files import read_yaml, write_json
 from pipeline.manifest import Manifest, Stage, fingerprint_path
-from pipeline.output_record import remove_own
+from pipeline.outputs.files import read_yaml, write_json
+from pipeline.outputs.record import remove_own
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from pipeline.working_frames import WorkingFrames
 from reconstruction.config import EXTRACTION_DEFAULTS, STAGES, ReconstructConfig
 from reconstruction.correspond_stage import correspond
 from reconstruction.estimate import Estimate, estimate
@@ -39,6 +38,7 @@ from reconstruction.train_stage import (
     train_gift_descriptor,
     trained_weights,
 )
+from sfm.input_video import InputVideo
 
 FORMAT_VERSION = 3
 

@@ -8,23 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
-from data_prep.bootstrap_input import InputVideo
-from data_prep.bootstrap_models import figures_of, sample_colors
-from data_prep.model_cleaning import clean_models
 from pipeline.color_consistency import mean_colors
+from pipeline.data.tracks import Integers, Tracks
+from pipeline.data.training_files import read_training_data
 from pipeline.errors import LumenError
-from pipeline.files import read_yaml, write_bytes
+from pipeline.outputs.files import read_yaml, write_bytes
 from pipeline.paths import TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from pipeline.tracks import Integers, Tracks
-from pipeline.training_files import read_training_data
 from reconstruction.config import ReconstructConfig
-from sfm.colmap_model import frame_number
-from sfm.colmap_writing import write_binary_model
-from sfm.track_model import TrackModel, colored_reconstruction, in_first_camera, refine
-from sfm.triangulation import Limits
-from sfm.video_mapping import VideoModels, map_video, without_points
+from sfm.colmap.model import frame_number
+from sfm.colmap.writing import write_binary_model
+from sfm.input_video import InputVideo
+from sfm.mapping.clean_models import clean_models
+from sfm.mapping.track_model import TrackModel, colored_reconstruction, in_first_camera, refine
+from sfm.mapping.triangulation import Limits
+from sfm.mapping.video import VideoModels, map_video, without_points
+from sfm.models import figures_of, sample_colors
 
 Floats = npt.NDArray[np.float64]
 

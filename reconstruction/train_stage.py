@@ -5,16 +5,16 @@ from typing import Any
 
 from descriptor.base import Descriptor
 from descriptor.device import choose_device
-from descriptor.fcdensenet_descriptor import FCDenseNetDescriptor
-from descriptor.gift.training import train as train_gift
-from descriptor.gift.training_config import GiftTrainConfig
+from descriptor.fcdensenet.descriptor import FCDenseNetDescriptor
+from descriptor.fcdensenet.train import train
+from descriptor.fcdensenet.train_config import TrainConfig
+from descriptor.gift.train import train as train_gift
+from descriptor.gift.train_config import GiftTrainConfig
 from descriptor.registry import load_descriptor
-from descriptor.training import train
-from descriptor.training_config import TrainConfig
-from descriptor.training_paths import RunFolder
-from pipeline.config import from_mapping
+from descriptor.training.paths import RunFolder
+from pipeline.command.config import from_mapping
 from pipeline.errors import LumenError, require
-from pipeline.files import read_yaml
+from pipeline.outputs.files import read_yaml
 from reconstruction.config import CONFIGS, ReconstructConfig
 
 

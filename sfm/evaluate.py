@@ -1,7 +1,7 @@
 """python -m sfm.evaluate RUN --truth PHANTOM, or --against MODEL: how good a reconstruction is."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from pipeline.command import run_command
+from pipeline.command.run_command import run_command
+from pipeline.data.training_data import TrainingData
+from pipeline.data.training_files import read_training_data
 from pipeline.errors import LumenError, require
 from pipeline.paths import TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
-from pipeline.training_data import TrainingData
-from pipeline.training_files import read_training_data
-from sfm.alignment import compare_paths, relative_pose_errors
-from sfm.colmap_model import has_frame_numbers, poses_from_model, read_model
-from sfm.surface_truth import SurfaceTruth
-from sfm.truth_comparison import COMPLETE_SHARE, evaluate
+from sfm.colmap.model import has_frame_numbers, poses_from_model, read_model
+from sfm.evaluation.alignment import compare_paths, relative_pose_errors
+from sfm.evaluation.surface import SurfaceTruth
+from sfm.evaluation.truth import COMPLETE_SHARE, evaluate
 
 
 @dataclass(frozen=True)

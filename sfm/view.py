@@ -1,7 +1,7 @@
 """python -m sfm.view RUN: the cloud and the cameras in Open3D's viewer, or as a picture."""
 
 if __name__ == "__main__":
-    from pipeline.interruption import watch_signals
+    from pipeline.command.interruption import watch_signals
 
     watch_signals()
 
@@ -17,13 +17,13 @@ import numpy.typing as npt
 import open3d as o3d
 import tyro
 
-from pipeline.command import run_command
+from pipeline.command.run_command import run_command
+from pipeline.data.images import write_picture
+from pipeline.data.training_data import TrainingData
 from pipeline.errors import require
-from pipeline.images import write_picture
-from pipeline.training_data import TrainingData
-from sfm.cloud_picture import draw_cloud, extent_points, mosaic, viewpoints
 from sfm.display import require_display
 from sfm.evaluate import read_reconstruction
+from sfm.output.cloud_plot import draw_cloud, extent_points, mosaic, viewpoints
 
 Floats = npt.NDArray[np.float64]
 

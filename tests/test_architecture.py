@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from repository import ROOT
+
 RECIPES = {"train", "test", "reconstruct"}
 FORBIDDEN = {
     "pipeline": {"data_prep", "descriptor", "sfm", "reconstruction", "pycolmap", "torch"} | RECIPES,
@@ -91,14 +92,13 @@ def test_a_command_watches_signals_before_it_imports_anything_else() -> None:
     assert len(commands()) >= 10
     for file in commands():
         _, first, *_ = ast.parse(file.read_text(encoding="utf-8")).body
-        expected = (
-            "if __name__ == '__main__':\n    from pipeline.interruption import watch_signals\n    watch_signals()"
-        )
+        watching = "    from pipeline.command.interruption import watch_signals\n    watch_signals()"
+        expected = f"if __name__ == '__main__':\n{watching}"
         assert ast.unparse(first) == expected, file
 
 
 def test_what_watches_signals_imports_no_library_that_starts_threads_or_takes_long() -> None:
-    for name in ("__init__", "interruption", "exit_status"):
+    for name in ("__init__", "command/__init__", "command/interruption", "command/exit_status"):
         modules = set(imported_modules((ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8")))
         assert modules <= set(sys.stdlib_module_names) | {"pipeline"}
 

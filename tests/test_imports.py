@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from repository import ROOT
+
 COMMANDS = sorted(
     str(path.relative_to(ROOT))
     for folder in (ROOT, ROOT / "data_prep", ROOT / "sfm", ROOT / "descriptor")

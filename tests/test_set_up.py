@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parent.parent / "tools"
+from repository import ROOT
+
+TOOLS = ROOT / "tools"
 
 
 def run_tool(script: str, folder: Path, path: str) -> subprocess.CompletedProcess[str]:

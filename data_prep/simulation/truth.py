@@ -9,15 +9,15 @@ import numpy.typing as npt
 import open3d as o3d
 import pycolmap
 
-from data_prep.calibration import write_calibration
+from data_prep.calibration.files import write_calibration
 from data_prep.simulation.endoscope import ContentArea, directions_from_img, pixel_centres
 from data_prep.simulation.motion import Timeline
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import Mesh
+from pipeline.data.images import write_image
+from pipeline.data.phantom_files import DEPTH_UNIT_MM, FORMAT_VERSION, FrameTruth, PhantomPaths, read_facts
 from pipeline.errors import LumenError, explain_os_errors
-from pipeline.files import atomic_write, write_yaml
-from pipeline.images import write_image
-from pipeline.phantom_files import DEPTH_UNIT_MM, FORMAT_VERSION, FrameTruth, PhantomPaths, read_facts
+from pipeline.outputs.files import atomic_write, write_yaml
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

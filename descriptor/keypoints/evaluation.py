@@ -18,10 +18,10 @@ from descriptor.keypoints.detectors import Detector, choose_detector
 from descriptor.keypoints.hpatches import Form, HomographyPair, HPatches
 from descriptor.keypoints.matchers import MatcherName, match_descriptors
 from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_error
-from descriptor.log_folder import log_folder
-from descriptor.recorded_settings import numbered, save_recorded
+from descriptor.training.log_folder import log_folder
+from descriptor.training.recorded_settings import numbered, save_recorded
 from pipeline.errors import require
-from pipeline.files import write_json, write_text
+from pipeline.outputs.files import write_json, write_text
 from pipeline.progress import progress
 
 Floats = npt.NDArray[np.float64]

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from descriptor.gift.homography import Floats, about_middle, similarity, view_of
 from pipeline.conventions import colmap_homography_from_opencv
+from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, require
-from pipeline.files import read_numbers
-from pipeline.sequence_images import read_image
+from pipeline.outputs.files import read_numbers
 
 Bytes = npt.NDArray[np.uint8]
 Form = Literal["plain", "es", "er"]

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.conventions import opencv_from_colmap
+from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, require
-from pipeline.files import read_numbers
-from pipeline.sequence_images import read_image
+from pipeline.outputs.files import read_numbers
 
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from descriptor.base import DescriptorMap
-from descriptor.matching.search import SearchEngine
+from descriptor.matching.engines.search import SearchEngine
 
 Floats = npt.NDArray[np.float64]
 

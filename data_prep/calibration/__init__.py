@@ -1,0 +1,1 @@
+"""Camera calibration: files, patterns, estimation, undistortion."""

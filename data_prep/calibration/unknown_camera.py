@@ -1,0 +1,144 @@
+"""The camera of a sequence without a calibration: estimated from its tracks; its frames made those of a pinhole."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from data_prep.calibration.files import read_calibration
+from data_prep.calibration.undistort_sequence import undistort_sequence
+from pipeline.data.tracks import Integers, Tracks
+from pipeline.data.training_data import Bytes
+from pipeline.data.training_files import read_mask
+from pipeline.errors import LumenError
+from pipeline.paths import BootstrapPaths
+from pipeline.report import StageReport
+from sfm.input_video import InputVideo
+from sfm.mapping.self_calibration import CameraModel, estimate_camera, starting_camera
+from sfm.mapping.track_model import TrackModel
+from sfm.mapping.triangulation import Limits
+from sfm.models import into_pinhole
+
+_FOCAL_SPREAD_WARNED = 1.1
+_LIKELY_ANGLE_DEG = 80.0
+
+logger = logging.getLogger(__name__)
+
+
+def likely_camera(video: InputVideo) -> pycolmap.Camera:
+    """A camera as rigid scopes have it, for what only has to be about right."""
+    return starting_camera("SIMPLE_RADIAL", _LIKELY_ANGLE_DEG, video.size, video.content_box)
+
+
+@dataclass(frozen=True)
+class MappingCamera:
+    """The camera to map with.
+
+    Attributes:
+        camera: of the frames as they are read.
+        held: whether it stays as it is; otherwise it is adjusted with the first model.
+        focal_range_px: the focal lengths that explain the video about as well; None if it was not estimated.
+    """
+
+    camera: pycolmap.Camera
+    held: bool
+    focal_range_px: tuple[float, float] | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The same for cameras that differ by rounding alone."""
+        numbers = ", ".join(f"{value:.6g}" for value in self.camera.params)
+        return f"{self.camera.model_name} {numbers}, {'held' if self.held else 'adjusted'}"
+
+    def report_spread(self, report: StageReport) -> None:
+        """Report the range of focal lengths, and warn if the video hardly determines it."""
+        if self.focal_range_px is None:
+            return
+        low, high = self.focal_range_px
+        report.counts["focal_range_px"] = [round(low, 1), round(high, 1)]
+        if high > _FOCAL_SPREAD_WARNED * low:
+            report.warnings.append(
+                f"the video hardly determines the focal length: from {low:.0f} to {high:.0f} px it explains some "
+                "keyframes equally well; calibrate the camera if you can (data_prep/calibrate.py)"
+            )
+            logger.warning(report.warnings[-1])
+
+
+def known_camera(video: InputVideo, calibration: Path | None) -> MappingCamera | None:
+    """The camera of a sequence; None if it has to be estimated.
+
+    Args:
+        video: the sequence.
+        calibration: file with the camera of an uncalibrated sequence.
+
+    Raises:
+        LumenError: if the sequence is calibrated and `calibration` is given, or this cannot be read or has another
+            size.
+    """
+    if video.camera is not None and calibration is not None:
+        raise LumenError(
+            f"{video.paths.root} is calibrated already: leave out --calibration, or extract it again with this one"
+        )
+    if video.camera is not None:
+        return MappingCamera(video.camera, held=True)
+    return None if calibration is None else MappingCamera(read_calibration(calibration, video.size), held=True)
+
+
+def find_camera(
+    video: InputVideo,
+    tracks: Tracks,
+    keyframes: Integers,
+    choice: Literal["auto"] | CameraModel,
+    limits: Limits,
+    paths: BootstrapPaths,
+    seed: int,
+) -> MappingCamera:
+    """Estimate the camera of the frames as recorded.
+
+    Args:
+        video: the sequence.
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        choice: the camera's model; "auto" takes what explains more.
+        limits: of points.
+        paths: where databases and pycolmap's log go.
+        seed: of the random choices.
+
+    Raises:
+        NoReconstruction: if no camera explains the tracks, or the camera only turns.
+    """
+    every: tuple[CameraModel, ...] = ("SIMPLE_RADIAL", "OPENCV_FISHEYE")
+    models = every if choice == "auto" else (choice,)
+    folder = paths.mapping / "camera"
+    estimate = estimate_camera(
+        tracks, keyframes, video.size, video.content_box, models, limits, folder, paths.log, seed
+    )
+    return MappingCamera(estimate.camera, held=False, focal_range_px=estimate.focal_range_px)
+
+
+def undistort_with_models(
+    video: InputVideo, tracks: Tracks, models: Sequence[TrackModel], colors: npt.NDArray[np.float64]
+) -> tuple[Tracks, list[TrackModel], npt.NDArray[np.float64], Bytes]:
+    """Undistort the sequence in place, and take tracks and models over into its new pixels.
+
+    Args:
+        video: the sequence.
+        tracks: in pixels of the frames as recorded.
+        models: of these tracks; all with one camera.
+        colors: (O, 3) of each observation.
+
+    Returns:
+        Tracks, models, colours, and the (H, W) content area of the undistorted frames.
+
+    Raises:
+        LumenError: see `undistort_sequence`.
+    """
+    undistortion = undistort_sequence(video.paths, models[0].camera)
+    mask = read_mask(video.paths.mask)
+    moved, inside, kept = into_pinhole(tracks, models, undistortion.camera, mask)
+    return moved, inside, colors[kept], mask

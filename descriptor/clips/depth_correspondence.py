@@ -1,0 +1,186 @@
+"""Where the tissue of one frame is in another, for every pixel: by depth maps, which phantoms, CT and sensors give."""
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.clips.clip import PointPairs
+from descriptor.clips.sparse_correspondence import on_tissue
+from descriptor.network_frame import NetworkFrame
+from pipeline.conventions import colmap_from_index, index_from_colmap, opencv_from_colmap
+from pipeline.data.depth_files import Steps, read_depth, read_depth_scale
+from pipeline.data.training_data import TrainingData, project
+from pipeline.errors import LumenError
+from pipeline.paths import TrainingPaths
+
+Booleans = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# How far a point may be from the surface that a frame shows at its place, as a share of the depth; to this comes a step
+# of the depth map.
+_DEPTH_TOLERANCE = 0.005
+# A surface goes on from one pixel to the next where its slope, of inverse depth, changes by at most this share of it:
+# interpolation is then as exact as the tolerance. Beyond, there is an edge.
+_BEND = 0.04
+# Between pixels' centres a rim may be nearer than at them by this share of its depth.
+_RIM = 0.02
+# Memory for depth maps, at least two of them.
+_CACHE_BYTES = 128 * 2**20
+
+
+class DepthCorrespondence:
+    """Pixels of one frame, carried by its depth into another and compared with the depth there.
+
+    Args:
+        data: the model, whose world the depth is of.
+        sequence: its folder.
+        frame: where the network's frame lies in the recorded ones.
+        mask: (H, W) bool, the network frame's pixels that show tissue.
+        stride: take every so many-th pixel of the network's frame, in both directions.
+
+    Raises:
+        LumenError: if the sequence has no depth, or its `depth/scale.yaml` is missing or damaged.
+    """
+
+    def __init__(
+        self, data: TrainingData, sequence: Path, frame: NetworkFrame, mask: Booleans, stride: int = 1
+    ) -> None:
+        paths = TrainingPaths.with_depth(sequence)
+        if paths is None:
+            raise LumenError(f"{sequence} has no depth maps ({TrainingPaths(sequence).depths.name}/)")
+        self._data, self._frame, self._mask = data, frame, mask
+        self._unit = read_depth_scale(paths.depth_scale)
+        self._maps = _DepthMaps(paths, (data.width, data.height))
+        self._source_index = _recorded_pixels(frame, mask, stride)
+
+    @staticmethod
+    def is_known_for(sequence: Path) -> bool:
+        """Whether the best model of a sequence's folder has depth maps."""
+        return TrainingPaths.with_depth(sequence) is not None
+
+    def between(self, source: int, target: int) -> PointPairs:
+        """What is visible in both of two rows and falls on tissue in both.
+
+        Source positions are the centres of the recorded pixels nearest to those of the network's frame: there the
+        depth is exact.
+
+        Raises:
+            LumenError: if a depth map is missing, damaged, or of another size or type.
+        """
+        seen = [self._maps.of(int(self._data.frame_index[row])) for row in (source, target)]
+        column, row = self._source_index.T
+        depth = seen[0].steps[row, column] * self._unit
+        known = depth > 0
+        recorded = colmap_from_index(self._source_index[known])
+        moved, target_depth = self._carry(recorded, depth[known], source, target)
+        in_source, in_target = (self._frame.network_from_image(pixels) for pixels in (recorded, moved))
+        kept = on_tissue(in_target, self._mask) & (target_depth > 0)
+        kept[kept] = self._is_visible(moved[kept], target_depth[kept], seen[1])
+        return PointPairs(in_source[kept], in_target[kept])
+
+    def _carry(self, pixels: Floats, depth: Floats, source: int, target: int) -> tuple[Floats, Floats]:
+        """Pixels (N, 2) of the recorded source frame in the target: (N, 2) px, and their depth (N,) there."""
+        fx, fy, cx, cy = self._data.pinhole[source]
+        points = np.column_stack([(pixels - [cx, cy]) / [fx, fy], np.ones(len(pixels))]) * depth[:, None]
+        source_from_world, target_from_world = self._data.cam_from_world[[source, target]]
+        rotation = target_from_world[:, :3] @ source_from_world[:, :3].T
+        target_from_source = np.column_stack([rotation, target_from_world[:, 3] - rotation @ source_from_world[:, 3]])
+        count = len(points)
+        return project(
+            points,
+            np.broadcast_to(target_from_source, (count, 3, 4)),
+            np.broadcast_to(self._data.pinhole[target], (count, 4)),
+        )
+
+    def _is_visible(self, pixels: Floats, depth: Floats, seen: "_DepthMap") -> Booleans:
+        """Whether points at pixels (N, 2) of the recorded frame, of a depth (N,), lie on the surface that it shows."""
+        height, width = seen.steps.shape
+        exact = opencv_from_colmap(pixels)
+        first = np.clip(np.floor(exact), 0, [width - 2, height - 2])
+        right, down = np.clip(exact - first, 0, 1).T
+        column, row = first.astype(np.int64).T
+        corner, flat = row * width + column, seen.steps.ravel()
+        corners = np.stack([flat[corner + offset] for offset in (0, 1, width, width + 1)]) * self._unit
+        nearest = corners.min(axis=0)
+        inverse = 1 / np.where(corners > 0, corners, np.inf)
+        upper = inverse[0] + right * (inverse[1] - inverse[0])
+        lower = inverse[2] + right * (inverse[3] - inverse[2])
+        tolerance = _DEPTH_TOLERANCE * depth + self._unit
+        with np.errstate(divide="ignore"):
+            on_surface = np.abs(depth - 1 / (upper + down * (lower - upper))) <= tolerance
+        # Beside an edge only what is not behind anything around it is surely not hidden.
+        in_front = (depth <= nearest + tolerance) & (depth >= (1 - _RIM) * nearest)
+        return np.where(seen.is_smooth[row, column], on_surface, in_front)
+
+
+def _recorded_pixels(frame: NetworkFrame, mask: Booleans, stride: int) -> Integers:
+    """Columns and rows (K, 2) of the recorded pixels that hold the centres of a lattice of the network's pixels."""
+    lattice = np.zeros_like(mask)
+    lattice[stride // 2 :: stride, stride // 2 :: stride] = True
+    rows, columns = np.nonzero(lattice & mask)
+    centres = frame.image_from_network(colmap_from_index(np.column_stack([columns, rows])))
+    width, height = frame.image_size
+    index = np.clip(index_from_colmap(centres), 0, [width - 1, height - 1])
+    # A frame that is larger than the recorded one holds a recorded pixel several times.
+    index = np.unique(index[:, ::-1], axis=0)[:, ::-1]
+    return index[on_tissue(frame.network_from_image(colmap_from_index(index)), mask)]
+
+
+@dataclass(frozen=True)
+class _DepthMap:
+    """A frame's depth.
+
+    Attributes:
+        steps: (H, W) uint16; 0 = unknown.
+        is_smooth: (H - 1, W - 1) bool, whether one surface goes through a pixel and those right, below, and both.
+    """
+
+    steps: Steps
+    is_smooth: Booleans
+
+    @classmethod
+    def of(cls, steps: Steps) -> "_DepthMap":
+        with np.errstate(divide="ignore"):
+            # In a plane's image the inverse of depth is linear, depth itself is not.
+            inverse = np.where(steps > 0, np.reciprocal(steps, dtype=np.float32), np.float32(0))
+        along, down = _goes_on(inverse), _goes_on(inverse.T).T
+        return cls(steps, along[:-1] & along[1:] & down[:, :-1] & down[:, 1:])
+
+
+def _goes_on(inverse: npt.NDArray[np.float32]) -> Booleans:
+    """Whether the surface goes on from each pixel to the next in its row: (H, W - 1), from (H, W) inverse depth."""
+    slope = np.diff(inverse, axis=1)
+    bend = np.abs(np.diff(slope, axis=1))
+    least = np.full(slope.shape, np.inf, np.float32)
+    # Beside an edge the slope goes on to one side only.
+    least[:, 1:] = bend
+    least[:, :-1] = np.minimum(least[:, :-1], bend)
+    return least <= _BEND * np.minimum(inverse[:, 1:], inverse[:, :-1])
+
+
+class _DepthMaps:
+    """The depth maps of a sequence: those last used are kept. May be used from several threads."""
+
+    def __init__(self, paths: TrainingPaths, size: tuple[int, int]) -> None:
+        self._paths, self._size = paths, size
+        self._most = max(2, _CACHE_BYTES // (3 * size[0] * size[1]))
+        self._kept: OrderedDict[int, _DepthMap] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, frame_index: int) -> _DepthMap:
+        """That of a frame, by its index in the video."""
+        with self._lock:
+            if frame_index in self._kept:
+                self._kept.move_to_end(frame_index)
+                return self._kept[frame_index]
+        found = _DepthMap.of(read_depth(self._paths.depth(frame_index), self._size))
+        with self._lock:
+            self._kept[frame_index] = found
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return found

@@ -1,0 +1,89 @@
+"""Which frames are trained on together, and where their points are: the same for a seed and a step, whoever asks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.clips.clip import Clip, PointPairs
+
+# So many draws without one point in common mean that there is none to be found.
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True)
+class Group:
+    """Frames of one stretch of video, and the points that pairs of them have in common.
+
+    Attributes:
+        images: (N, H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool, pixels that show tissue.
+        pairs: (source, target) among the N → points of both; each pair once.
+    """
+
+    images: npt.NDArray[np.uint8]
+    masks: npt.NDArray[np.bool_]
+    pairs: dict[tuple[int, int], PointPairs]
+
+
+class GroupSampler:
+    """Draws groups.
+
+    Args:
+        clips: what to draw from, each by the number of its frames.
+        rows: of each clip, the rows that may be drawn, ascending.
+        adjacent_range: lowest and highest distance of a pair's frames in the video.
+        frames: N, of a group.
+        points: most points of a pair.
+        seed: of everything that is drawn.
+    """
+
+    def __init__(
+        self,
+        clips: Sequence[Clip],
+        rows: Sequence[npt.NDArray[np.int64]],
+        adjacent_range: tuple[int, int],
+        frames: int,
+        points: int,
+        seed: int,
+    ) -> None:
+        self._clips, self._rows = clips, rows
+        self._adjacent_range, self._frames, self._points, self._seed = adjacent_range, frames, points, seed
+        weights = np.array([len(each) for each in rows], float)
+        self._weights = weights / weights.sum()
+
+    def draw(self, step: int, number: int) -> Group | None:
+        """The group of this number in a step; None if chance finds no pair with points in common."""
+        random = np.random.default_rng([self._seed, step, number])
+        for _ in range(_ATTEMPTS):
+            which = int(random.choice(len(self._clips), p=self._weights))
+            rows = self._stretch(which, random)
+            pairs = self._pairs(self._clips[which], rows, random)
+            if pairs:
+                clip = self._clips[which]
+                masks = np.repeat(clip.mask[None], len(rows), axis=0)
+                return Group(np.asarray(clip.images[rows]), masks, pairs)
+        return None
+
+    def _stretch(self, which: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Rows within the highest distance of each other."""
+        rows, index = self._rows[which], self._clips[which].frame_index[self._rows[which]]
+        highest = self._adjacent_range[1]
+        # A stretch may begin before the first frame, so that frames at the ends come as often as others.
+        first = int(random.integers(index[0] - highest // 2, index[-1] - highest // 2 + 1))
+        inside = rows[(index >= first) & (index <= first + highest)]
+        return np.sort(random.choice(inside, min(self._frames, len(inside)), replace=False))
+
+    def _pairs(
+        self, clip: Clip, rows: npt.NDArray[np.int64], random: np.random.Generator
+    ) -> dict[tuple[int, int], PointPairs]:
+        low, high = self._adjacent_range
+        pairs = {}
+        for target in range(len(rows)):
+            for source in range(target):
+                if low <= clip.frame_index[rows[target]] - clip.frame_index[rows[source]] <= high:
+                    found = clip.correspondence.between(int(rows[source]), int(rows[target]))
+                    if len(found):
+                        pairs[source, target] = found.take(self._points, random)
+        return pairs

@@ -1,0 +1,1 @@
+"""Measuring a dense descriptor on sequences, beside baselines: what `test.py` runs."""

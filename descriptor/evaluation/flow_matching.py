@@ -1,0 +1,76 @@
+"""Finding points again without a descriptor: by the motion between two frames, or through all frames between them."""
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.clips.clip import Clip
+from descriptor.clips.clip_frames import Remembered, read_recorded
+from descriptor.flow.even_light import even_out
+from descriptor.flow.point_search import PointSearch
+from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
+
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+# Both work at half the recorded size, on the green channel, which shows vessels best.
+_SHRINK = 2
+_CLAHE_LIMIT, _CLAHE_TILES = 3.0, (8, 8)
+_KEPT_FRAMES = 128
+
+
+class FlowMatcher:
+    """DIS optical flow (Kroeger et al., ECCV 2016), medium preset, straight from one frame to the other."""
+
+    name = "dis"
+
+    def __init__(self) -> None:
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._grey = Remembered(_equalized_green, _KEPT_FRAMES)
+
+    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+        """See `PairMatcher.match`."""
+        flow = self._flow.calc(self._grey(clip, source), self._grey(clip, target), None)  # type: ignore[call-overload]
+        small = points / _SHRINK
+        places = opencv_from_colmap(small).astype(np.float32)
+        moved = cv2.remap(flow, places[None, :, 0], places[None, :, 1], cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
+        return np.asarray((small + moved[0]) * _SHRINK, np.float64)
+
+
+class TrackMatcher:
+    """The same flow, begun at that to the frame before, through every frame between, and checked by going back.
+
+    It finds few points far apart, but those well: a measure of how good the reference is that others are held against.
+    The content's edge stands still, so that nothing is to be seen of it.
+    """
+
+    name = "tracked"
+
+    def __init__(self) -> None:
+        self._content = Remembered(lambda clip, row: _half_size(clip.content), 1)
+        self._even = Remembered(self._even_green, _KEPT_FRAMES)
+
+    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+        """See `PairMatcher.match`."""
+        search = PointSearch(self._even(clip, source), opencv_from_colmap(points / _SHRINK).astype(np.float32))
+        step = 1 if target > source else -1
+        found, places = np.ones(len(points), bool), search.points
+        for row in range(source + step, target + step, step):
+            found, places = search.advance(self._even(clip, row), self._content(clip, 0))
+        result = colmap_from_opencv(places.astype(np.float64)) * _SHRINK
+        result[~found] = np.nan
+        return np.asarray(result, np.float64)
+
+    def _even_green(self, clip: Clip, row: int) -> Bytes:
+        content = (self._content(clip, 0) == 255).astype(np.float32)
+        return np.asarray(even_out(_half_size(read_recorded(clip, row)[..., 1]), content), np.uint8)
+
+
+def _equalized_green(clip: Clip, row: int) -> Bytes:
+    green = _half_size(read_recorded(clip, row)[..., 1])
+    return np.asarray(cv2.createCLAHE(_CLAHE_LIMIT, _CLAHE_TILES).apply(green), np.uint8)
+
+
+def _half_size(image: Bytes) -> Bytes:
+    size = (round(image.shape[1] / _SHRINK), round(image.shape[0] / _SHRINK))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,77 @@
+"""Where each way of matching finds the points of one frame in another, all in pixels of the recorded frames."""
+
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.base import Descriptor
+from descriptor.clips.clip import Clip
+from descriptor.clips.clip_frames import Remembered, read_recorded
+from descriptor.matching.engines.torch_search import TorchSearch
+from descriptor.matching.matcher import SearchableFrame, summit
+from pipeline.conventions import colmap_from_index
+
+Floats = npt.NDArray[np.float64]
+
+_DESCRIBED_FRAMES = 16
+
+
+class PairMatcher(Protocol):
+    """A way of finding points again.
+
+    Attributes:
+        name: in tables.
+    """
+
+    name: str
+
+    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+        """Where points (K, 2) of the recorded frame in row `source` are in that of row `target`: (K, 2) px.
+
+        NaN where it finds nothing.
+        """
+
+
+class DescriptorMatcher:
+    """The cell of the target, of all that show tissue, whose descriptor is most like the point's.
+
+    Args:
+        descriptor: any backend.
+        name: in tables; the backend's own by default.
+    """
+
+    def __init__(self, descriptor: Descriptor, name: str = "") -> None:
+        self.name = name or descriptor.name
+        self._descriptor, self._engine = descriptor, TorchSearch()
+        self._describe = Remembered(self._searchable, _DESCRIBED_FRAMES)
+
+    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+        """See `PairMatcher.match`."""
+        wanted = self._describe(clip, source).described.at(points)
+        searched = self._describe(clip, target)
+        best = self._engine.best(wanted, searched.prepared)
+        found = summit(wanted, searched.described, best.cell)
+        return searched.described.frame.image_from_network(found)
+
+    def _searchable(self, clip: Clip, row: int) -> SearchableFrame:
+        return SearchableFrame.of(self._descriptor.describe(read_recorded(clip, row), clip.content), self._engine)
+
+
+class RandomMatcher:
+    """Any pixel of tissue: what chance finds.
+
+    Args:
+        seed: of chance.
+    """
+
+    name = "random"
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+        """See `PairMatcher.match`."""
+        row, column = np.nonzero(clip.content)
+        chosen = self._random.integers(0, len(row), len(points))
+        return colmap_from_index(np.stack([column[chosen], row[chosen]], axis=1))

@@ -1,0 +1,165 @@
+"""How often points are found again, by the distance of frames: the percentage of correct keypoints (PCK)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.clips.clip import Clip
+from descriptor.evaluation.pair_matching import PairMatcher
+from pipeline.errors import LumenError
+from pipeline.progress import progress
+
+Floats = npt.NDArray[np.float64]
+Distances = tuple[int, int]
+
+DISTANCES: tuple[Distances, ...] = ((1, 5), (6, 10), (11, 20), (21, 30), (31, 45), (46, 60))
+THRESHOLDS_PX = (1, 3, 5, 6, 10, 12, 20)
+# A pair of frames is looked for this often before a distance counts as one without pairs.
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which pairs and points are evaluated.
+
+    Attributes:
+        pairs: of frames, at each distance.
+        points: at most, of a pair.
+        frame_share: which part of each clip's frames.
+        adjacent_range: lowest and highest distance of frames in the video.
+        seed: of the choice.
+    """
+
+    pairs: int = 20
+    points: int = 500
+    frame_share: tuple[float, float] = (0.0, 1.0)
+    adjacent_range: Distances = (1, 60)
+    seed: int = 0
+
+    def distances(self) -> list[Distances]:
+        """The bins of DISTANCES that the range leaves, and one for what is beyond them."""
+        low, high = self.adjacent_range
+        beyond = (DISTANCES[-1][1] + 1, high)
+        cut = [(max(low, first), min(high, last)) for first, last in (*DISTANCES, beyond)]
+        return [each for each in cut if each[0] <= each[1]]
+
+
+@dataclass(frozen=True)
+class PairSample:
+    """Points that two frames share, in pixels of the recorded frames."""
+
+    clip: Clip
+    source: int
+    target: int
+    points: Floats
+    truth: Floats
+
+
+@dataclass
+class Errors:
+    """Distances between where points are and where they were found, in pixels of a smaller frame; NaN if nowhere.
+
+    Attributes:
+        by_distance: distance of frames → one array for each pair.
+        found: where the points were found, in pixels of the recorded frames, in the same order.
+    """
+
+    by_distance: dict[Distances, list[Floats]] = field(default_factory=dict)
+    found: dict[Distances, list[Floats]] = field(default_factory=dict)
+
+    def of_found(self) -> "Errors":
+        """Those of the points that were found anywhere."""
+        return Errors({key: [each[~np.isnan(each)] for each in own] for key, own in self.by_distance.items()})
+
+    def at(self, distances: Distances) -> Floats:
+        """All errors at a distance."""
+        parts = self.by_distance.get(distances, [])
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def pck(self, distances: Distances, threshold_px: float) -> float:
+        """The share of points found at most that far from the truth; NaN without points."""
+        errors = self.at(distances)
+        return float(np.mean(errors <= threshold_px)) if len(errors) else float("nan")
+
+    def median_px(self, distances: Distances) -> float:
+        """Half of the points are found nearer; what was found nowhere counts as farthest."""
+        errors = self.at(distances)
+        return float(np.median(np.nan_to_num(errors, nan=np.inf))) if len(errors) else float("nan")
+
+
+def sample_pairs(clips: Sequence[Clip], sampling: Sampling) -> dict[Distances, list[PairSample]]:
+    """Draw pairs of frames at each distance, in either order, with points that they share.
+
+    Raises:
+        LumenError: if there is none at any distance.
+    """
+    found = {}
+    for bin_number, distances in enumerate(sampling.distances()):
+        random = np.random.default_rng([sampling.seed, bin_number])
+        drawn = (_draw(clips, distances, sampling, random) for _ in range(sampling.pairs))
+        # Frames one after the other, so that what was computed of them is used again.
+        found[distances] = sorted((pair for pair in drawn if pair is not None), key=_place_in_video)
+    if not any(found.values()):
+        low, high = sampling.adjacent_range
+        raise LumenError(
+            f"no two frames {low} to {high} apart share a point: widen --adjacent_range, --frame_share or "
+            "--visibility_overlap"
+        )
+    return found
+
+
+def evaluate(
+    matchers: Sequence[PairMatcher], pairs: dict[Distances, list[PairSample]], pixel_downsampling: float
+) -> dict[str, Errors]:
+    """Let each matcher find the points of each pair.
+
+    Args:
+        matchers: ways of matching, each with a name of its own.
+        pairs: what `sample_pairs` drew.
+        pixel_downsampling: errors are in pixels of a frame this many times smaller than recorded.
+
+    Returns:
+        A matcher's name → its errors.
+    """
+    result = {
+        matcher.name: Errors({distances: [] for distances in pairs}, {distances: [] for distances in pairs})
+        for matcher in matchers
+    }
+    for matcher in matchers:
+        every = [(distances, pair) for distances, own in pairs.items() for pair in own]
+        every.sort(key=lambda item: _place_in_video(item[1]))
+        for distances, pair in progress(every, f"matching by {matcher.name}", unit="pair"):
+            found = matcher.match(pair.clip, pair.source, pair.target, pair.points)
+            errors = np.linalg.norm(found - pair.truth, axis=1) / pixel_downsampling
+            result[matcher.name].by_distance[distances].append(errors)
+            result[matcher.name].found[distances].append(found)
+    return result
+
+
+def _draw(
+    clips: Sequence[Clip], distances: Distances, sampling: Sampling, random: np.random.Generator
+) -> PairSample | None:
+    weights = np.array([len(clip.frame_index) for clip in clips], float)
+    for _ in range(_ATTEMPTS):
+        clip = clips[int(random.choice(len(clips), p=weights / weights.sum()))]
+        count = len(clip.frame_index)
+        rows = np.arange(round(sampling.frame_share[0] * count), round(sampling.frame_share[1] * count))
+        if not len(rows):
+            continue
+        source = int(random.choice(rows))
+        near = clip.rows_within(source, distances, rows)
+        if not len(near):
+            continue
+        target = int(random.choice(near))
+        shared = clip.correspondence.between(source, target)
+        if len(shared):
+            shared = shared.take(sampling.points, random)
+            recorded = clip.frame.image_from_network
+            return PairSample(clip, source, target, recorded(shared.source), recorded(shared.target))
+    return None
+
+
+def _place_in_video(pair: PairSample) -> tuple[str, int]:
+    return pair.clip.name, pair.source

@@ -1,0 +1,1 @@
+"""Correspondences by dense optical flow: working frames, point search, following points through a video."""

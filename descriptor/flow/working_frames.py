@@ -1,0 +1,101 @@
+"""Frames as points are followed in them: the content area alone, small, and freed of uneven light."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from cv2.typing import MatLike as Image
+
+from descriptor.flow.even_light import even_out
+from pipeline.conventions import WORKING_SIZE_PX, colmap_from_opencv, opencv_from_colmap
+from pipeline.data.sequence_images import read_frame, read_frame_mask
+from pipeline.paths import SequencePaths
+
+_LEAST_DEVIATION = 1.0
+# Enough to go twice over what one keyframe looks at.
+_FRAMES_HELD = 160
+# Corners at the edge of the content area or of a highlight belong to the scope and its light, not to the tissue.
+_EDGE_MARGIN_PX = 3
+
+
+@dataclass(frozen=True)
+class WorkingFrame:
+    """A frame to follow points in.
+
+    Attributes:
+        image: (h, w) uint8, green, with the local mean at 128 and the local deviation the same everywhere.
+        mask: (h, w) uint8, 255 where points may be.
+    """
+
+    image: Image
+    mask: Image
+
+
+class WorkingFrames:
+    """The working frames of a sequence by row, read when needed and kept for a while.
+
+    Args:
+        paths: the sequence.
+        frame_index: its frames.
+        content_mask: (H, W) uint8, 255 = tissue.
+    """
+
+    def __init__(self, paths: SequencePaths, frame_index: Sequence[int], content_mask: Image) -> None:
+        self._paths, self._frame_index, self._content_mask = paths, frame_index, content_mask
+        left, top, width, height = cv2.boundingRect(content_mask)
+        self._box = (slice(top, top + height), slice(left, left + width))
+        self._corner = np.array([left, top])
+        factor = min(1.0, WORKING_SIZE_PX / max(width, height))
+        self.size = (max(1, round(width * factor)), max(1, round(height * factor)))
+        self._full_from_working = np.array([width, height]) / self.size
+        self.content = (self._shrink(content_mask) == 255).astype(np.float32)
+        self._held: OrderedDict[int, WorkingFrame | None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._frame_index)
+
+    def __getitem__(self, row: int) -> WorkingFrame | None:
+        """A frame; None if it cannot be read.
+
+        Raises:
+            LumenError: if the frame or its mask has another size than the content area.
+        """
+        if row not in self._held:
+            self._held[row] = self._read(row)
+            while len(self._held) > _FRAMES_HELD:
+                self._held.popitem(last=False)
+        self._held.move_to_end(row)
+        return self._held[row]
+
+    def colmap_from_working(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """OpenCV's pixels of a working frame (N, 2) → the sequence's pixels in COLMAP's convention."""
+        full = colmap_from_opencv(points.astype(np.float64)) * self._full_from_working + self._corner
+        return full.astype(np.float32)
+
+    def working_from_colmap(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The inverse of `colmap_from_working`."""
+        small = (pixels.astype(np.float64) - self._corner) / self._full_from_working
+        return opencv_from_colmap(small).astype(np.float32)
+
+    def _read(self, row: int) -> WorkingFrame | None:
+        height, width = self._content_mask.shape
+        index = self._frame_index[row]
+        frame = read_frame(self._paths, index, (width, height))
+        if frame is None:
+            return None
+        usable = read_frame_mask(self._paths, index, self._content_mask)
+        mask = (self._shrink(usable) == 255).astype(np.uint8) * 255
+        side = 2 * _EDGE_MARGIN_PX + 1
+        disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+        mask = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        small = self._shrink(frame[..., 1])
+        if float(small[self.content > 0].std()) < _LEAST_DEVIATION:
+            # Black, or white with light: flow finds everything there, wherever it began to look.
+            mask[:] = 0
+        return WorkingFrame(even_out(small, self.content), mask)
+
+    def _shrink(self, image: Image) -> Image:
+        return cv2.resize(image[self._box], self.size, interpolation=cv2.INTER_AREA)

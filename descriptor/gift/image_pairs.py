@@ -1,0 +1,215 @@
+"""Pairs of pictures, of which one is the other seen from elsewhere, with points that both show."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.gift.homography import (
+    MIDDLE_GREY,
+    about_middle,
+    apply,
+    jitter,
+    local_similarity,
+    random_homography,
+    similarity,
+    view_of,
+)
+from descriptor.gift.images import Pictures
+from descriptor.training.augmentation import change_appearance
+from pipeline.conventions import colmap_from_index, index_from_colmap, opencv_homography_from_colmap
+from pipeline.errors import LumenError
+
+Bytes = npt.NDArray[np.uint8]
+Booleans = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+
+# So many draws that show nothing in common mean that there is nothing.
+_ATTEMPTS = 50
+_LEAST_POINTS = 16
+# Points are drawn among this share of the pixels, those of the highest Harris response.
+_CORNER_SHARE = 0.1
+_HARRIS_BLOCK_PX, _HARRIS_APERTURE_PX, _HARRIS_K = 3, 3, 0.04
+# Of a pixel made of several: the share of them that are usable, but for rounding.
+_WHOLE = 0.999
+# From the edge, px.
+_BORDER_PX = 4
+# Of pairs of two sizes: the smaller one by so many octaves at least and at most, unless a side came below so much, and
+# turned by so much at most: half a step of the group's rotations, because whole steps are all the same to it.
+_OCTAVES, _LEAST_SIDE_PX, _TURN_DEG = (0.7, 2.0), 64, 22.5
+# As many of them are of a part made larger; the others of all of a picture made smaller.
+_ENLARGED_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class PicturePair:
+    """Two views of a picture.
+
+    Attributes:
+        images: the first and the second, each (H, W, 3) uint8 RGB, middle grey where it shows nothing.
+        shown: (H, W) bool for each, pixels that show something.
+        points: (2, P, 2) px of the first and of the second, COLMAP's convention.
+        scale: (P,) by which the second is larger about each point.
+        rotation_deg: (P,) by which it is turned there, from x towards y.
+    """
+
+    images: tuple[Bytes, Bytes]
+    shown: tuple[Booleans, Booleans]
+    points: Floats
+    scale: Floats
+    rotation_deg: Floats
+
+    def reversed(self) -> "PicturePair":
+        """The same with the second view first."""
+        return PicturePair(
+            self.images[::-1], self.shown[::-1], self.points[::-1].copy(), 1 / self.scale, -self.rotation_deg
+        )
+
+
+class PairSampler:
+    """Draws pairs.
+
+    Args:
+        pictures: to draw from.
+        size: height and width of both views, or of the larger one.
+        points: most points of a pair.
+        strength: how much the light, the sharpness and the like of both views are changed, 0..1.
+        seed: of everything that is drawn.
+        two_sizes: share of pairs of a picture and all of it made smaller, or a part of it made larger, up to four
+            times, and turned a little. They take less time than others.
+        corner_sizes: so many sizes of the picture, 1, 1/2, 1/4, ..., each have their share of the points as corners.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        size: tuple[int, int],
+        points: int,
+        strength: float,
+        seed: int,
+        two_sizes: float = 0.0,
+        corner_sizes: int = 1,
+    ) -> None:
+        self._pictures, self._size, self._points = pictures, size, points
+        self._strength, self._seed, self._two_sizes, self._corner_sizes = strength, seed, two_sizes, corner_sizes
+
+    def draw(self, step: int, number: int) -> PicturePair:
+        """The pair of this number in a step.
+
+        Raises:
+            LumenError: if a picture cannot be read, or none shows anything.
+        """
+        random = np.random.default_rng([self._seed, step, number])
+        for _ in range(_ATTEMPTS):
+            pair = self._of_two_sizes(random) if random.random() < self._two_sizes else self._of_one_size(random)
+            if pair is not None:
+                return pair
+        raise LumenError(
+            f"no picture shows {_LEAST_POINTS} points twice: give larger pictures, or masks that leave more of them"
+        )
+
+    def _of_one_size(self, random: np.random.Generator) -> PicturePair | None:
+        """A picture and a view of it as large."""
+        return self._pair(self._size, self._size, random_homography(self._size, random), random)
+
+    def _of_two_sizes(self, random: np.random.Generator) -> PicturePair | None:
+        """A picture and all of it made smaller, or a part of it made larger."""
+        least, most = _OCTAVES
+        factor = 2 ** random.uniform(least, min(most, math.log2(min(self._size) / _LEAST_SIDE_PX)))
+        is_enlarged = random.random() < _ENLARGED_SHARE
+        # What is made larger shows less than one of that size, and the picture may show more around it.
+        size = _scaled(self._size, factor ** -random.uniform(0, 1) if is_enlarged else 1.0)
+        other = self._size if is_enlarged else _scaled(self._size, 1 / factor)
+        scale = factor if is_enlarged else 1 / factor
+        room = np.maximum(0, np.array(size[::-1]) - np.array(other[::-1]) / scale)
+        left, top = room * random.uniform(0, 1, 2)
+        turn = about_middle(similarity(1.0, math.radians(_TURN_DEG * random.uniform(-1, 1))), other)
+        motion = similarity(scale, 0.0) @ np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1]])
+        pair = self._pair(size, other, turn @ motion @ jitter(size, random), random)
+        return pair if pair is None or is_enlarged or random.random() < 0.5 else pair.reversed()
+
+    def _pair(
+        self, size: tuple[int, int], other: tuple[int, int], homography: Floats, random: np.random.Generator
+    ) -> PicturePair | None:
+        """A picture of a size and a view of it of another; None if both hardly show anything in common."""
+        image, shown = self._pictures.cut(int(random.integers(len(self._pictures))), size, random)
+        second, second_shown = _seen(image, shown, homography, other)
+        # Of all of the first, one that is four times as large shows only a sixteenth.
+        first_points = self._corners(image, shown & _seen_from(second_shown, homography, size), random)
+        second_points = apply(homography, first_points)
+        inside = _inside(second_points, second_shown, self._border_px(other))
+        if inside.sum() < _LEAST_POINTS:
+            return None
+        first_points, second_points = first_points[inside], second_points[inside]
+        scale, rotation = local_similarity(homography, first_points)
+        views = (
+            _changed(image, shown, self._strength, random),
+            _changed(second, second_shown, self._strength, random),
+        )
+        points = np.stack([first_points, second_points])
+        return PicturePair(views, (shown, second_shown), points, scale, rotation)
+
+    def _corners(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> Floats:
+        """Points where the picture, or it made smaller, has corners."""
+        grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255, np.float32)
+        # What shows nothing has an edge that is no corner of the picture.
+        around = 2 * math.ceil(self._border_px(shown.shape)) + 1
+        kernel = np.ones((around, around), np.uint8)
+        usable = np.asarray(cv2.erode(shown.astype(np.float32), kernel, borderValue=0), np.float32)
+        points = np.empty((0, 2))
+        # The smallest first: where it has too few pixels, the others make up for it.
+        for number in range(self._corner_sizes)[::-1]:
+            size = _scaled(shown.shape, 0.5**number)
+            smaller, whole = (_resized(each, size) for each in (grey, usable))
+            response = cv2.cornerHarris(smaller, _HARRIS_BLOCK_PX, _HARRIS_APERTURE_PX, _HARRIS_K)
+            row, column = np.nonzero(whole > _WHOLE)
+            count = (self._points - len(points)) // (number + 1)
+            strongest = np.argsort(-response[row, column])[: max(count, int(_CORNER_SHARE * len(row)))]
+            chosen = random.permutation(strongest)[:count]
+            middles = colmap_from_index(np.stack([column[chosen], row[chosen]], axis=1))
+            points = np.concatenate([points, middles * shown.shape[::-1] / size[::-1]])
+        return points
+
+    def _border_px(self, size: tuple[int, ...]) -> float:
+        return _BORDER_PX * size[0] / self._size[0]
+
+
+def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:
+    height, width = size
+    return round(height * factor), round(width * factor)
+
+
+def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _seen(image: Bytes, shown: Booleans, homography: Floats, size: tuple[int, int]) -> tuple[Bytes, Booleans]:
+    """A picture (H, W, 3) and its mask (H, W) in a view of a size."""
+    matrix = opencv_homography_from_colmap(homography)
+    mask = cv2.warpPerspective(shown.astype(np.uint8) * 255, matrix, size[::-1]) == 255
+    return np.where(mask[..., None], view_of(image, homography, size), np.uint8(MIDDLE_GREY)), mask
+
+
+def _seen_from(second_shown: Booleans, homography: Floats, size: tuple[int, int]) -> Booleans:
+    """Where a picture of a size shows what a view does."""
+    flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
+    matrix = opencv_homography_from_colmap(homography)
+    return np.asarray(cv2.warpPerspective(second_shown.astype(np.uint8), matrix, size[::-1], flags=flags) > 0)
+
+
+def _changed(image: Bytes, shown: Booleans, strength: float, random: np.random.Generator) -> Bytes:
+    if strength <= 0:
+        return image
+    return np.where(shown[..., None], change_appearance(image, strength, random), np.uint8(MIDDLE_GREY))
+
+
+def _inside(points: Floats, shown: Booleans, border_px: float) -> Booleans:
+    """Which points (N, 2) lie on what a view shows, and not at its edge."""
+    height, width = shown.shape
+    border = np.array([border_px, border_px])
+    inside = np.isfinite(points).all(axis=1) & (points >= border).all(axis=1)
+    inside &= (points < np.array([width, height]) - border).all(axis=1)
+    index = index_from_colmap(np.where(inside[:, None], points, border))
+    return inside & shown[index[:, 1], index[:, 0]]

@@ -1,0 +1,89 @@
+"""Training GIFT: the pictures and the weights that `train.py --method gift` begins with."""
+
+import logging
+from pathlib import Path
+
+import torch
+
+from descriptor.checkpoint import Checkpoint
+from descriptor.gift.descriptor import GiftNetwork, load_network
+from descriptor.gift.images import Pictures
+from descriptor.gift.learner import GiftTraining
+from descriptor.gift.train_config import GiftTrainConfig
+from descriptor.training.distributed import Processes
+from descriptor.training.inputs import TrainingInputs, fingerprint_weights, hash_of, name_and_size
+from descriptor.training.paths import RunFolder
+from descriptor.training.run import Beginning, check_same_run, run_training
+from pipeline.errors import require
+from pipeline.report import StageReport
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: GiftTrainConfig) -> list[Path]:
+    """Train one stage of GIFT; see `descriptor.training.run.run_training`."""
+
+    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
+        require(
+            config.batch_size % processes.count == 0,
+            f"--batch_size {config.batch_size} pairs cannot be shared evenly by {processes.count} processes",
+        )
+        with report.timed("data"):
+            training = Pictures.find(config.training_data_root, config.frame_share)
+            validation = _held_out(config)
+            data = fingerprint_pictures(config.training_data_root, training, validation)
+        path = config.trained_model_path
+        start = None if path is None else Checkpoint.load(path)
+        inputs = TrainingInputs(data, None if start is None else fingerprint_weights(start))
+        checkpoint = Checkpoint.load(folder.last) if folder.last.exists() else None
+        if checkpoint is not None:
+            check_same_run(config, checkpoint, folder)
+            inputs = inputs.resumed(checkpoint, folder, config.training_data_root)
+            network = load_network(checkpoint, folder.last)
+        else:
+            network = _begun(config, start)
+        method = GiftTraining(config, network.to(device).train(), training, validation)
+        return Beginning(config, method, checkpoint, inputs, {"pictures": len(training)})
+
+    return run_training(config, begin)
+
+
+def _held_out(config: GiftTrainConfig) -> Pictures:
+    """What is not trained on, before or after the share, whichever is more; everything if all is trained on."""
+    first, end = config.frame_share
+    rest = (0.0, first) if first > 1 - end else (end, 1.0)
+    return Pictures.find(config.training_data_root, rest if rest[0] < rest[1] else (0.0, 1.0))
+
+
+def fingerprint_pictures(root: Path, training: Pictures, validation: Pictures) -> str:
+    """Of pictures: their names below `root` and their sizes, and the masks; SHA-256 as hex.
+
+    Raises:
+        LumenError: if a file is missing.
+    """
+    masks = {id(mask): mask for pictures in (training, validation) for mask in pictures.masks}
+    known = {key: None if mask is None else hash_of([mask.shape, mask.tobytes().hex()]) for key, mask in masks.items()}
+    return hash_of(
+        [
+            [(*name_and_size(path, root), known[id(mask)]) for path, mask in zip(each.paths, each.masks, strict=True)]
+            for each in (training, validation)
+        ]
+    )
+
+
+def _begun(config: GiftTrainConfig, start: Checkpoint | None) -> GiftNetwork:
+    """The networks of a stage before its first step."""
+    network = GiftNetwork(config.rotations, embeds=config.stage == 2)
+    path = config.trained_model_path
+    require(
+        start is not None or config.stage == 1,
+        "stage 2 needs the extractor of stage 1: give its last.pt as --trained_model_path",
+    )
+    if start is None or path is None:
+        return network
+    given = load_network(start, path, config.rotations)
+    network.extractor.load_state_dict(given.extractor.state_dict())
+    if network.embedder is not None and given.embedder is not None:
+        network.embedder.load_state_dict(given.embedder.state_dict())
+    logger.info("starting from the weights in %s", path)
+    return network

@@ -1,0 +1,33 @@
+"""The search written as it is defined, in double precision: what the engines are tested against."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from descriptor.base import DescriptorMap
+from descriptor.matching.engines.search import Best
+
+Floats = npt.NDArray[np.float64]
+
+
+class ReferenceSearch:
+    """One matrix product over the whole map, held at once: for small maps."""
+
+    name = "reference"
+
+    def prepare(self, described: DescriptorMap) -> tuple[Floats, npt.NDArray[np.int64]]:
+        """The descriptors (P, C) of the cells that show tissue, and which cells these are."""
+        cells = np.flatnonzero(described.mask.cpu().numpy())
+        values = described.values.double().cpu().numpy()
+        return values.reshape(len(values), -1)[:, cells].T, cells
+
+    def best(self, wanted: Tensor, prepared: tuple[Floats, npt.NDArray[np.int64]]) -> Best:
+        """See `SearchEngine.best`."""
+        values, cells = prepared
+        if not len(cells):
+            return Best(torch.full((len(wanted),), -1), torch.full((len(wanted),), torch.nan))
+        products = wanted.double().cpu().numpy() @ values.T
+        return Best(
+            torch.from_numpy(cells[products.argmax(axis=1)]), torch.from_numpy(products.max(axis=1, initial=-2)).float()
+        )

@@ -1,0 +1,186 @@
+"""Points found in any other frame, near or far: descriptors say where, to a few pixels, and optical flow that starts
+there says it to a fraction of one.
+
+A descriptor tells places apart that flow confuses (large motion, another light, a visit long after), but on a grid that
+is coarser than the frame; flow is as fine as the frame, but has to begin near to the truth. Both ways are checked by
+going back.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from descriptor.base import DescriptorMap
+from descriptor.flow.point_search import Floats, PointSearch
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.described_frames import DescribedFrames
+from descriptor.matching.engines.search import SearchEngine
+from descriptor.matching.matcher import SearchableFrame
+
+# Every so-many-th cell in both directions is looked for: neighbours tell the same.
+_STEP = 2
+# A cell is found if the way there and back ends this near to it, cells.
+_RETURN_CELLS = 2.0
+# Chance gives a way back, too, but not to neighbours together: so many of those around have to move the same way to
+# within a distance in cells, and this share of those that were found.
+_AROUND = 2
+_SAME_MOTION_CELLS = 3.0
+_MIN_AGREEING, _MIN_AGREEING_SHARE = 3, 0.3
+# Two frames show the same if this share of what is looked for is found.
+_MIN_FOUND_SHARE = 0.05
+# Radii over which the motion is averaged, in steps: the first that holds enough found cells counts.
+_RADII = (1.0, 2.5, 7.0, 20.0)
+_ENOUGH_CELLS = 1.5
+
+Booleans = npt.NDArray[np.bool_]
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CellMotion:
+    """Where the cells of one frame are in another, every `_STEP`-th of them in both directions.
+
+    Attributes:
+        moved: (h, w, 2) float32, columns and rows of cells that each has moved by; 0 where it was not found.
+        found: (h, w) bool, whether the way there and back ends where it began, and those around move alike.
+        found_share: of those that show tissue, 0..1.
+    """
+
+    moved: Floats
+    found: Booleans
+    found_share: float
+
+
+def cell_motion(engine: SearchEngine, first: SearchableFrame, second: SearchableFrame) -> CellMotion:
+    """The motion of the cells of one frame to another.
+
+    Args:
+        engine: that prepared both.
+        first, second: of one size.
+    """
+    described = first.described
+    height, width = described.mask.shape
+    place = np.stack(np.meshgrid(np.arange(0, width, _STEP), np.arange(0, height, _STEP)), axis=-1)
+    own = place[..., 1] * width + place[..., 0]
+    tissue = described.mask.flatten().cpu().numpy()[own]
+    there = np.full(own.shape, -1, np.int64)
+    there[tissue] = _best(engine, described, own[tissue], second)
+    known = there >= 0
+    returned = np.full(own.shape, -1, np.int64)
+    returned[known] = _best(engine, second.described, there[known], first)
+    found = known & (np.linalg.norm(_place(returned, width) - place, axis=-1) <= _RETURN_CELLS)
+    moved = (_place(there, width) - place).astype(np.float32)
+    found = _moves_with_others(moved, found)
+    return CellMotion(np.where(found[..., None], moved, 0), found, float(found.sum() / max(1, tissue.sum())))
+
+
+def _best(engine: SearchEngine, described: DescriptorMap, cells: Integers, target: SearchableFrame) -> Integers:
+    """The best cells of a target for cells (N,) of a map."""
+    wanted = described.values.flatten(1).T[torch.from_numpy(cells).to(described.values.device)]
+    return np.asarray(engine.best(wanted, target.prepared).cell.cpu().numpy())
+
+
+def _place(cell: Integers, width: int) -> Integers:
+    """Column and row of cells (...): (..., 2)."""
+    return np.stack([cell % width, cell // width], axis=-1)
+
+
+def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
+    """Which of the found cells (H, W) move as enough of the found cells around them do."""
+    around = range(-_AROUND, _AROUND + 1)
+    agreeing, others = np.zeros(found.shape, np.int64), np.zeros(found.shape, np.int64)
+    margin = ((_AROUND, _AROUND),) * 2
+    padded, padded_found = np.pad(moved, (*margin, (0, 0))), np.pad(found, margin)
+    for down, right in itertools.product(around, around):
+        if (down, right) == (0, 0):
+            continue
+        rows = slice(_AROUND + down, _AROUND + down + found.shape[0])
+        columns = slice(_AROUND + right, _AROUND + right + found.shape[1])
+        is_found = padded_found[rows, columns]
+        alike = ((padded[rows, columns] - moved) ** 2).sum(axis=2) <= _SAME_MOTION_CELLS**2
+        others += is_found
+        agreeing += is_found & alike
+    return found & (agreeing >= _MIN_AGREEING) & (agreeing >= _MIN_AGREEING_SHARE * others)
+
+
+def smooth_motion(motion: CellMotion) -> Floats:
+    """The motion (h, w, 2) of all cells, from the found ones around each, also over gaps."""
+    moved, found = motion.moved, motion.found
+    weight = found.astype(np.float32)
+    result = np.zeros_like(moved)
+    missing = np.ones(found.shape, bool)
+    for radius in _RADII:
+        around = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
+        total = cv2.GaussianBlur(moved * weight[..., None], (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
+        # The sum of the weights over the Gaussian's area, in cells.
+        enough = around * 2 * np.pi * radius**2 >= _ENOUGH_CELLS
+        chosen = missing & enough
+        result[chosen] = total[chosen] / around[chosen, None]
+        missing &= ~enough
+    return result
+
+
+class GuidedFinder:
+    """Finds points of a frame in any other frames.
+
+    Args:
+        frames: of the video, in which flow is computed.
+        described: the same frames.
+    """
+
+    def __init__(self, frames: WorkingFrames, described: DescribedFrames) -> None:
+        self._frames, self.described = frames, described
+        self._grid: tuple[Floats, npt.NDArray[np.float64]] | None = None
+
+    def find(self, row: int, pixels: Floats, target: int) -> tuple[Booleans, Floats]:
+        """Find points of one frame in another.
+
+        Args:
+            row: the frame of the points.
+            pixels: (N, 2) px of the sequence's frames, COLMAP's convention.
+            target: the row of the other frame.
+
+        Returns:
+            (N,) bool, which were found, and (N, 2) float32 px, where.
+        """
+        self.described.work_on(row)
+        frame, other = self._frames[row], self._frames[target]
+        first, second = self.described[row], self.described[target]
+        nothing = np.zeros(len(pixels), bool), pixels
+        if frame is None or other is None or first is None or second is None or not len(pixels):
+            return nothing
+        motion = cell_motion(self.described.engine, first, second)
+        if motion.found_share < _MIN_FOUND_SHARE:
+            return nothing
+        search = PointSearch(frame.image, self._frames.working_from_colmap(pixels))
+        found, places = search.jump(other.image, other.mask, self._working_flow(motion, first))
+        return found, self._frames.colmap_from_working(places)
+
+    def _working_flow(self, motion: CellMotion, frame: SearchableFrame) -> Floats:
+        """The motion of every pixel (h, w, 2) of a working frame, from that of the cells."""
+        if self._grid is None:
+            self._grid = self._cells_of_working_pixels(frame)
+        cells, working_px_per_cell = self._grid
+        x, y = cells[..., 0], cells[..., 1]
+        flow = cv2.remap(smooth_motion(motion), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(flow * working_px_per_cell, np.float32)
+
+    def _cells_of_working_pixels(self, frame: SearchableFrame) -> tuple[Floats, npt.NDArray[np.float64]]:
+        """Where every working pixel (h, w, 2) is among a motion's cells, and working pixels per cell of the map.
+
+        All frames of a video have one content area, and so one grid.
+        """
+        width, height = self._frames.size
+        working = np.indices((height, width))[::-1].reshape(2, -1).T.astype(np.float32)
+        image = self._frames.colmap_from_working(working)
+        network = frame.described.frame.network_from_image(image.astype(np.float64))
+        # The middle of the first cell is at (0.5, 0.5).
+        cells = ((network - 0.5) / _STEP).astype(np.float32).reshape(height, width, 2)
+        corners = self._frames.working_from_colmap(
+            frame.described.frame.image_from_network(np.array([[0.0, 0.0], [1.0, 1.0]])).astype(np.float32)
+        )
+        return cells, (corners[1] - corners[0]).astype(np.float64)

@@ -1,0 +1,130 @@
+"""Keypoints of frames and their matches by descriptors, as Dense Descriptor Learning (DDL) makes them.
+
+Keypoints are where SIFT (Lowe, IJCV 2004) finds something, without its descriptors; a match is the best cell of the
+other frame's map if it leads back near to its start, given to the keypoint that is nearest there. Those that agree on
+an epipolar geometry stay.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.described_frames import DescribedFrames
+from descriptor.matching.matcher import match
+from descriptor.matching.pair_policy import PairMatches
+from pipeline.errors import require
+
+Floats = npt.NDArray[np.float32]
+
+# DDL's distances are in px of frames made smaller by this.
+_DDL_DOWNSAMPLING = 4.0
+_MIN_MATCHES = 16
+_CONFIDENCE, _MAX_TRIALS = 0.999, 2000
+
+
+@dataclass(frozen=True)
+class KeypointRules:
+    """DDL's options by their names; distances in px of a quarter of the frame's size.
+
+    Attributes:
+        max_feature_detection: most keypoints of a frame, the strongest.
+        octave_layers, contrast_threshold, edge_threshold, sigma: of SIFT's detector.
+        cross_check_distance: a match has to lead back this near to its start.
+        residual_threshold: largest distance of a match from its epipolar line.
+    """
+
+    max_feature_detection: int = 3000
+    octave_layers: int = 8
+    contrast_threshold: float = 5e-5
+    edge_threshold: float = 100.0
+    sigma: float = 1.1
+    cross_check_distance: float = 5.0
+    residual_threshold: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_feature_detection", "octave_layers"):
+            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: choose 1 or more")
+        for name in ("contrast_threshold", "edge_threshold", "sigma", "cross_check_distance", "residual_threshold"):
+            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose above 0")
+
+
+class KeypointMatcher:
+    """Detects keypoints once a frame, and matches frames.
+
+    Args:
+        frames: in which keypoints are detected.
+        described: the same frames.
+        rules: DDL's options.
+        seed: of the random choices.
+    """
+
+    def __init__(self, frames: WorkingFrames, described: DescribedFrames, rules: KeypointRules, seed: int) -> None:
+        self._frames, self._described, self._rules = frames, described, rules
+        self._seed = seed
+        self._keypoints: dict[int, Floats] = {}
+        self._detector = cv2.SIFT.create(
+            rules.max_feature_detection,
+            rules.octave_layers,
+            rules.contrast_threshold,
+            rules.edge_threshold,
+            rules.sigma,
+        )
+
+    def keypoints(self, row: int) -> Floats:
+        """The keypoints (N, 2) px of a frame, COLMAP's convention; none if it cannot be read or shows nothing."""
+        if row not in self._keypoints:
+            frame = self._frames[row]
+            found = [] if frame is None else self._detector.detect(frame.image, frame.mask)
+            # SIFT may give one more for each further orientation of a place, and more than it was asked for.
+            strongest = sorted(found, key=lambda each: -each.response)[: self._rules.max_feature_detection]
+            places = np.array([each.pt for each in strongest], np.float32).reshape(-1, 2)
+            self._keypoints[row] = self._frames.colmap_from_working(np.unique(places, axis=0))
+        return self._keypoints[row]
+
+    def match(self, first: int, second: int, count: int | None = None) -> PairMatches:
+        """Match two frames; see `descriptor.matching.pair_policy.MatchPair`."""
+        self._described.work_on(first)
+        source, target = self._described[first], self._described[second]
+        keypoints, others = self.keypoints(first), self.keypoints(second)
+        nothing = PairMatches(np.zeros((0, 2), np.int64), 0.0)
+        if source is None or target is None or not len(keypoints) or not len(others):
+            return nothing
+        chosen = np.arange(len(keypoints))
+        if count is not None and count < len(chosen):
+            # The same for a pair, whatever was matched before.
+            random = np.random.default_rng((self._seed, first, second))
+            chosen = np.sort(random.choice(len(keypoints), count, replace=False))
+        matches = match(self._described.engine, source, keypoints[chosen].astype(np.float64), target)
+        image_size, small_size = source.described.frame.image_size, source.described.frame.small_size
+        ddl_px_per_cell = image_size[0] / small_size[0] / _DDL_DOWNSAMPLING
+        kept = matches.return_px * ddl_px_per_cell <= self._rules.cross_check_distance
+        rows = _snapped(chosen[kept], matches.target[kept], others, _DDL_DOWNSAMPLING * ddl_px_per_cell)
+        if len(rows) < _MIN_MATCHES:
+            return nothing
+        agree = self._agree(keypoints[rows[:, 0]], others[rows[:, 1]])
+        return PairMatches(rows[agree], float(agree.mean()))
+
+    def _agree(self, first: Floats, second: Floats) -> npt.NDArray[np.bool_]:
+        """Which matches (M, 2), (M, 2) px agree on an epipolar geometry."""
+        threshold_px = _DDL_DOWNSAMPLING * self._rules.residual_threshold
+        _, inliers = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold_px, _CONFIDENCE, _MAX_TRIALS)
+        return np.zeros(len(first), bool) if inliers is None else np.asarray(inliers[:, 0] > 0)
+
+
+def _snapped(
+    source: npt.NDArray[np.int64], places: npt.NDArray[np.float64], keypoints: Floats, most_px: float
+) -> npt.NDArray[np.int64]:
+    """Rows of the source's keypoints and of those nearest to where they were found, if near enough; each but once."""
+    if not len(source):
+        return np.zeros((0, 2), np.int64)
+    found = cv2.BFMatcher(cv2.NORM_L2).match(places.astype(np.float32), keypoints)
+    nearest = np.array([each.trainIdx for each in found], np.int64)
+    distance = np.array([each.distance for each in found])
+    order = np.argsort(distance, kind="stable")
+    order = order[distance[order] <= most_px]
+    _, first = np.unique(nearest[order], return_index=True)
+    kept = np.sort(order[first])
+    return np.column_stack([source[kept], nearest[kept]]).astype(np.int64)

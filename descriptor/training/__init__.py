@@ -1,0 +1,1 @@
+"""Training, whatever the method: the loop, checkpoints on disk, logs, optimizer, augmentation."""

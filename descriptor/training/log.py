@@ -1,0 +1,99 @@
+"""What a training run tells TensorBoard and leaves as files: losses, shares of points that are found, pictures."""
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import pyplot
+
+from descriptor.training.event_file import EventFile
+from descriptor.training.paths import RunFolder
+from pipeline.outputs.files import atomic_write, write_json
+
+Picture = npt.NDArray[np.uint8]
+
+
+class TrainingLog:
+    """Entries of one run. A context manager.
+
+    Args:
+        folder: of the run.
+        display_interval: steps between entries in TensorBoard.
+        epoch_steps: steps of an epoch.
+        batch_size: pairs of a step.
+        step: that the run goes on from; what an interrupted run logged of later ones is dropped.
+        active: whether this process writes anything.
+    """
+
+    def __init__(
+        self, folder: RunFolder, display_interval: int, epoch_steps: int, batch_size: int, step: int, active: bool
+    ) -> None:
+        self._folder, self._interval, self._epoch_steps = folder, display_interval, epoch_steps
+        self._batch_size, self._step = batch_size, step
+        self._writer = EventFile(folder.events, step) if active else None
+        self._losses: list[float] = []
+        self._since: float | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def step(self, step: int, loss: float, rate: float, elapsed_s: float) -> None:
+        """Note a step; the mean of the latest goes to TensorBoard every so many steps."""
+        self._losses.append(loss)
+        if self._since is None:
+            # The first step that is seen has no length.
+            self._since, self._step = elapsed_s, step
+        if self._writer is None or step % self._interval:
+            return
+        self._writer.add_scalar("loss", float(np.mean(self._losses[-self._interval :])), step)
+        self._writer.add_scalar("learning_rate", rate, step)
+        if step > self._step:
+            pairs = self._batch_size * (step - self._step)
+            self._writer.add_scalar("pairs_per_s", pairs / max(elapsed_s - self._since, 1e-9), step)
+        self._since, self._step = elapsed_s, step
+
+    def validation(
+        self,
+        history: list[dict[str, Any]],
+        thresholds_px: Sequence[int],
+        pictures: Callable[[], dict[str, Picture]],
+    ) -> None:
+        """Note the last validation of a history, with pictures."""
+        if self._writer is None:
+            return
+        found = history[-1]
+        step = found["step"]
+        if self._losses:
+            found["loss"] = float(np.mean(self._losses[-self._epoch_steps :]))
+        for threshold, share in zip(thresholds_px, found["pck"], strict=True):
+            self._writer.add_scalar(f"validation/pck_{threshold}px", share, step)
+        self._writer.add_scalar("validation/median_error_px", found["median_px"], step)
+        self._writer.add_scalar("validation/consistent", found["consistent"], step)
+        for name, picture in pictures().items():
+            self._writer.add_picture(name, picture, step)
+        self._writer.flush()
+        write_json(self._folder.history, history)
+        plot_history(self._folder, history, thresholds_px)
+
+
+def plot_history(folder: RunFolder, history: list[dict[str, Any]], thresholds_px: Sequence[int]) -> None:
+    """PCK and loss against the minutes of training, as a picture."""
+    minutes = [entry["elapsed_s"] / 60 for entry in history]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for number, threshold in enumerate(thresholds_px):
+        axes.plot(minutes, [entry["pck"][number] for entry in history], "o-", ms=3, label=f"within {threshold} px")
+    axes.set(xlabel="minutes of training", ylabel="share of points (validation)", ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    right = axes.twinx()
+    right.plot(minutes, [entry.get("loss", np.nan) for entry in history], color="grey", ls="--", label="loss")
+    right.set(ylabel="training loss")
+    axes.legend(loc="center right")
+    with atomic_write(folder.plot) as partial:
+        figure.savefig(partial, dpi=120)
+    pyplot.close(figure)

@@ -1,0 +1,299 @@
+"""One dataclass a stage is its config, its YAML preset and its command line.
+
+tyro makes the command line from the dataclass, because it takes flags the way this field types them
+(`--adjacent_range 1 50`, bare `--keep_all`), shows a field's docstring as its help and names the nearest flag for
+an unknown one; jsonargparse wants `--adjacent_range "[1, 50]"` and `--keep_all true`. msgspec, which is
+strict about types and says where one is wrong, checks the values of a YAML file against the same dataclass.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import io
+import reprlib
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import tyro
+
+from pipeline.command import exit_status
+from pipeline.command.messages import shorten_box
+from pipeline.errors import LumenError
+from pipeline.outputs.files import read_yaml, write_yaml
+from pipeline.paths import AnyPath
+
+Config = TypeVar("Config")
+
+
+def parse_command_line(config_type: type[Config], arguments: Sequence[str], program: str) -> Config:
+    """Make a config from the dataclass's defaults, then `--preset NAME`, then `--config FILE.yaml`, then the flags.
+
+    Presets are the YAML files in the folder that the dataclass names as `PRESETS`, if it does.
+
+    Raises:
+        LumenError: if the YAML file is missing, has an unknown key or a value of the wrong type.
+        SystemExit: with status 2 and the usage if a flag is wrong, with 0 after `--help`.
+    """
+    _refuse_empty(arguments)
+    name, flags = _split_off("--preset", list(arguments)) if _presets(config_type) else (None, list(arguments))
+    file, flags = _split_off("--config", flags)
+    files = [*([_preset(config_type, name)] if name else []), *([_expanded(Path(file))] if file else [])]
+    # tyro takes None as "no default", though its type says otherwise.
+    default: Config = _load_layers(config_type, files) if files else None  # type: ignore[assignment]
+    description = f"{inspect.getdoc(config_type)}\n\n{_layers_help(config_type)}"
+    usage_error = io.StringIO()
+    try:
+        with redirect_stderr(usage_error):
+            config = tyro.cli(
+                config_type, prog=program, args=flags, default=default, description=description, use_underscores=True
+            )
+    except SystemExit as end:
+        if end.code:
+            print(shorten_box(usage_error.getvalue()), file=sys.stderr)
+        elif {"-h", "--help"} & set(flags):
+            print(exit_status.HELP, end="", flush=True)
+        raise
+    return _with_home(config)
+
+
+def named_variant(name: str, choices: Sequence[str], arguments: Sequence[str]) -> str:
+    """Which of several kinds of settings a command line is for: `--name CHOICE`, or the key in the `--config` file.
+
+    Raises:
+        LumenError: if it names none of the choices, the first of which is the default; or the file cannot be read.
+    """
+    given, rest = _split_off(f"--{name}", list(arguments))
+    where = f"--{name}"
+    file, _ = _split_off("--config", rest)
+    if given is None and file:
+        content = read_yaml(_expanded(Path(file)))
+        given = content.get(name) if isinstance(content, Mapping) else None
+        where = f"{file}: {name}"
+    if given is None:
+        return choices[0]
+    if given not in choices:
+        raise LumenError(f"{where} {given}: there is none of that name{_nearest(str(given), choices, name + 's')}")
+    return str(given)
+
+
+def load_config(config_type: type[Config], path: AnyPath, *, allow_missing: bool = False) -> Config:
+    """Read a YAML file into a config dataclass.
+
+    Args:
+        config_type: a dataclass; fields may be dataclasses again.
+        path: the YAML file, a mapping from field names to values.
+        allow_missing: leave required fields that the file lacks for the command line to fill, and checks in
+            `__post_init__` to the instance that it makes.
+
+    Raises:
+        LumenError: naming the file, the key and the nearest right one, or the type that was expected.
+    """
+    content = read_yaml(Path(path))
+    if content is None:
+        content = {}
+    return from_mapping(config_type, content, str(path), allow_missing=allow_missing)
+
+
+def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_missing: bool = False) -> Config:
+    """Build a dataclass from builtin types, strictly: no unknown keys, no wrong types, nothing missing.
+
+    Args:
+        config_type: the dataclass; fields may be dataclasses again.
+        mapping: field names to values, as YAML or JSON gives them.
+        source: what to call the place they came from in an error.
+        allow_missing: see `load_config`.
+
+    Raises:
+        LumenError: naming source, key and the nearest right key, or the type that was expected.
+    """
+    if not isinstance(mapping, Mapping):
+        raise LumenError(f"{source}: expected keys with values, found {type(mapping).__name__}")
+    hints = _hints(config_type)  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in hints:
+            raise LumenError(f"{source}: unknown key {key!r}{_nearest(str(key), list(hints), 'keys')}")
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        if field.name in mapping:
+            where = f"{source}: {field.name}"
+            values[field.name] = _convert(mapping[field.name], hints[field.name], where, allow_missing)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            if not allow_missing:
+                raise LumenError(f"{source}: the key {field.name!r} is missing")
+            values[field.name] = tyro.MISSING
+    return _with_holes(config_type, values) if allow_missing else config_type(**values)
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """A dataclass as builtin types that YAML and JSON can hold; `from_mapping` is its inverse."""
+    return msgspec.to_builtins(config, enc_hook=_encode)
+
+
+def save_config(config: Any, path: AnyPath) -> None:
+    """Write the resolved config, so that a result carries what made it."""
+    write_yaml(Path(path), to_mapping(config))
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse empty arguments: as a path they would mean the current folder.
+
+    Raises:
+        LumenError: if there is one.
+    """
+    for before, argument in zip(["the first argument", *arguments], arguments, strict=False):
+        flag, is_assigned, value = argument.partition("=")
+        if not argument or (flag.startswith("--") and is_assigned and not value):
+            raise LumenError(f"{flag or before} is empty: is a shell variable unset?")
+
+
+def _with_home(value: Any) -> Any:
+    """A value with `~` in all paths in it replaced by the home folder: a shell leaves it in `--output=~/x`."""
+    if isinstance(value, Path):
+        return _expanded(value)
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_home, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        expanded = {name: _with_home(each) for name, each in changed.items()}
+        return dataclasses.replace(value, **expanded) if expanded != changed else value
+    return value
+
+
+def _expanded(path: Path) -> Path:
+    """The path with `~` replaced by the home folder; as shells do, a name of no user is left as it is.
+
+    Raises:
+        LumenError: if it is not known where the home folder is.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        if path.parts[0] == "~":
+            raise LumenError(f"{path}: it is not known where the home folder is: write the whole path") from error
+        return path
+
+
+def _split_off(name: str, arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag that may be given once, and the other arguments."""
+    found = None
+    rest = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, is_assigned, value = argument.partition("=")
+        if flag != name:
+            rest.append(argument)
+            continue
+        value = value if is_assigned else next(remaining, "")
+        if not value:
+            raise LumenError(f"{name} needs a {'YAML file' if name == '--config' else 'name'}")
+        if found:
+            raise LumenError(f"{name} may be given once")
+        found = value
+    return found, rest
+
+
+def _presets(config_type: type) -> dict[str, Path]:
+    """The presets of a config by name."""
+    folder = getattr(config_type, "PRESETS", None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def _preset(config_type: type, name: str) -> Path:
+    presets = _presets(config_type)
+    if name not in presets:
+        raise LumenError(f"--preset {name}: there is none of that name{_nearest(name, list(presets), 'presets')}")
+    return presets[name]
+
+
+def _load_layers(config_type: type[Config], files: Sequence[Path]) -> Config:
+    """What several YAML files say together, the last the most; each is checked on its own."""
+    merged: dict[str, Any] = {}
+    for file in files:
+        load_config(config_type, file, allow_missing=True)
+        merged |= read_yaml(file) or {}
+    return from_mapping(config_type, merged, str(files[-1]), allow_missing=True)
+
+
+def _layers_help(config_type: type) -> str:
+    presets = ", ".join(_presets(config_type))
+    text = "--config FILE.yaml sets any of these by name; flags override it."
+    return f"--preset NAME chooses a set of them: {presets}. {text}" if presets else text
+
+
+@functools.cache
+def _hints(config_type: type) -> dict[str, Any]:
+    hints = get_type_hints(config_type)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
+
+
+def _with_holes(config_type: type[Config], values: dict[str, Any]) -> Config:
+    """An instance for tyro to complete: `__post_init__` would check values that are not there yet."""
+    config = object.__new__(config_type)
+    for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
+        if field.name not in values:
+            factory = field.default_factory
+            values[field.name] = field.default if factory is dataclasses.MISSING else factory()
+        object.__setattr__(config, field.name, values[field.name])
+    return config
+
+
+def _convert(value: Any, hint: Any, where: str, allow_missing: bool) -> Any:
+    config_type = _dataclass_in(hint)
+    if config_type and isinstance(value, Mapping):
+        return from_mapping(config_type, value, where, allow_missing=allow_missing)
+    if get_origin(hint) is list and _dataclass_in(get_args(hint)[0]) and isinstance(value, list):
+        return [_convert(item, get_args(hint)[0], f"{where}[{i}]", False) for i, item in enumerate(value)]
+    try:
+        return msgspec.convert(value, hint, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        choices = _choices_in(hint)
+        if choices and isinstance(value, str):
+            raise LumenError(f"{where}: {value!r} is no choice{_nearest(value, choices, 'choices')}") from error
+        raise LumenError(f"{where}{_plain(str(error))}, got {reprlib.repr(value)}") from error
+
+
+def _alternatives(hint: Any) -> Sequence[Any]:
+    return get_args(hint) if isinstance(hint, types.UnionType) or get_origin(hint) is Union else [hint]
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that `X` or `X | None` means."""
+    return next((each for each in _alternatives(hint) if isinstance(each, type) and is_dataclass(each)), None)
+
+
+def _choices_in(hint: Any) -> list[str]:
+    literals = [each for each in _alternatives(hint) if get_origin(each) is Literal]
+    return [str(choice) for literal in literals for choice in get_args(literal)]
+
+
+def _nearest(name: str, names: Sequence[str], called: str) -> str:
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; the {called} are {', '.join(names)}"
+
+
+def _plain(message: str) -> str:
+    """msgspec's "Expected `array`, got `str` - at `$[1]`" as "[1]: expected list"."""
+    expected, _, place = message.partition(" - at `$")
+    expected = expected.partition(", got ")[0].replace("`", "")
+    for term, ours in {"array": "list", "object": "keys with values", "null": "None"}.items():
+        expected = expected.replace(term, ours)
+    return f"{place.rstrip('`')}: {expected[:1].lower()}{expected[1:]}"
+
+
+def _decode(hint: type, value: Any) -> Any:
+    if issubclass(hint, Path) and isinstance(value, str):
+        return _expanded(Path(value))
+    raise msgspec.ValidationError(f"Expected {hint.__name__}")
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be saved in a config")

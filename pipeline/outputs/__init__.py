@@ -1,0 +1,1 @@
+"""What commands write: output folders and their records, atomic files, locks."""

@@ -1,0 +1,1 @@
+"""COLMAP's models and databases: reading, checking, writing."""

@@ -1,0 +1,219 @@
+"""The flesh: a point for every cell of the image that can be found again, with the camera's poses known.
+
+From some frames of a video, its references, a lattice of cells is looked for in the frames around. What the poses agree
+on becomes points. A cell of a frame holds one observation at most, so that what several references saw of one patch
+becomes one point: cells that hold an observation already are not looked for again, and a new point keeps those of its
+observations alone that fall into cells which are free.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from pipeline.data.tracks import Tracks
+from pipeline.finder import Finder, Found
+from sfm.mapping.cleaning import depth_uncertainty
+from sfm.mapping.track_model import TrackModel, keep_points, triangulate_all
+from sfm.mapping.triangulation import Limits, bearing_vectors, camera_centers, reprojection_errors
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+
+# An observation this many times the largest error from the median depth's point may still turn out to be right.
+_NEAR = 4.0
+
+
+@dataclass(frozen=True)
+class DenseLimits:
+    """What a point of the flesh has to satisfy.
+
+    Attributes:
+        points: reprojection error, views, angle.
+        depth_uncertainty: largest standard deviation along the ray, as a share of the distance.
+    """
+
+    points: Limits
+    depth_uncertainty: float
+
+
+class Lattice:
+    """The square cells of all frames of a video, and which of them hold an observation.
+
+    Args:
+        usable: (H, W) bool, pixels that show tissue in every frame.
+        frames: F.
+        cell_px: side of a cell.
+    """
+
+    def __init__(self, usable: Booleans, frames: int, cell_px: int) -> None:
+        height, width = usable.shape
+        self._cell_px = cell_px
+        self._shape = -(-height // cell_px), -(-width // cell_px)
+        rows, columns = np.indices(self._shape).reshape(2, -1)
+        middles = np.column_stack([columns, rows]) * cell_px + cell_px / 2
+        index = np.minimum(middles.astype(np.int64), [width - 1, height - 1])
+        self._middles = middles.astype(np.float32)
+        self._usable = usable[index[:, 1], index[:, 0]]
+        self._taken = np.zeros((frames, len(middles)), bool)
+        self._covered = np.zeros(frames, np.int64)
+
+    def free(self, row: int, usable: Booleans | None = None) -> npt.NDArray[np.float32]:
+        """The middles (N, 2) px of a frame's usable cells that hold no observation.
+
+        Args:
+            row: the frame.
+            usable: (H, W) bool, pixels that may be used in this very frame; by default those of every frame.
+        """
+        kept = self._usable & ~self._taken[row]
+        if usable is not None:
+            index = np.minimum(self._middles.astype(np.int64), np.array(usable.shape[::-1]) - 1)
+            kept = kept & usable[index[:, 1], index[:, 0]]
+        return self._middles[kept]
+
+    def admit(self, frame: Integers, pixels: npt.NDArray[np.float32], order: Integers) -> Booleans:
+        """Which observations (O,) may take the cell that they are in: the first in `order` of each free one."""
+        place = self._place(frame, pixels)
+        admitted = np.zeros(len(frame), bool)
+        # Of equal ones, unique gives the first.
+        first = order[np.unique(place[order], return_index=True)[1]]
+        admitted[first] = ~self._taken.reshape(-1)[place[first]]
+        return admitted
+
+    def take(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> None:
+        """Let observations have the cells that they are in."""
+        place = np.unique(self._place(frame, pixels))
+        place = place[~self._taken.reshape(-1)[place]]
+        self._taken.reshape(-1)[place] = True
+        row, cell = np.divmod(place, len(self._middles))
+        self._covered += np.bincount(row[self._usable[cell]], minlength=len(self._covered))
+
+    @property
+    def usable_cells(self) -> int:
+        """How many cells show tissue in every frame."""
+        return int(self._usable.sum())
+
+    def coverage(self) -> Floats:
+        """(F,) the share of each frame's usable cells that hold an observation, 0..1."""
+        return self._covered / max(1, self.usable_cells)
+
+    def _place(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> Integers:
+        column, row = np.floor(pixels / self._cell_px).astype(np.int64).T
+        rows, columns = self._shape
+        cell = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
+        return np.asarray(frame * len(self._middles) + cell, np.int64)
+
+
+def densify_from(
+    reference: int,
+    find: Finder,
+    lattice: Lattice,
+    camera: pycolmap.Camera,
+    cam_from_world: Floats,
+    limits: DenseLimits,
+    usable: Booleans | None = None,
+) -> tuple[Tracks, Floats]:
+    """The points of one reference; the cells that their observations are in are taken.
+
+    Args:
+        reference: its row.
+        find: looks for pixels of it in other frames.
+        lattice: of the video.
+        camera: of all frames.
+        cam_from_world: (F, 3, 4), NaN for frames without a pose.
+        limits: of points.
+        usable: (H, W) bool, pixels that may be used in the reference.
+
+    Returns:
+        Tracks of T points, each with all of its observations, and the points (T, 3).
+    """
+    pixels = lattice.free(reference, usable)
+    tracks = _tracks([(reference, np.arange(len(pixels)), pixels), *find(reference, pixels)], len(cam_from_world))
+    tracks = tracks.select(_agree_on_depth(tracks, reference, pixels, camera, cam_from_world, limits.points.error_px))
+    model = triangulate_all(camera, cam_from_world, tracks, limits.points)
+    model = keep_points(model, tracks, depth_uncertainty(model, tracks) <= limits.depth_uncertainty)
+    model = _in_free_cells(model, tracks, lattice, limits.points)
+    lattice.take(tracks.frame[model.used], tracks.pixels[model.used])
+    kept = tracks.select(model.used)
+    numbers, renumbered = np.unique(kept.track, return_inverse=True)
+    return Tracks(kept.frame_index, kept.frame, renumbered.astype(np.int64), kept.pixels), model.points[numbers]
+
+
+def joined(parts: Sequence[tuple[Tracks, Floats]], frame_index: Integers) -> tuple[Tracks, Floats]:
+    """The points of several references as those of one video, (T, 3), with their tracks in the order of frames."""
+    firsts = np.cumsum([0, *(tracks.track_count for tracks, _ in parts)])
+    frame = np.concatenate([tracks.frame for tracks, _ in parts])
+    track = np.concatenate([tracks.track + first for (tracks, _), first in zip(parts, firsts, strict=False)])
+    pixels = np.concatenate([tracks.pixels for tracks, _ in parts])
+    order = np.argsort(frame, kind="stable")
+    points = np.concatenate([points for _, points in parts])
+    return Tracks(frame_index, frame[order], track[order], pixels[order], len(points)), points
+
+
+def _tracks(found: Sequence[Found], frames: int) -> Tracks:
+    rows, points, pixels = zip(*found, strict=True)
+    frame = np.repeat(np.array(rows, np.int64), [len(each) for each in points])
+    order = np.argsort(frame, kind="stable")
+    track, places = np.concatenate(points)[order], np.concatenate(pixels)[order]
+    return Tracks(np.arange(frames), frame[order], track.astype(np.int64), places.astype(np.float32))
+
+
+def _agree_on_depth(
+    tracks: Tracks,
+    reference: int,
+    pixels: npt.NDArray[np.float32],
+    camera: pycolmap.Camera,
+    cam_from_world: Floats,
+    error_px: float,
+) -> Booleans:
+    """Which observations (O,) are near to where the most likely depth along each ray of the reference puts the point.
+
+    With every other view a ray gives a depth, the better the larger the angle between them. The median of these,
+    weighted by the sine of that angle, stands up to nearly half of the views being wrong, which a triangulation from
+    all does not.
+    """
+    centers = camera_centers(cam_from_world)
+    to_world = cam_from_world[:, :, :3].transpose(0, 2, 1)
+    ahead = bearing_vectors(camera, pixels) @ to_world[reference].T
+    rays = np.einsum("nij,nj->ni", to_world[tracks.frame], bearing_vectors(camera, tracks.pixels))
+    baseline = centers[tracks.frame] - centers[reference]
+    own = ahead[tracks.track]
+    # What is left of the reference's ray and of the baseline across the other ray.
+    own_across = own - (own * rays).sum(axis=1, keepdims=True) * rays
+    squared = (own_across**2).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = (own_across * baseline).sum(axis=1) / squared
+    tells = (tracks.frame != reference) & np.isfinite(depth) & (depth > 0)
+    median = _weighted_median(tracks.track[tells], depth[tells], np.sqrt(squared[tells]), len(pixels))
+    points = centers[reference] + median[:, None] * ahead
+    near = reprojection_errors(tracks, points, camera, cam_from_world) < _NEAR * error_px
+    return near | ((tracks.frame == reference) & np.isfinite(median)[tracks.track])
+
+
+def _weighted_median(track: Integers, values: Floats, weights: Floats, count: int) -> Floats:
+    """(count,) the value of each track that half of the weight is below; NaN without values."""
+    order = np.lexsort((values, track))
+    track, values = track[order], values[order]
+    total = np.bincount(track, weights[order], count)
+    before = np.cumsum(total) - total
+    below = np.cumsum(weights[order]) - before[track] < 0.5 * total[track]
+    place = np.searchsorted(track, np.arange(count)) + np.bincount(track[below], minlength=count)
+    result = np.full(count, np.nan)
+    known = total > 0
+    result[known] = values[np.minimum(place[known], len(values) - 1)]
+    return result
+
+
+def _in_free_cells(model: TrackModel, tracks: Tracks, lattice: Lattice, limits: Limits) -> TrackModel:
+    """Without the observations in cells that others have, and without the points that have too few then."""
+    error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)
+    used = np.flatnonzero(model.used)
+    order = np.argsort(error_px[used], kind="stable")
+    admitted = np.zeros(len(model.used), bool)
+    admitted[used] = lattice.admit(tracks.frame[used], tracks.pixels[used], order)
+    views = np.bincount(tracks.track[admitted], minlength=tracks.track_count)
+    model = TrackModel(model.camera, model.cam_from_world, model.points, admitted)
+    return keep_points(model, tracks, views >= limits.views)

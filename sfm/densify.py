@@ -1,0 +1,124 @@
+"""The dense points of a video with known poses: references one after the other, each where least is covered yet."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from pipeline.data.array_files import read_arrays, write_arrays
+from pipeline.data.tracks import Tracks
+from pipeline.finder import Finder
+from pipeline.progress import ProgressBar
+from sfm.dense_points import DenseLimits, Lattice, densify_from, joined
+
+Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
+
+# A reference begins nothing if fewer of the cells are still free in it.
+_LEAST_FREE_SHARE = 0.02
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ReferenceRules:
+    """From how many frames points begin.
+
+    Attributes:
+        most: at most so many references.
+        coverage: no further ones when each frame has this share of its cells covered, 0..1.
+    """
+
+    most: int
+    coverage: float
+
+
+def densify(
+    find: Finder,
+    lattice: Lattice,
+    camera: pycolmap.Camera,
+    cam_from_world: Floats,
+    limits: DenseLimits,
+    rules: ReferenceRules,
+    usable: Callable[[int], Booleans | None],
+    folder: Path,
+) -> tuple[Tracks, Floats]:
+    """Points of the whole video.
+
+    Args:
+        find: looks for pixels of a frame in others.
+        lattice: of the video; filled.
+        camera: of all frames.
+        cam_from_world: (F, 3, 4), NaN for frames without a pose.
+        limits: of points.
+        rules: of references.
+        usable: a row → (H, W) bool, pixels of that frame that may be used; None for a frame that cannot be read.
+        folder: keeps what each reference gave; a killed run goes on from there.
+
+    Returns:
+        Tracks of T points, rows counted as in `cam_from_world`, and the points (T, 3).
+    """
+    open_rows = _spread([int(row) for row in np.flatnonzero(np.isfinite(cam_from_world[:, 0, 0]))])
+    parts: list[tuple[Tracks, Floats]] = []
+    with ProgressBar("densifying", total=min(rules.most, len(open_rows)), unit="reference") as bar:
+        while open_rows and len(parts) < rules.most:
+            covered = lattice.coverage()[open_rows]
+            if covered.min() >= rules.coverage:
+                break
+            reference = open_rows.pop(int(np.argmin(covered)))
+            mask = usable(reference)
+            if mask is None:
+                continue
+            if len(lattice.free(reference, mask)) < _LEAST_FREE_SHARE * lattice.usable_cells:
+                # Hidden in this frame, or taken already.
+                continue
+            parts.append(_part(reference, find, lattice, camera, cam_from_world, limits, mask, folder))
+            bar.update()
+    frame_index = np.arange(len(cam_from_world))
+    if not parts:
+        nothing = np.zeros(0, np.int64)
+        return Tracks(frame_index, nothing, nothing, np.zeros((0, 2), np.float32)), np.zeros((0, 3))
+    return joined(parts, frame_index)
+
+
+def _part(
+    reference: int,
+    find: Finder,
+    lattice: Lattice,
+    camera: pycolmap.Camera,
+    cam_from_world: Floats,
+    limits: DenseLimits,
+    usable: Booleans,
+    folder: Path,
+) -> tuple[Tracks, Floats]:
+    """The points of a reference, of an earlier run if it got so far."""
+    path = folder / f"{reference:06d}.npz"
+    part = _load(path, len(cam_from_world))
+    if part is not None:
+        lattice.take(part[0].frame, part[0].pixels)
+        return part
+    tracks, points = densify_from(reference, find, lattice, camera, cam_from_world, limits, usable)
+    logger.debug("reference %d: %d points, %d observations", reference, len(points), len(tracks.frame))
+    frame, track = tracks.frame.astype(np.int32), tracks.track.astype(np.int32)
+    write_arrays(path, {"frame": frame, "track": track, "pixels": tracks.pixels, "points": points})
+    return tracks, points
+
+
+def _load(path: Path, frames: int) -> tuple[Tracks, Floats] | None:
+    arrays = read_arrays(path, ("frame", "track", "pixels", "points"))
+    if arrays is None:
+        return None
+    frame, track, points = arrays["frame"].astype(np.int64), arrays["track"].astype(np.int64), arrays["points"]
+    return Tracks(np.arange(frames), frame, track, arrays["pixels"], len(points)), points
+
+
+def _spread(rows: list[int]) -> list[int]:
+    """The same rows so that the first few lie evenly among all: the middle, then the quarters, ..."""
+    bits = max(1, (len(rows) - 1).bit_length())
+    order = sorted(range(2**bits), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
+    middle = 2 ** (bits - 1)
+    return [rows[(place + middle) % 2**bits] for place in order if (place + middle) % 2**bits < len(rows)]

@@ -1,0 +1,1 @@
+"""A reconstruction against ground truth or another reconstruction."""

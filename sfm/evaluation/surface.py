@@ -1,0 +1,98 @@
+"""What is exactly true of a phantom, as far as a reconstruction is measured by it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import open3d as o3d
+import pycolmap
+
+from pipeline.data.images import read_pixels
+from pipeline.data.phantom_files import DEPTH_UNIT_MM, PhantomPaths, read_facts
+from pipeline.errors import LumenError, explain_os_errors
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SurfaceTruth:
+    """Camera path and surface of a phantom, mm.
+
+    Attributes:
+        paths: of the phantom.
+        camera: of the video as recorded.
+        cam_from_world: (N, 3, 4) of all frames of the video.
+        shows: (N,) bool, which frames show something.
+        scene: the surfaces.
+    """
+
+    paths: PhantomPaths
+    camera: pycolmap.Camera
+    cam_from_world: Floats
+    shows: npt.NDArray[np.bool_]
+    scene: o3d.t.geometry.RaycastingScene
+
+    @classmethod
+    def load(cls, root: Path) -> "SurfaceTruth":
+        """Read a phantom's folder.
+
+        Raises:
+            LumenError: if `root` holds no phantom, or one of another format version.
+        """
+        paths = PhantomPaths(root)
+        if not paths.truth.exists():
+            raise LumenError(
+                f"{root} is no folder of a phantom (no {paths.truth.name} in it), as data_prep/phantom.py makes"
+            )
+        facts = read_facts(paths)
+        with explain_os_errors("read", paths.poses):
+            poses = np.load(paths.poses)
+        mesh = o3d.t.io.read_triangle_mesh(paths.mesh) if paths.mesh.is_file() else None
+        if mesh is None or "positions" not in mesh.vertex:
+            raise LumenError(f"{paths.mesh} holds no mesh: render the phantom again")
+        scene = o3d.t.geometry.RaycastingScene()
+        scene.add_triangles(mesh)
+        shows = np.array([not frame["is_black"] for frame in facts["frames"]])
+        return cls(paths, pycolmap.Camera(**facts["camera"], camera_id=1), poses, shows, scene)
+
+    def distance(self, points_mm: Floats) -> Floats:
+        """Distance of points (N, 3) to the nearest surface: (N,), mm."""
+        query = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_mm, np.float32))
+        return np.asarray(self.scene.compute_distance(query).numpy(), np.float64)
+
+    def depth(self, frame: int) -> npt.NDArray[np.float32] | None:
+        """(H, W) float32 depth along the optical axis, mm, 0 where there is none; None without a depth map."""
+        path = self.paths.depth(frame)
+        stored = read_pixels(path, cv2.IMREAD_UNCHANGED)
+        return None if stored is None else (stored * np.float32(DEPTH_UNIT_MM)).astype(np.float32)
+
+    def surface_points(self, frame: int, step: int) -> Floats:
+        """What every `step`-th pixel of a frame shows, (N, 3) mm; none without a depth map."""
+        depth = self.depth(frame)
+        if depth is None:
+            return np.zeros((0, 3))
+        rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step].reshape(2, -1)
+        known = depth[rows, columns] > 0
+        rows, columns = rows[known], columns[known]
+        rays = np.asarray(self.camera.cam_ray_from_img(np.column_stack([columns, rows]) + 0.5))
+        in_camera = rays / rays[:, 2:] * depth[rows, columns, None]
+        pose = self.cam_from_world[frame]
+        return np.asarray((in_camera - pose[:, 3]) @ pose[:, :3])
+
+    def sees(self, frame: int, points_mm: Floats, tolerance: float) -> npt.NDArray[np.bool_]:
+        """Which points (N, 3) a frame shows: inside the content area, and no surface more than a share nearer."""
+        depth = self.depth(frame)
+        seen = np.zeros(len(points_mm), bool)
+        if depth is None:
+            return seen
+        pose = self.cam_from_world[frame]
+        in_camera = points_mm @ pose[:, :3].T + pose[:, 3]
+        ahead = np.flatnonzero(in_camera[:, 2] > 0)
+        pixels = np.floor(np.asarray(self.camera.img_from_cam(np.ascontiguousarray(in_camera[ahead]))))
+        inside = np.isfinite(pixels).all(axis=1) & (pixels >= 0).all(axis=1) & (pixels < depth.shape[::-1]).all(axis=1)
+        ahead, index = ahead[inside], pixels[inside].astype(np.int64)
+        shown = depth[index[:, 1], index[:, 0]]
+        seen[ahead] = (shown > 0) & (np.abs(in_camera[ahead, 2] - shown) <= tolerance * shown)
+        return seen

@@ -1,0 +1,163 @@
+"""A sequence as the first SfM takes it: frames, content area, and a camera if one is known."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pycolmap
+
+from pipeline.conventions import WORKING_SIZE_PX
+from pipeline.data.sequence import Sequence
+from pipeline.data.tracks import MIN_FRAMES
+from pipeline.data.training_data import Bytes
+from pipeline.data.training_files import read_mask
+from pipeline.errors import LumenError, require
+from pipeline.paths import AnyPath, RunPaths, SequencePaths, TrainingPaths
+from sfm.mapping.triangulation import Limits
+
+MIN_SIDE_PX = 32
+# Of frames as points are followed in them.
+_ERROR_PX = 1.5
+
+
+@dataclass(frozen=True)
+class InputVideo:
+    """A sequence to reconstruct.
+
+    Attributes:
+        paths: the sequence.
+        source: where the frames are read from: as recorded, if the camera is to be estimated.
+        facts: the source's `sequence.yaml`.
+        mask: (H, W) uint8 content area of the source's frames.
+    """
+
+    paths: SequencePaths
+    source: SequencePaths
+    facts: Sequence
+    mask: Bytes
+
+    @property
+    def frame_index(self) -> list[int]:
+        return sorted(frame.index for frame in self.facts.frames)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.facts.width, self.facts.height
+
+    @property
+    def camera(self) -> pycolmap.Camera | None:
+        """The calibrated camera; None if it is to be estimated."""
+        if self.facts.calibration.state == "uncalibrated":
+            return None
+        width, height = self.size
+        camera = pycolmap.Camera(model="PINHOLE", width=width, height=height, params=self.facts.calibration.pinhole)
+        camera.has_prior_focal_length = True
+        return camera
+
+    @property
+    def content_side(self) -> int:
+        """The longer side of the content area, px."""
+        return int(max(cv2.boundingRect(self.mask)[2:]))
+
+    @property
+    def likely_error_px(self) -> float:
+        """How far a point that is followed well may be from where it belongs, px."""
+        return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
+
+    def limits(self, max_error_px: float | None, min_views: int, min_angle_deg: float) -> Limits:
+        """What a point has to satisfy; without a largest error the likely one is taken."""
+        return Limits(self.likely_error_px if max_error_px is None else max_error_px, min_views, min_angle_deg)
+
+    @property
+    def content_box(self) -> tuple[int, int, int, int]:
+        left, top, width, height = cv2.boundingRect(self.mask)
+        return left, top, left + width, top + height
+
+    @classmethod
+    def read(cls, folder: AnyPath, *, as_recorded: bool = True) -> "InputVideo":
+        """Read a sequence's facts and content area.
+
+        Args:
+            folder: the sequence's.
+            as_recorded: of a sequence that was undistorted with an estimated camera, take the frames before that.
+
+        Raises:
+            LumenError: if it is no sequence, its content area is missing, empty or of another size, or it has too few
+                frames.
+        """
+        paths = SequencePaths(Path(folder))
+        _require_sequence(paths)
+        source = paths.as_recorded if as_recorded else paths
+        facts = Sequence.load(source.sequence)
+        mask = _read_content_area(source, facts)
+        pinhole = facts.calibration.pinhole
+        if facts.calibration.state != "uncalibrated" and not _is_pinhole(pinhole):
+            raise LumenError(f"{source.sequence}: pinhole {pinhole} is not fx, fy, cx, cy, with fx, fy above 0")
+        count = len(facts.frames)
+        require(count >= MIN_FRAMES, f"{folder} has {count} frames: at least {MIN_FRAMES} are needed")
+        return cls(paths, source, facts, mask)
+
+
+def _require_sequence(paths: SequencePaths) -> None:
+    """Say what to give instead of a folder that is no sequence.
+
+    Raises:
+        LumenError: unless it is one.
+    """
+    folder = paths.root
+    if folder.is_file():
+        raise LumenError(
+            f"{folder} is a file, not a sequence: make one of it with python data_prep/extract.py {folder}"
+        )
+    require(folder.is_dir(), f"{folder} is not a folder")
+    around = _sequence_around(folder)
+    if around is not None:
+        raise LumenError(f"{folder} is a part of a sequence: give the whole, {around}")
+    if paths.sequence.exists():
+        return
+    inside = [found.root for found in RunPaths(folder).sequences()]
+    training = TrainingPaths.find(folder)
+    if inside:
+        hint = f"; choose one of its sequences, such as {inside[0]}"
+    elif training is not None:
+        hint = (
+            "; it holds training data, which have their poses already: to reconstruct them anew, make a sequence of "
+            f"their images with python data_prep/extract.py {training.image(0).parent}"
+        )
+    else:
+        hint = "; make one with extract.py"
+    raise LumenError(f"{folder} is no sequence (no sequence.yaml){hint}")
+
+
+def _read_content_area(source: SequencePaths, facts: Sequence) -> Bytes:
+    path, size = source.mask, f"{facts.width}x{facts.height}"
+    if not path.exists():
+        raise LumenError(
+            f"{path} is missing: extract the sequence again, or put the content area of its frames there ({size} "
+            "pixels, 255 = tissue)"
+        )
+    mask = read_mask(path)
+    if mask.shape != (facts.height, facts.width):
+        about = f"{mask.shape[1]}x{mask.shape[0]}"
+        raise LumenError(f"{path} is of {about} pixels, the sequence of {size}: extract the sequence again")
+    require(bool(mask.any()), f"{path} is black: it leaves nothing to use; extract the sequence again")
+    sides = cv2.boundingRect(mask)[2:]
+    require(min(sides) >= MIN_SIDE_PX, f"{path} shows only {sides[0]}x{sides[1]} pixels: too few to use")
+    return mask
+
+
+def _sequence_around(folder: Path) -> Path | None:
+    """The sequence that a folder is a part of, such as its `images/`, `recorded/` or `colmap/0/`; None if of none."""
+    place = folder.resolve()
+    for parent in (place.parent, place.parent.parent):
+        paths = SequencePaths(parent)
+        models = TrainingPaths(parent).model.parent
+        parts = (paths.images, paths.frame_masks, paths.recorded.root, models)
+        if paths.sequence.exists() and any(place.is_relative_to(part) for part in parts):
+            return parent
+    return None
+
+
+def _is_pinhole(params: list[float] | None) -> bool:
+    return params is not None and len(params) == 4 and bool(np.isfinite(params).all()) and min(params[:2]) > 0

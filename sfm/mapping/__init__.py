@@ -1,0 +1,1 @@
+"""Structure from Motion: tracks → cameras, poses and points."""

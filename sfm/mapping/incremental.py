@@ -1,0 +1,225 @@
+"""Incremental mapping with pycolmap (Schoenberger & Frahm, CVPR 2016), set up for small parallax and forward motion."""
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pycolmap
+
+from pipeline.data.tracks import Integers, Tracks
+from pipeline.outputs.files import write_bytes
+from pipeline.outputs.record import own
+from pipeline.paths import SequencePaths
+from pipeline.progress import ProgressBar
+from sfm.colmap.database import write_database
+from sfm.colmap.files import is_whole
+from sfm.colmap.writing import own_mapping_files
+from sfm.mapping.subset import correspondences_from_tracks, select_skeleton
+
+# New points in a keyframe that are handed to the mapper, and how few a pair of keyframes may share.
+_SKELETON_POINTS = 300
+_MIN_SHARED_POINTS = 30
+_SNAPSHOT_FRAMES = 40
+_LOG_HEADER = ("Log file created at:", "Running on machine:", "Running duration", "Log line format:")
+
+logger = logging.getLogger(__name__)
+
+
+def frame_name(index: int) -> str:
+    """The name of a frame's image, from the frame's index in the video."""
+    return SequencePaths(Path()).image(index).name
+
+
+def write_keyframes(
+    tracks: Tracks, keyframes: Integers, camera: pycolmap.Camera, folder: Path, log: Path, seed: int
+) -> Path | None:
+    """Write a database of keyframes, with the longest of their tracks as keypoints and verified matches.
+
+    Args:
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        camera: of all frames; its focal length is taken as known.
+        folder: for the database; what a killed run left there is used.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
+
+    Returns:
+        The database, or None if no two keyframes share enough points.
+    """
+    database = folder / "database.db"
+    verified = folder / "verified"
+    if not verified.exists():
+        skeleton = select_skeleton(tracks, keyframes, _SKELETON_POINTS)
+        names = frame_names(tracks, keyframes)
+        keypoints, matches = correspondences_from_tracks(skeleton, keyframes.tolist(), names, _MIN_SHARED_POINTS)
+        if not matches:
+            return None
+        known = pycolmap.Camera(camera.todict())
+        known.has_prior_focal_length = True
+        write_database(database, known, keypoints, matches)
+        verify_pairs(database, list(matches), log, seed)
+        write_bytes(verified, b"")
+    return database
+
+
+def frame_names(tracks: Tracks, rows: Iterable[int]) -> list[str]:
+    """The names of frames' images, from the frames' rows in `tracks.frame_index`."""
+    return [frame_name(int(tracks.frame_index[row])) for row in rows]
+
+
+def verify_pairs(database: Path, pairs: Sequence[tuple[str, str]], log: Path, seed: int) -> None:
+    """Keep those matches of each pair that a two-view geometry explains; they are written to the database."""
+    listing = database.with_suffix(".pairs.txt")
+    listing.write_text("".join(f"{first} {second}\n" for first, second in pairs))
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.random_seed = seed
+    # The content area's round border is no watermark.
+    options.detect_watermark = False
+    with colmap_log(log):
+        pycolmap.verify_matches(database, listing, options)
+    listing.unlink()
+
+
+def has_verified_pairs(database: Path) -> bool:
+    """Whether a two-view geometry explains the matches of any two images."""
+    with pycolmap.Database.open(database) as opened:
+        return bool(opened.num_verified_image_pairs())
+
+
+def map_images(
+    database: Path,
+    names: Sequence[str],
+    folder: Path,
+    log: Path,
+    seed: int,
+    *,
+    pair: tuple[str, str] | None = None,
+    begun: Path | None = None,
+) -> Path | None:
+    """Reconstruct one model from verified matches, with the camera of the database held.
+
+    Args:
+        database: with keypoints and verified matches.
+        names: the images to use.
+        folder: for the model, and for snapshots from which a killed run goes on.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
+        pair: the images to begin with; None leaves the choice to COLMAP.
+        begun: a model of some of the images to go on from, instead of a pair.
+
+    Returns:
+        The model's folder, or None if no pair of images could begin one.
+    """
+    snapshots, found = folder / "snapshots", folder / "found"
+    snapshots.mkdir(parents=True, exist_ok=True)
+    found.mkdir(exist_ok=True)
+    own_mapping_files(folder)
+    options = mapper_options(seed)
+    options.image_names = list(names)
+    options.snapshot_path = snapshots
+    options.snapshot_frames_freq = _SNAPSHOT_FRAMES
+    if pair is not None:
+        _begin_with(pair, database, options)
+    snapshot = _latest_snapshot(snapshots)
+    given = snapshot or begun
+    registered = pycolmap.Reconstruction(given).num_reg_images() if given else 0
+    with colmap_log(log), ProgressBar("mapping", total=len(names), done=registered) as bar:
+        models = pycolmap.incremental_mapping(
+            database,
+            folder,
+            found,
+            options,
+            input_path=given or "",
+            initial_image_pair_callback=lambda: bar.update(2),
+            next_image_callback=bar.update,
+        )
+    if not models:
+        return None
+    model = folder / "model"
+    model.mkdir(exist_ok=True)
+    max(models.values(), key=lambda found: found.num_reg_images()).write_binary(model)
+    return model
+
+
+def _begin_with(pair: tuple[str, str], database: Path, options: pycolmap.IncrementalPipelineOptions) -> None:
+    with pycolmap.Database.open(database) as opened:
+        ids = {image.name: image.image_id for image in opened.read_all_images()}
+    options.init_image_id1, options.init_image_id2 = ids[pair[0]], ids[pair[1]]
+    # COLMAP would judge an unsuitable pair hundreds of times over.
+    options.init_num_trials = 1
+
+
+def mapper_options(seed: int) -> pycolmap.IncrementalPipelineOptions:
+    """COLMAP's settings for endoscopic video."""
+    options = pycolmap.IncrementalPipelineOptions()
+    options.multiple_models = False
+    options.extract_colors = False
+    options.random_seed = seed
+    options.min_model_size = 3
+    for holder in (options.mapper, options.triangulation):
+        holder.random_seed = seed
+    options.ba_refine_focal_length = False
+    options.ba_refine_extra_params = False
+    options.mapper.abs_pose_refine_focal_length = False
+    options.mapper.abs_pose_refine_extra_params = False
+    # The camera moves along its axis and little, compared with the distance of the tissue.
+    options.mapper.init_max_forward_motion = 1.0
+    options.mapper.init_min_tri_angle = 4.0
+    options.mapper.ba_local_min_tri_angle = 2.0
+    # Every frame sees nearly the same as the last; so many adjustments bring nothing.
+    options.ba_global_frames_ratio = 1.3
+    options.ba_global_points_ratio = 1.3
+    options.ba_global_max_refinements = 2
+    options.ba_global_max_num_iterations = 20
+    options.ba_local_max_num_iterations = 15
+    return options
+
+
+@contextmanager
+def colmap_log(path: Path) -> Iterator[None]:
+    """Append what pycolmap logs inside the block to a file, instead of showing it.
+
+    The file names neither the machine nor, of the paths below its own folder and the one above, where these are.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own(path)
+    settings = pycolmap.logging
+    before = settings.alsologtostderr, settings.stderrthreshold
+    settings.alsologtostderr, settings.stderrthreshold = False, settings.FATAL.value
+    # glog writes the machine's name first of all. A kill would leave it beside the log.
+    with tempfile.TemporaryDirectory(prefix="lumensfm-") as folder:
+        for level in (settings.WARNING, settings.ERROR):
+            settings.set_log_destination(level, "")
+        # glog adds the second and the process to the name that it is given, and keeps the file until it gets another.
+        settings.set_log_destination(settings.INFO, Path(folder) / "log.")
+        try:
+            yield
+        finally:
+            settings.set_log_destination(settings.INFO, "")
+            settings.alsologtostderr, settings.stderrthreshold = before
+            with path.open("a", encoding="utf-8") as whole:
+                for part in sorted(Path(folder).iterdir()):
+                    whole.write(_anonymous(part.read_text(encoding="utf-8", errors="replace"), path.parent))
+
+
+def _anonymous(log: str, folder: Path) -> str:
+    """A log of glog's without the name of the machine, and with paths relative to a folder."""
+    lines = (line for line in log.splitlines(keepends=True) if not line.startswith(_LOG_HEADER))
+    places = {f"{base}{os.sep}": "" for base in (folder, folder.absolute(), folder.resolve())}
+    places |= {f"{base.parent}{os.sep}": "../" for base in (folder.absolute(), folder.resolve())}
+    found = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))
+    return re.sub(rf"(?<![\w./-])(?:{found})", lambda match: places[match[0]], "".join(lines))
+
+
+def _latest_snapshot(folder: Path) -> Path | None:
+    """The newest snapshot that is whole."""
+    for candidate in sorted((path for path in folder.iterdir() if path.is_dir()), reverse=True):
+        with suppress(RuntimeError, ValueError, OSError, LookupError):
+            if is_whole(candidate) and pycolmap.Reconstruction(candidate).num_reg_images() >= 2:
+                logger.info("going on with the mapping from its snapshot of %s", candidate.name)
+                return candidate
+    return None

@@ -1,0 +1,301 @@
+"""Tracks from SIFT (Lowe, IJCV 2004), extracted, matched and verified by pycolmap with settings for tissue.
+
+The settings were chosen on 60 frames each of two places of a sinus video: many observations that the video's reference
+poses explain to 3 px, a large share of such, little time.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from pipeline.data.images import write_image
+from pipeline.data.sequence_images import is_cut_off
+from pipeline.data.tracks import Floats, Integers, Tracks
+from pipeline.data.training_files import read_mask
+from pipeline.errors import LumenError
+from pipeline.outputs.files import write_bytes
+from pipeline.paths import SequencePaths
+from pipeline.progress import ProgressBar
+from sfm.colmap.writing import own_mapping_files
+from sfm.mapping.incremental import colmap_log
+
+# Longest side of the content area in the images that SIFT sees (it doubles them first). Larger ones cost time and
+# bring keypoints on noise.
+_CONTENT_SIZE_PX = 550
+# Tissue has hardly any contrast; COLMAP's threshold is 0.0067.
+_PEAK_THRESHOLD = 0.001
+# The edge of the content area makes keypoints that stand still, and they would pass for a camera that does. This share
+# of its longest side is left out.
+_EDGE_MARGIN = 0.02
+# Each frame is matched with so many after it.
+_OVERLAP_FRAMES = 10
+# In pixels that SIFT sees. It holds for images with distortion too: within the overlap a fundamental matrix makes up
+# for it.
+_MAX_EPIPOLAR_ERROR_PX = 0.75
+# How much pycolmap gets at once: progress is shown between.
+_FRAMES_AT_ONCE = 32
+_PAIRS_AT_ONCE = 320
+
+logger = logging.getLogger(__name__)
+
+
+def match_sift(
+    paths: SequencePaths, frame_index: Sequence[int], camera: pycolmap.Camera, folder: Path, log: Path, seed: int
+) -> Tracks:
+    """Extract SIFT from the frames, match each with those after it, and make tracks of the verified matches.
+
+    Args:
+        paths: the sequence.
+        frame_index: its frames to use, ascending. Those missing, damaged or of another size than the camera's get no
+            observations.
+        camera: of all frames; its focal length is taken as known if `has_prior_focal_length` is set.
+        folder: for `sift.db`, from which a killed run goes on. What is there is taken to be of the same images.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
+
+    Returns:
+        The tracks of 2 frames or more, px in COLMAP's convention.
+
+    Raises:
+        LumenError: if the content area is missing or of another size than the camera's, or if the database is damaged
+            or of another camera.
+    """
+    content = _read_content(paths.mask, camera)
+    database = folder / "sift.db"
+    longest = max(cv2.boundingRect(content)[2:])
+    scale = min(1.0, _CONTENT_SIZE_PX / max(1, longest))
+    write_image(folder / "content.png", _without_edge(content, _EDGE_MARGIN * longest))
+    with colmap_log(log):
+        camera_id = _open_database(database, camera)
+        reader = pycolmap.ImageReaderOptions()
+        reader.existing_camera_id = camera_id
+        reader.camera_mask_path = folder / "content.png"
+        _extract(database, paths, frame_index, reader, _extraction_options(max(camera.width, camera.height), scale))
+        names = [paths.image(index).name for index in frame_index]
+        pairs = _pairs_to_match(database, names, log)
+        _match(database, pairs, _verification_options(scale, seed))
+    return tracks_from_matches(frame_index, *_read(database, names))
+
+
+def tracks_from_matches(
+    frame_index: Sequence[int],
+    keypoints: Sequence[Floats],
+    matches: Mapping[tuple[int, int], npt.NDArray[np.integer]],
+) -> Tracks:
+    """Join matches to tracks: the connected components of keypoints.
+
+    A component with two keypoints in one frame has a wrong match in it. Its matches are then joined one by one, those
+    between the nearest frames first, and what would bring two keypoints of a frame together is left out. Dropping the
+    components with more than two such frames would lose a fifth to a quarter of the right observations.
+
+    Args:
+        frame_index: F frames, ascending.
+        keypoints: of each frame (N, 2) px.
+        matches: two rows of `frame_index` → (M, 2) rows of the keypoints of the first and of the second.
+
+    Returns:
+        The tracks of 2 frames or more; pixels are those of the keypoints.
+
+    Raises:
+        ValueError: if a match names a keypoint that is not there.
+    """
+    counts = np.array([len(each) for each in keypoints], np.int64)
+    first = np.cumsum(counts) - counts
+    pairs = sorted(matches, key=lambda pair: (abs(pair[1] - pair[0]), min(pair)))
+    joined = [np.zeros((0, 2), np.int64)]
+    for pair in pairs:
+        rows = np.asarray(matches[pair], np.int64).reshape(-1, 2)
+        if (rows < 0).any() or (rows >= counts[list(pair)]).any():
+            raise ValueError(f"a match of frames {pair} names a keypoint outside 0..{counts[list(pair)]}")
+        joined.append(rows + first[list(pair)])
+    matched, edges = np.unique(np.concatenate(joined), return_inverse=True)
+    edges = edges.reshape(-1, 2)
+    frame = np.repeat(np.arange(len(counts)), counts)[matched]
+    component = _separate(_connect(len(matched), edges), edges, frame)
+    pixels = np.concatenate([np.zeros((0, 2), np.float32), *keypoints]).astype(np.float32)[matched]
+    track = np.unique(component, return_inverse=True)[1].astype(np.int64)
+    return Tracks(np.array(frame_index, np.int64), frame, track, pixels).at_least(2)
+
+
+def _connect(count: int, edges: Integers) -> Integers:
+    """Union-find on all edges (E, 2) at once: (count,) the smallest member of each one's component."""
+    root = np.arange(count)
+    while True:
+        ends = np.sort(root[edges], axis=1)
+        apart = ends[:, 0] != ends[:, 1]
+        if not apart.any():
+            return root
+        np.minimum.at(root, ends[apart, 1], ends[apart, 0])
+        while (root[root] != root).any():
+            root = root[root]
+
+
+def _separate(component: Integers, edges: Integers, frame: Integers) -> Integers:
+    """Split the components that have two keypoints in one frame: (N,) the smallest member of each one's component."""
+    frame_count = int(frame.max(initial=-1)) + 1
+    _, place, times = np.unique(component * frame_count + frame, return_inverse=True, return_counts=True)
+    ambiguous = np.isin(component, component[times[place] > 1])
+    members = np.flatnonzero(ambiguous)
+    root = {member: member for member in members.tolist()}
+    frames = {member: {row} for member, row in zip(members.tolist(), frame[members].tolist(), strict=True)}
+
+    def find(member: int) -> int:
+        while root[member] != member:
+            root[member] = member = root[root[member]]
+        return member
+
+    for one, other in edges[ambiguous[edges[:, 0]]].tolist():
+        low, high = sorted((find(one), find(other)))
+        if low != high and frames[low].isdisjoint(frames[high]):
+            root[high] = low
+            frames[low] |= frames.pop(high)
+    separated = component.copy()
+    separated[members] = [find(member) for member in members.tolist()]
+    return separated
+
+
+def _read_content(path: Path, camera: pycolmap.Camera) -> npt.NDArray[np.uint8]:
+    content = read_mask(path)
+    if content.shape != (camera.height, camera.width):
+        raise LumenError(
+            f"{path} is of {content.shape[1]}x{content.shape[0]} pixels, the camera of {camera.width}x{camera.height}: "
+            "extract the sequence again, or give the camera that it was extracted with"
+        )
+    return content
+
+
+def _without_edge(content: npt.NDArray[np.uint8], margin_px: float) -> npt.NDArray[np.uint8]:
+    inside = cv2.distanceTransform(content, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > margin_px
+    return np.where(inside, 255, 0).astype(np.uint8)
+
+
+def _extraction_options(longest_px: int, scale: float) -> pycolmap.FeatureExtractionOptions:
+    options = pycolmap.FeatureExtractionOptions()
+    options.max_image_size = max(1, round(scale * longest_px))
+    options.sift.peak_threshold = _PEAK_THRESHOLD
+    # A scope hardly turns about its axis within the overlap, and descriptors that need not allow for it tell more of
+    # the tissue apart.
+    options.sift.upright = True
+    return options
+
+
+def _verification_options(scale: float, seed: int) -> pycolmap.TwoViewGeometryOptions:
+    options = pycolmap.TwoViewGeometryOptions()
+    options.ransac.max_error = _MAX_EPIPOLAR_ERROR_PX / scale
+    options.ransac.random_seed = seed
+    # The content area's round border is no watermark.
+    options.detect_watermark = False
+    return options
+
+
+def _open_database(path: Path, camera: pycolmap.Camera) -> int:
+    """Begin the database, or go on with it; the number of its one camera."""
+    own_mapping_files(path.parent)
+    try:
+        with pycolmap.Database.open(path) as database:
+            found = database.read_all_cameras()
+            if not found:
+                return int(database.write_camera(camera))
+    except RuntimeError as error:
+        raise LumenError(f"{path} is damaged or cannot be written: delete it and run again") from error
+    if _facts(found[0]) != _facts(camera):
+        raise LumenError(f"{path} was made with another camera: delete it and run again")
+    return int(found[0].camera_id)
+
+
+def _facts(camera: pycolmap.Camera) -> tuple[object, ...]:
+    return camera.model, camera.width, camera.height, camera.has_prior_focal_length, *camera.params
+
+
+def _extract(
+    database: Path,
+    paths: SequencePaths,
+    frame_index: Sequence[int],
+    reader: pycolmap.ImageReaderOptions,
+    options: pycolmap.FeatureExtractionOptions,
+) -> None:
+    """Extract what the database does not have yet."""
+    with ProgressBar("extracting SIFT", total=len(frame_index)) as bar:
+        for start in range(0, len(frame_index), _FRAMES_AT_ONCE):
+            batch = frame_index[start : start + _FRAMES_AT_ONCE]
+            for masked in (True, False):
+                # pycolmap leaves out a frame whose mask is missing if it expects one.
+                reader.mask_path = paths.frame_masks if masked else ""
+                chosen = [index for index in batch if paths.frame_mask(index).exists() == masked]
+                names = [paths.image(index).name for index in chosen if _can_be_read(paths.image(index))]
+                if names:
+                    # The CPU also where there is a GPU: its SIFT is another one, for which nothing here was tuned.
+                    pycolmap.extract_features(
+                        database,
+                        paths.images,
+                        names,
+                        pycolmap.CameraMode.SINGLE,
+                        reader,
+                        options,
+                        pycolmap.Device.cpu,
+                    )
+            bar.update(len(batch))
+
+
+def _can_be_read(path: Path) -> bool:
+    """Whether the file is there and whole; pycolmap would make up what is cut off."""
+    try:
+        return not is_cut_off(path.read_bytes())
+    except OSError:
+        return False
+
+
+def _pairs_to_match(database: Path, names: Sequence[str], log: Path) -> list[tuple[str, str]]:
+    with pycolmap.Database.open(database) as opened:
+        extracted = {image.name for image in opened.read_all_images() if opened.exists_descriptors(image.image_id)}
+    without = [name for name in names if name not in extracted]
+    if without:
+        logger.warning("%d frames have no SIFT, the first is %s; %s says why", len(without), without[0], log)
+    return [
+        (name, other)
+        for row, name in enumerate(names)
+        for other in names[row + 1 : row + 1 + _OVERLAP_FRAMES]
+        if name in extracted and other in extracted
+    ]
+
+
+def _match(database: Path, pairs: Sequence[tuple[str, str]], verification: pycolmap.TwoViewGeometryOptions) -> None:
+    """Match and verify the pairs that the database does not have yet."""
+    listing = database.with_suffix(".pairs.txt")
+    pairing = pycolmap.ImportedPairingOptions()
+    pairing.match_list_path = listing
+    with ProgressBar("matching SIFT", total=len(pairs), unit="pair") as bar:
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            batch = pairs[start : start + _PAIRS_AT_ONCE]
+            write_bytes(listing, "".join(f"{first} {second}\n" for first, second in batch).encode())
+            pycolmap.match_image_pairs(
+                database, pycolmap.FeatureMatchingOptions(), pairing, verification, pycolmap.Device.cpu
+            )
+            bar.update(len(batch))
+    listing.unlink(missing_ok=True)
+
+
+def _read(
+    database: Path, names: Sequence[str]
+) -> tuple[list[npt.NDArray[np.float32]], dict[tuple[int, int], npt.NDArray[np.int64]]]:
+    """The keypoints of each name (N, 2), and the verified matches by two rows of the names."""
+    row = {name: number for number, name in enumerate(names)}
+    keypoints = [np.zeros((0, 2), np.float32) for _ in names]
+    rows = {}
+    with pycolmap.Database.open(database) as opened:
+        for image in opened.read_all_images():
+            if image.name in row:
+                rows[image.image_id] = row[image.name]
+                keypoints[row[image.name]] = opened.read_keypoints(image.image_id)[:, :2]
+        pair_ids, geometries = opened.read_two_view_geometries()
+    matches = {}
+    for pair_id, geometry in zip(pair_ids, geometries, strict=True):
+        first, second = pycolmap.pair_id_to_image_pair(pair_id)
+        if first in rows and second in rows:
+            matches[rows[first], rows[second]] = np.asarray(geometry.inlier_matches).astype(np.int64)
+    return keypoints, matches

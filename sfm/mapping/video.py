@@ -1,0 +1,288 @@
+"""Tracks of a video → models: keyframes first, then every frame, again for what is left, and joined where they meet."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycolmap
+
+from pipeline.data.tracks import Integers, Tracks
+from pipeline.errors import NoReconstruction
+from sfm.mapping.incremental import frame_names, has_verified_pairs, map_images, write_keyframes
+from sfm.mapping.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
+from sfm.mapping.track_model import (
+    MIN_FRAME_POINTS,
+    TrackModel,
+    model_from_keyframes,
+    refine,
+    register_frames,
+    triangulate_all,
+)
+from sfm.mapping.triangulation import Limits, camera_centers
+from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_shares
+
+# The first triangulation is with poses that are not adjusted yet.
+_ROUGH_FACTOR = 2.0
+_REGISTRATION_FACTOR = 4.0
+# Keyframes of the models before that a further model may use, so that they share frames.
+_OVERLAP_KEYFRAMES = 5
+_KEYFRAME_VIEWS = 3
+_MIN_SHARED_FRAMES = 3
+_MIN_SHARED_POINTS = 30
+# Points agree in two models when they are as near as this share of their distance.
+_SHARED_POINT_TOLERANCE = 0.05
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoModels:
+    """What could be reconstructed of a video.
+
+    Attributes:
+        models: the best first; no two of them share enough frames to be joined.
+        reasons: row of a frame that could not be registered in the first model → why.
+    """
+
+    models: list[TrackModel]
+    reasons: dict[int, str]
+
+    def missing(self, tracks: Tracks) -> dict[int, str]:
+        """Row of each frame that is in no model → why."""
+        return _missing(self.models, tracks, self.reasons)
+
+
+def map_video(
+    tracks: Tracks,
+    keyframes: Integers,
+    camera: pycolmap.Camera,
+    limits: Limits,
+    folder: Path,
+    log: Path,
+    seed: int,
+    *,
+    refine_camera: bool,
+) -> VideoModels:
+    """Reconstruct as much of a video as its tracks connect.
+
+    Args:
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        camera: of all frames.
+        limits: of points.
+        folder: for databases and snapshots; a killed run goes on from there.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
+        refine_camera: adjust the camera with the first model; the further ones take what comes out.
+
+    Raises:
+        NoReconstruction: if there is no model at all.
+    """
+    models: list[TrackModel] = []
+    reasons: dict[int, str] = {}
+    failures: list[str] = []
+    given_up = np.zeros(len(tracks.frame_index), np.bool_)
+    to_map = keyframes
+    attempts = 0
+    while len(to_map) >= MIN_KEYFRAMES:
+        attempts += 1
+        place = folder / f"attempt_{attempts}_{to_map[0]}_{to_map[-1]}"
+        start = model = None
+        with _noting(failures):
+            start = _start(tracks, to_map, _covered(models) | given_up, camera, limits, place, log, seed)
+            model = _map_from(start, tracks, to_map, limits, place, log, seed)
+        if model is not None:
+            first = not models
+            model, missing = _extend(model, tracks, limits, log, seed, refine_camera=refine_camera and first)
+            if first:
+                camera, reasons = model.camera, missing
+        if model is None or not (model.registered & ~_covered(models)).any():
+            # Another part of the video may still do.
+            given_up[to_map if start is None else start.window] = True
+        else:
+            models.append(model)
+            facts = (len(models) - 1, model.registered.sum(), len(tracks.frame_index), model.point_count)
+            logger.info("model %d: %d of %d frames, %d points", *facts)
+        to_map = _uncovered_keyframes(keyframes, _covered(models) | given_up)
+    if not models:
+        why = failures[0] if failures else too_few_keyframes(keyframes)
+        raise NoReconstruction(f"no reconstruction: {why}")
+    return VideoModels(_join(models, tracks, limits, log), reasons)
+
+
+def _start(
+    tracks: Tracks,
+    keyframes: Integers,
+    done: npt.NDArray[np.bool_],
+    camera: pycolmap.Camera,
+    limits: Limits,
+    folder: Path,
+    log: Path,
+    seed: int,
+) -> Start:
+    """Map a few keyframes, of which some are not done yet.
+
+    Args:
+        tracks: of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`; the database is of all of them.
+        done: (F,) bool, frames that need no start any more.
+        camera: of all frames.
+        limits: of points.
+        folder: for the database and the models.
+        log: file to which pycolmap's log is appended.
+        seed: of the random choices.
+
+    Raises:
+        NoReconstruction: says why in its message, without more around it.
+    """
+    database = write_keyframes(tracks, keyframes, camera, folder, log, seed)
+    if database is None or not has_verified_pairs(database):
+        raise NoReconstruction(
+            "neighbouring keyframes share too few points, or these agree on no camera motion: the frames hardly "
+            "overlap (extract more a second), or what they show moves by itself"
+        )
+    shares = turning_shares(tracks, keyframes, [camera], limits.error_px)
+    runs = moving_runs(shares, sharing_neighbours(tracks, keyframes))
+    windows = [keyframes[window] for window in windows_in(runs) or windows_in([range(len(keyframes))])]
+    windows = [window for window in windows if not done[window].all()]
+    start = choose_start(tracks, windows, database, limits, log, seed)
+    if start is None:
+        raise NoReconstruction(
+            "no two keyframes see their common points from clearly different places: the camera may only turn or "
+            "hardly move, or the calibration may be wrong"
+        )
+    return start
+
+
+def _map_from(
+    start: Start, tracks: Tracks, keyframes: Integers, limits: Limits, folder: Path, log: Path, seed: int
+) -> TrackModel:
+    """Map keyframes from a start on.
+
+    Raises:
+        NoReconstruction: says why in its message, without more around it.
+    """
+    names = frame_names(tracks, keyframes)
+    found = map_images(start.database, names, folder, log, seed, begun=start.begun)
+    if found is None:
+        raise NoReconstruction("mapping stopped at its first keyframes; the log says more")
+    rows = dict(zip(names, keyframes.tolist(), strict=True))
+    # Keyframes alone may be too few for a point to be in as many as are asked of the whole video.
+    some = replace(_wider(limits, _ROUGH_FACTOR), views=min(limits.views, _KEYFRAME_VIEWS))
+    model = model_from_keyframes(pycolmap.Reconstruction(found), rows, tracks, some)
+    if model.point_count < MIN_FRAME_POINTS:
+        raise NoReconstruction(f"the keyframes agree on only {model.point_count} points; {MIN_FRAME_POINTS} are needed")
+    return model
+
+
+@contextmanager
+def _noting(failures: list[str]) -> Iterator[None]:
+    """Go on without a reconstruction of a part, and note why there is none."""
+    try:
+        yield
+    except NoReconstruction as error:
+        failures.append(str(error))
+
+
+def _extend(
+    model: TrackModel, tracks: Tracks, limits: Limits, log: Path, seed: int, *, refine_camera: bool
+) -> tuple[TrackModel, dict[int, str]]:
+    """Register every frame that sees the model, adjust, and go on until no more come in."""
+    limit = _wider(limits, _ROUGH_FACTOR)
+    while True:
+        before = int(model.registered.sum())
+        missing = np.flatnonzero(~model.registered).tolist()
+        model, reasons = register_frames(model, tracks, missing, _REGISTRATION_FACTOR * limits.error_px, seed)
+        model = refine(model, tracks, limit, log, refine_camera=refine_camera)
+        # Counted after the adjustment, which may put a frame out again each time that it comes in.
+        grown = int(model.registered.sum()) > before
+        if not grown and limit == limits:
+            return model, reasons
+        limit = limits
+
+
+def _covered(models: list[TrackModel]) -> npt.NDArray[np.bool_]:
+    return np.any([model.registered for model in models], axis=0) if models else np.zeros(1, np.bool_)
+
+
+def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) -> Integers:
+    """The longest run of keyframes without a pose, and some with one on either side of it."""
+    missing = np.flatnonzero(~covered[keyframes])
+    if len(missing) < MIN_KEYFRAMES:
+        return keyframes[:0]
+    runs = np.split(missing, np.flatnonzero(np.diff(missing) > 1) + 1)
+    longest = max(runs, key=len)
+    if len(longest) < MIN_KEYFRAMES:
+        return keyframes[:0]
+    first = max(0, int(longest[0]) - _OVERLAP_KEYFRAMES)
+    return keyframes[first : int(longest[-1]) + _OVERLAP_KEYFRAMES + 1]
+
+
+def _join(models: list[TrackModel], tracks: Tracks, limits: Limits, log: Path) -> list[TrackModel]:
+    """Bring models that share frames into one, as long as there are any; the rest stay, the largest first."""
+    models = sorted(models, key=_rank, reverse=True)
+    for first, base in enumerate(models):
+        for second in range(first + 1, len(models)):
+            poses = joined_poses(base, models[second], tracks)
+            if poses is None:
+                continue
+            shared = (base.registered & models[second].registered).sum()
+            logger.info("joining two models that share %d frames", shared)
+            joined = triangulate_all(base.camera, poses, tracks, _wider(limits, _ROUGH_FACTOR))
+            joined = refine(refine(joined, tracks, _wider(limits, _ROUGH_FACTOR), log), tracks, limits, log)
+            rest = [model for place, model in enumerate(models) if place not in (first, second)]
+            return _join([joined, *rest], tracks, limits, log)
+    return models
+
+
+def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> npt.NDArray[np.float64] | None:
+    """The poses (F, 3, 4) of two models in the world of the first, or None if they do not share enough, or disagree."""
+    shared = base.registered & other.registered
+    common = np.flatnonzero(np.isfinite(base.points[:, 0]) & np.isfinite(other.points[:, 0]))
+    if shared.sum() < _MIN_SHARED_FRAMES or len(common) < _MIN_SHARED_POINTS:
+        return None
+    centers = camera_centers(base.cam_from_world)
+    distance = np.median(np.linalg.norm(base.points[common] - centers[shared].mean(axis=0), axis=1))
+    options = pycolmap.RANSACOptions()
+    options.max_error = _SHARED_POINT_TOLERANCE * float(distance)
+    options.random_seed = 0
+    # The stubs promise the similarity alone; what comes is a dictionary with the inliers.
+    found: Any = pycolmap.estimate_sim3d_robust(other.points[common], base.points[common], options)
+    if found is None or found["num_inliers"] < 0.5 * len(common):
+        return None
+    base_from_other = found["tgt_from_src"]
+    poses = base.cam_from_world.copy()
+    for row in np.flatnonzero(other.registered & ~base.registered):
+        moved = base_from_other.transform_camera_world(pycolmap.Rigid3d(other.cam_from_world[row]))
+        poses[row] = moved.matrix()
+    return poses
+
+
+def _rank(model: TrackModel) -> tuple[int, int]:
+    return int(model.registered.sum()), model.point_count
+
+
+def without_points(tracks: Tracks) -> dict[int, str]:
+    """Row of each frame in which no track was observed → that this is why it cannot be registered."""
+    seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
+    return dict.fromkeys(np.flatnonzero(seen == 0).tolist(), "no point of another frame was found in it")
+
+
+def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
+    unseen = without_points(tracks)
+    result = {}
+    for row in np.flatnonzero(~_covered(models)).tolist():
+        if row in unseen:
+            result[row] = unseen[row]
+        else:
+            result[row] = reasons.get(row, f"sees fewer than {MIN_FRAME_POINTS} points that agree after the adjustment")
+    return result
+
+
+def _wider(limits: Limits, factor: float) -> Limits:
+    return replace(limits, error_px=factor * limits.error_px)

@@ -1,0 +1,1 @@
+"""What a reconstruction is handed on as: exports, overlay video, plots, report."""

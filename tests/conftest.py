@@ -1,0 +1,42 @@
+"""A small phantom's video and sequence, and one with a cut, to reconstruct."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data_prep import phantom
+from data_prep.extract import ExtractConfig
+from data_prep.extract import run as extract
+from data_prep.phantom import PhantomConfig
+from pipeline.data.phantom_files import PhantomPaths
+from pipeline.paths import RunPaths, SequencePaths
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
+    folder = tmp_path_factory.mktemp("phantom") / "colon"
+    phantom.run(PhantomConfig(output=folder, frames=24, size=(320, 256), fps=15.0, seed=2))
+    return PhantomPaths(folder)
+
+
+@pytest.fixture(scope="module")
+def extracted(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> SequencePaths:
+    output = tmp_path_factory.mktemp("sequences") / "video"
+    extract(ExtractConfig(video.video, output, calibration=video.calibration))
+    return RunPaths(output).sequences()[0]
+
+
+@pytest.fixture
+def sequence(extracted: SequencePaths, tmp_path: Path) -> SequencePaths:
+    """An own copy of the sequence."""
+    shutil.copytree(extracted.root, tmp_path / "sequence")
+    return SequencePaths(tmp_path / "sequence")
+
+
+@pytest.fixture(scope="module")
+def cut_video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
+    """Two places, one after the other."""
+    folder = tmp_path_factory.mktemp("cut") / "phantom"
+    phantom.run(PhantomConfig(output=folder, frames=40, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
+    return PhantomPaths(folder)

@@ -1,0 +1,12 @@
+"""The fixtures of the tests of matching."""
+
+from pathlib import Path
+
+import pytest
+
+from known_plane import Plane
+
+
+@pytest.fixture
+def plane(tmp_path: Path) -> Plane:
+    return Plane(tmp_path / "plane")

@@ -1,0 +1,124 @@
+"""The first SfM of a sequence: made again when this run made it otherwise, kept and said when the user did."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep import bootstrap, phantom
+from data_prep.bootstrap import BootstrapConfig
+from data_prep.calibration.files import read_calibration
+from data_prep.extract import ExtractConfig
+from data_prep.extract import run as extract
+from data_prep.phantom import PhantomConfig
+from pipeline.data.phantom_files import PhantomPaths
+from pipeline.errors import NoReconstruction, PartialSuccess
+from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
+from pipeline.reconstruction_paths import ReconstructionPaths
+from quick_settings import FAST
+from reconstruction import run
+from reconstruction.config import ReconstructConfig
+from reconstruction.first_sfm import make_first_sfms
+from reconstruction.run import reconstruct
+
+
+@pytest.fixture
+def made(sequence: SequencePaths) -> SequencePaths:
+    bootstrap.run(BootstrapConfig(sequence.root, points=300))
+    return sequence
+
+
+def config(sequence: SequencePaths, output: Path, **settings: Any) -> ReconstructConfig:
+    return ReconstructConfig(sequence.root, output, **(FAST | {"points": 300} | settings))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"points": 350}, {"min_views": 5}, {"seed": 1}, {"max_error_px": 1.0}, {"inlier_percentage": 0.9}]
+)
+def test_other_settings_make_the_first_sfm_of_this_run_again(
+    made: SequencePaths, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    assert make_first_sfms(config(made, tmp_path), [made], are_own=True) == {made.root: []}
+    before = BootstrapPaths.of(made).manifest.stat().st_mtime_ns
+    assert make_first_sfms(config(made, tmp_path), [made], are_own=True) == {made.root: []}
+    assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns == before, "the same settings change nothing"
+    make_first_sfms(config(made, tmp_path, **settings), [made], are_own=True)
+    assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns > before
+    wanted = BootstrapConfig(made.root, **({"points": 300} | settings))
+    assert bootstrap.reason_to_run(wanted) is None
+
+
+def test_the_first_sfm_of_the_user_is_kept_and_the_report_says_its_settings(
+    made: SequencePaths, tmp_path: Path
+) -> None:
+    before = TrainingPaths(made.root).motion.read_bytes()
+    output = ReconstructionPaths(tmp_path / "run")
+    reconstruct(config(made, output.root, points=350, min_views=5))
+    assert TrainingPaths(made.root).motion.read_bytes() == before
+    (warning,) = re.findall(r'<div class="warning">([^<]*first SfM[^<]*)<', output.page.read_text())
+    assert "--points 300 (now 350)" in warning and "--min_views 4 (now 5)" in warning and "is kept" in warning
+
+
+@pytest.mark.parametrize("name", ["intrinsics", "views_per_point", "structure", "motion"])
+def test_every_file_of_the_first_sfm_counts(made: SequencePaths, name: str, tmp_path: Path) -> None:
+    output = ReconstructionPaths(tmp_path / "run")
+    reconstruct(config(made, output.root, until="skeleton"))
+    before = output.sparse.stat().st_mtime_ns
+    reconstruct(config(made, output.root, until="skeleton"))
+    assert output.sparse.stat().st_mtime_ns == before
+    path = getattr(TrainingPaths(made.root), name)
+    # Blanks at the end change what is read of none of them.
+    path.write_bytes(path.read_bytes() + b"\n")
+    reconstruct(config(made, output.root, until="skeleton"))
+    assert output.sparse.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("library", ["opencv", "pycolmap", "torch", "lumensfm"])
+def test_another_version_redoes_every_stage(
+    sequence: SequencePaths, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = ReconstructionPaths(tmp_path / "run")
+    reconstruct(config(sequence, output.root, until="correspond"))
+    before = output.tracks.stat().st_mtime_ns
+    monkeypatch.setattr("pipeline.manifest.versions", lambda: {"opencv": "5", library: "another"})
+    reconstruct(config(sequence, output.root, until="correspond"))
+    assert output.tracks.stat().st_mtime_ns > before
+
+
+def test_uncalibrated_sequences_of_one_video_get_one_camera(tmp_path: Path) -> None:
+    folder = tmp_path / "phantom"
+    phantom.run(PhantomConfig(output=folder, frames=64, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
+    output = ReconstructionPaths(tmp_path / "run")
+    settings = FAST | {"until": "skeleton"}
+    reconstruct(ReconstructConfig(PhantomPaths(folder).video, output.root, **settings))
+    first, second = (read_calibration(each.calibration, (320, 256)) for each in RunPaths(output.extracted).sequences())
+    assert first.model_name == second.model_name
+    np.testing.assert_allclose(first.params, second.params, rtol=1e-9)
+
+
+def test_the_same_command_continues_on_a_sequence_that_it_has_calibrated(video: PhantomPaths, tmp_path: Path) -> None:
+    extract(ExtractConfig(video.video, tmp_path / "sequences"))
+    (sequence,) = RunPaths(tmp_path / "sequences").sequences()
+    for _ in range(2):
+        reconstruct(config(sequence, tmp_path / "run", until="correspond"))
+    assert TrainingPaths(sequence.root).motion.exists()
+
+
+def test_a_later_round_that_fails_is_a_partial_success(
+    sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: ReconstructConfig) -> list[Path]:
+        raise NoReconstruction("no reconstruction: nothing agrees")
+
+    monkeypatch.setattr(run, "make_first_sfms", lambda *_, **__: {sequence.root: []})
+    monkeypatch.setattr(run.SequenceRun, "run", lambda self: [self.paths.page])
+    monkeypatch.setattr(run.SequenceRun, "next_round", lambda self: self.config)
+    monkeypatch.setattr(run, "reconstruct", fails)
+    settings = {"correspondences": "both", "rounds": 2, "cache_root": tmp_path / "cache"}
+    with pytest.raises(PartialSuccess) as caught:
+        reconstruct(config(sequence, tmp_path / "run", **settings))
+    output = ReconstructionPaths(tmp_path / "run")
+    assert caught.value.outputs == [output.page, output.index]
+    assert "the next round: no reconstruction: nothing agrees" in output.index.read_text()

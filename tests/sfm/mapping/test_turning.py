@@ -1,0 +1,90 @@
+"""A camera that only turns is told from one that moves, whatever its lens."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.data.tracks import Tracks
+from pipeline.errors import NoReconstruction
+from sfm.mapping.self_calibration import _turning_cameras, estimate_camera
+from sfm.mapping.triangulation import Limits
+from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_share, turning_shares
+from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turns, split_tracks
+
+FRAMES = 24
+KEYFRAMES = np.arange(0, FRAMES, 2)
+LIMITS = Limits(error_px=1.5, views=3, angle_deg=1.5)
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "OPENCV_FISHEYE"])
+def test_an_unknown_camera_that_only_turns_gives_no_model(tmp_path: Path, model: str) -> None:
+    video = make_video(FRAMES, model=model, noise_px=0.4, outlier_share=0.05, moving=False)
+    box = (0, 0, WIDTH, HEIGHT)
+    with pytest.raises(NoReconstruction, match="only turns explains [6-9].%"):
+        estimate_camera(video.tracks, KEYFRAMES, box[2:], box, ["SIMPLE_RADIAL"], LIMITS, tmp_path, tmp_path / "log", 0)
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "OPENCV_FISHEYE"])
+@pytest.mark.parametrize(("moving", "low", "high"), [(False, 0.9, 1.0), (True, 0.0, 0.1)])
+def test_rotations_explain_nearly_all_or_nearly_nothing(model: str, moving: bool, low: float, high: float) -> None:
+    video = make_video(FRAMES, model=model, noise_px=0.2, moving=moving)
+    assert low <= turning_share(turning_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)) <= high
+
+
+def test_keyframes_that_share_nothing_are_explained_by_nothing() -> None:
+    video = make_video(FRAMES, moving=False)
+    alone = Tracks(
+        video.tracks.frame_index, video.tracks.frame, np.arange(len(video.tracks.frame)), video.tracks.pixels
+    )
+    shares = turning_shares(alone, KEYFRAMES, [make_camera()], 1.5)
+    assert len(shares) == len(KEYFRAMES) - 3 and np.isnan(shares).all() and turning_share(shares) == 0
+    assert turning_share(turning_shares(video.tracks, KEYFRAMES[:2], [make_camera()], 1.5)) == 0
+
+
+def test_runs_end_where_the_camera_begins_to_turn() -> None:
+    """Of 16 keyframes 6 to 10 are turned towards in one place."""
+    shares = np.full(13, 0.1)
+    shares[[6, 7]] = 0.9
+    shares[2] = np.nan
+    assert moving_runs(shares, np.ones(15, np.bool_)) == [
+        range(7),
+        range(10, 16),
+        range(7, 8),
+        range(8, 9),
+        range(9, 10),
+    ]
+
+
+def test_runs_end_at_a_cut() -> None:
+    video = split_tracks(make_video(FRAMES), 10)
+    sharing = sharing_neighbours(video.tracks, KEYFRAMES)
+    assert np.flatnonzero(~sharing).tolist() == [4]
+    shares = turning_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)
+    assert moving_runs(shares, sharing) == [range(5, 12), range(5)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_too_few_keyframes_to_tell_are_one_run(count: int) -> None:
+    assert moving_runs(np.full(max(0, count - 3), np.nan), np.ones(count - 1, np.bool_)) == [range(count)]
+
+
+@pytest.mark.parametrize("model", ["PINHOLE", "SIMPLE_RADIAL", "OPENCV_FISHEYE"])
+def test_turning_between_moves_is_found_before_the_camera_is_known(model: str) -> None:
+    """The camera turns in frames 20 to 34."""
+    video = make_video_with_turns([20, 20], 15, model=model)
+    keyframes = np.arange(len(video.tracks.frame_index))
+    cameras = list(_turning_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
+    shares = turning_shares(video.tracks, keyframes, cameras, 1.5)
+    runs = moving_runs(shares, sharing_neighbours(video.tracks, keyframes))
+    found = sorted((run[0], run[-1]) for run in runs if len(run) > 2)
+    np.testing.assert_allclose(found, [(0, 19), (34, 54)], atol=2)
+
+
+def test_too_few_keyframes_are_said_to_be_the_reason_before_any_camera_is_tried(tmp_path: Path) -> None:
+    video = make_video(FRAMES, moving=False)
+    box = (0, 0, WIDTH, HEIGHT)
+    with pytest.raises(NoReconstruction, match="only 2 keyframes: the camera has to move"):
+        estimate_camera(
+            video.tracks, KEYFRAMES[:2], box[2:], box, ["SIMPLE_RADIAL"], LIMITS, tmp_path, tmp_path / "log", 0
+        )

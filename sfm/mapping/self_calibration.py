@@ -191,19 +191,37 @@ def _choose(windows: Sequence[Sequence[Start]], explained: Callable[[Start], flo
 
     Args:
         windows: at least one with an attempt; a window's attempts in the order of preference.
-        explained: how much the camera of an attempt explains; by default, of its own window.
+        explained: how much the camera of an attempt explains in all windows; by default, each window is explained by
+            its own cameras.
     """
-    model = _choose_model(windows)
-    of_model = [[each for each in window if each.model.camera.model_name == model] for window in windows]
-    best = [_first_of_the_best(window) for window in of_model if window]
-    as_good = [
-        attempt.model.camera.mean_focal_length()
-        for window, chosen in zip(filter(None, of_model), best, strict=True)
-        for attempt in window
-        if attempt.explained * _CLEARLY_MORE > chosen.explained
-    ]
-    chosen = max(best, key=explained or (lambda attempt: attempt.explained))
-    return CameraEstimate(chosen.model.camera, (min(as_good), max(as_good)))
+    names = dict.fromkeys(attempt.model.camera.model_name for window in windows for attempt in window)
+    of_model = {
+        name: [[each for each in window if each.model.camera.model_name == name] for window in windows]
+        for name in names
+    }
+    best = {name: [_first_of_the_best(window) for window in parts if window] for name, parts in of_model.items()}
+    if explained is None:
+        name = _choose_model(windows)
+        chosen = max(best[name], key=lambda attempt: attempt.explained)
+        as_good = [
+            attempt
+            for window, own in zip(filter(None, of_model[name]), best[name], strict=True)
+            for attempt in window
+            if attempt.explained * _CLEARLY_MORE > own.explained
+        ]
+    else:
+        # The best camera of one window may explain no other: a lens of many coefficients fits a short window too well.
+        scores = {name: [explained(attempt) for attempt in attempts] for name, attempts in best.items()}
+        most = {name: max(values) for name, values in scores.items()}
+        name = _first_of_the_most(most)
+        chosen = best[name][scores[name].index(most[name])]
+        as_good = [
+            attempt
+            for attempt, score in zip(best[name], scores[name], strict=True)
+            if score * _CLEARLY_MORE > most[name]
+        ]
+    focal_px = [attempt.model.camera.mean_focal_length() for attempt in as_good]
+    return CameraEstimate(chosen.model.camera, (min(focal_px), max(focal_px)))
 
 
 def _choose_model(windows: Sequence[Sequence[Start]]) -> str:
@@ -213,6 +231,11 @@ def _choose_model(windows: Sequence[Sequence[Start]]) -> str:
         for name in dict.fromkeys(attempt.model.camera.model_name for attempt in window):
             most = max(attempt.explained for attempt in window if attempt.model.camera.model_name == name)
             explained[name] = explained.get(name, 0.0) + most
+    return _first_of_the_most(explained)
+
+
+def _first_of_the_most(explained: Mapping[str, float]) -> str:
+    """The model that explains most; an earlier one unless another is clearly better."""
     best, *others = explained
     for name in others:
         if explained[name] > _CLEARLY_MORE * explained[best]:

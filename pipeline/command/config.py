@@ -4,6 +4,8 @@ tyro makes the command line from the dataclass, because it takes flags the way t
 (`--adjacent_range 1 50`, bare `--keep_all`), shows a field's docstring as its help and names the nearest flag for
 an unknown one; jsonargparse wants `--adjacent_range "[1, 50]"` and `--keep_all true`. msgspec, which is
 strict about types and says where one is wrong, checks the values of a YAML file against the same dataclass.
+
+A config that holds other configs marks them as `Flat[...]`: their settings are flags and keys of the whole.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import tyro
@@ -30,6 +32,9 @@ from pipeline.outputs.files import read_yaml, write_yaml
 from pipeline.paths import AnyPath
 
 Config = TypeVar("Config")
+Part = TypeVar("Part")
+# A config inside another one, without a prefix of its own.
+Flat = Annotated[Part, tyro.conf.OmitArgPrefixes]
 
 
 def parse_command_line(config_type: type[Config], arguments: Sequence[str], program: str) -> Config:
@@ -115,13 +120,54 @@ def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_
     """
     if not isinstance(mapping, Mapping):
         raise LumenError(f"{source}: expected keys with values, found {type(mapping).__name__}")
-    hints = _hints(config_type)  # type: ignore[arg-type]
+    known = setting_names(config_type)
     for key in mapping:
-        if key not in hints:
-            raise LumenError(f"{source}: unknown key {key!r}{_nearest(str(key), list(hints), 'keys')}")
+        if key not in known:
+            raise LumenError(f"{source}: unknown key {key!r}{_nearest(str(key), known, 'keys')}")
+    return _from_known(config_type, mapping, source, allow_missing)
+
+
+def configure(config_type: type[Config], **settings: Any) -> Config:
+    """Build a config from settings by the names of its flags, whichever config inside they belong to.
+
+    Raises:
+        TypeError: if there is no setting of a name.
+        LumenError: if a value is not allowed.
+    """
+    known = setting_names(config_type)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{config_type.__name__} has no setting {unknown[0]!r}{_nearest(unknown[0], known, 'settings')}"
+        )
+    values = {
+        field.name: configure(part, **{name: settings[name] for name in setting_names(part) if name in settings})
+        if (part := _flat_part(config_type, field.name))
+        else settings[field.name]
+        for field in dataclasses.fields(config_type)  # type: ignore[arg-type]
+        if field.name in settings or _flat_part(config_type, field.name)
+    }
+    return config_type(**values)
+
+
+def setting_names(config_type: type) -> list[str]:
+    """The names of the flags of a config, those of flat configs inside included."""
+    names: list[str] = []
+    for field in dataclasses.fields(config_type):
+        part = _flat_part(config_type, field.name)
+        names += setting_names(part) if part else [field.name]
+    return names
+
+
+def _from_known(config_type: type[Config], mapping: Mapping[str, Any], source: str, allow_missing: bool) -> Config:
+    hints = _hints(config_type)  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
-        if field.name in mapping:
+        part = _flat_part(config_type, field.name)
+        if part:
+            own = {name: mapping[name] for name in setting_names(part) if name in mapping}
+            values[field.name] = _from_known(part, own, source, allow_missing)
+        elif field.name in mapping:
             where = f"{source}: {field.name}"
             values[field.name] = _convert(mapping[field.name], hints[field.name], where, allow_missing)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -131,9 +177,15 @@ def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_
     return _with_holes(config_type, values) if allow_missing else config_type(**values)
 
 
-def to_mapping(config: Any) -> dict[str, Any]:
+def to_mapping(config: Any) -> Any:
     """A dataclass as builtin types that YAML and JSON can hold; `from_mapping` is its inverse."""
-    return msgspec.to_builtins(config, enc_hook=_encode)
+    if not is_dataclass(config) or isinstance(config, type):
+        return msgspec.to_builtins(config, enc_hook=_encode)
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = to_mapping(getattr(config, field.name))
+        plain |= value if _flat_part(type(config), field.name) else {field.name: value}
+    return plain
 
 
 def save_config(config: Any, path: AnyPath) -> None:
@@ -231,6 +283,17 @@ def _layers_help(config_type: type) -> str:
 def _hints(config_type: type) -> dict[str, Any]:
     hints = get_type_hints(config_type)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_type)}
+
+
+def _flat_part(config_type: type, name: str) -> type | None:
+    """The config that a field holds without a prefix; None for a setting."""
+    hint = _full_hints(config_type)[name]
+    return get_args(hint)[0] if get_origin(hint) is Annotated and tyro.conf.OmitArgPrefixes in get_args(hint) else None
+
+
+@functools.cache
+def _full_hints(config_type: type) -> dict[str, Any]:
+    return get_type_hints(config_type, include_extras=True)
 
 
 def _with_holes(config_type: type[Config], values: dict[str, Any]) -> Config:

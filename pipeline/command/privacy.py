@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 # Folders and files of these names identify nobody; messages use the words for other things.
 _COMMON_NAMES = """
 home root users user usr tmp var mnt media opt srv etc private volumes work data dataset datasets video videos movie

@@ -58,7 +58,7 @@ def test_arguments_are_paths_by_the_names_of_their_flags() -> None:
         ("Eva_start_0 of eva.MP4; evaluation", "<video>_start_0 of <video>; evaluation"),
         ("in /srv/Klinik/other or klinik", "in <folder>/other or <folder>"),
         ("Meyer's frames of the video", "<patients>'s frames of the video"),
-        (f'File "{ROOT}/pipeline/files.py", line 3', 'File "pipeline/outputs/files.py", line 3'),
+        (f'File "{ROOT}/pipeline/outputs/files.py", line 3', 'File "pipeline/outputs/files.py", line 3'),
     ],
 )
 def test_private_strings_are_replaced(text: str, expected: str) -> None:

@@ -8,15 +8,8 @@ if __name__ == "__main__":
 
 import sys
 
-from descriptor.evaluation.sequences import TestConfig, measure
-from descriptor.keypoints.evaluation import KeypointConfig, measure_keypoints
-from pipeline.command.run_command import Variants, run_variant
+from descriptor.commands import TASKS
+from pipeline.command.run_command import run_variant
 
 if __name__ == "__main__":
-    photographs = (KeypointConfig, measure_keypoints)
-    tasks: Variants = {
-        "sequences": (TestConfig, measure),
-        "hpatches": photographs,
-        "relative_pose": photographs,
-    }
-    sys.exit(run_variant("task", tasks))
+    sys.exit(run_variant("task", TASKS))

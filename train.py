@@ -8,15 +8,8 @@ if __name__ == "__main__":
 
 import sys
 
-from descriptor.fcdensenet.train import train
-from descriptor.fcdensenet.train_config import TrainConfig
-from descriptor.gift.train import train as train_gift
-from descriptor.gift.train_config import GiftTrainConfig
-from pipeline.command.run_command import Variants, run_variant
+from descriptor.commands import METHODS
+from pipeline.command.run_command import run_variant
 
 if __name__ == "__main__":
-    methods: Variants = {
-        "fcdensenet": (TrainConfig, train),
-        "gift": (GiftTrainConfig, train_gift),
-    }
-    sys.exit(run_variant("method", methods))
+    sys.exit(run_variant("method", METHODS))

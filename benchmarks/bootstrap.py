@@ -35,6 +35,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from data_prep.bootstrap import BootstrapConfig, run
+from pipeline.command.config import configure
 from pipeline.data.training_data import TrainingData
 from pipeline.data.training_files import read_mask, read_training_data
 from pipeline.errors import LumenError
@@ -145,7 +146,7 @@ def link(source: str, target: str) -> None:
 
 def run_ours(sequence: Path, method: Any) -> Attempt:
     """The stage, on a copy of a sequence that it may change."""
-    run(BootstrapConfig(sequence, method=method))
+    run(configure(BootstrapConfig, sequence, method=method))
     paths = SequencePaths(sequence)
     counts = read_yaml(BootstrapPaths.of(paths).report)["counts"]
     models = tuple(TrainingPaths(sequence, number=number).model for number in range(len(counts["models"])))

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 _START = "start"
-_STAGES = (_START, "extract", "train", "correspond", "skeleton", "flesh", "export", "report")
+_STAGES = (_START, "extract", "train", "match", "map", "densify", "export", "report")
 
 
 def main() -> int:

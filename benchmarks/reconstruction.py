@@ -105,7 +105,7 @@ def row(clip: Clip, mode: str, paths: ReconstructionPaths) -> list[str]:
     reports = {path.stem: json.loads(path.read_text()) for path in paths.stage_report("x").parent.glob("*.json")}
     for path in (RunPaths(paths.extracted).report("extract"), *paths.extracted.glob("*/colmap/reports/*.json")):
         reports[path.stem] = json.loads(path.read_text())
-    skeleton, flesh = reports["skeleton"]["counts"], reports["flesh"]["counts"]
+    skeleton, flesh = reports["map"]["counts"], reports["densify"]["counts"]
     total_s = sum(report["total_s"] for report in reports.values())
     memory = max(report["peak_memory_mb"] for report in reports.values()) / 1024
     return [

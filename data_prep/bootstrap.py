@@ -11,35 +11,31 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import tyro
 
-from data_prep.calibration.unknown_camera import (
-    MappingCamera,
-    find_camera,
-    known_camera,
-    likely_camera,
-    undistort_with_models,
-)
+from data_prep.calibration.unknown_camera import find_camera, known_camera, likely_camera, undistort_with_models
 from descriptor.flow.flow_finder import FlowFinder
 from descriptor.flow.follow import (
-    Correspondences,
+    DEFAULT_POINTS,
+    PointCount,
     check_keyframes,
     choose_keyframes,
     follow_points,
     keyframe_directions,
+    report_tracks,
 )
 from descriptor.flow.working_frames import WorkingFrames
 from pipeline.color_consistency import mean_colors
-from pipeline.command.config import from_mapping, save_config, to_mapping
+from pipeline.command.bounds import NonNegativeInt, Settings
+from pipeline.command.config import Flat, from_mapping, save_config, to_mapping
 from pipeline.command.run_command import run_command
-from pipeline.data.tracks import Integers, Tracks
-from pipeline.errors import LumenError, NoReconstruction, require
+from pipeline.data.tracks import Correspondences, Integers, Tracks
+from pipeline.errors import LumenError, NoReconstruction
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.files import read_yaml, write_json
 from pipeline.outputs.folders import WorkFolder, joined_output, work_folder
@@ -47,18 +43,14 @@ from pipeline.outputs.record import remove_own
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
 from sfm.input_video import InputVideo
-from sfm.mapping.clean_models import CleaningRules, clean_models
+from sfm.map_stage import UNREADABLE, MappingCamera, SparseModels, map_tracks, read_correspondences, read_keyframes
+from sfm.mapping.config import MapConfig
 from sfm.mapping.sift import match_sift
-from sfm.mapping.track_model import TrackModel
-from sfm.mapping.video import VideoModels, map_video, without_points
-from sfm.models import figures_of, sample_colors, write_model
+from sfm.models import figures_of, write_model
 from sfm.output.overview import draw_overview
-from sfm.output.summary import describe_models, list_unregistered, summary_line
-
-Floats = npt.NDArray[np.float64]
+from sfm.output.summary import list_unregistered, report_models, summary_line
 
 FORMAT_VERSION = 2
-_UNREADABLE = "its image cannot be read"
 # Settings that the outputs do not depend on.
 _NOT_RECORDED = ("sequence", "name", "overwrite", "calibration")
 
@@ -66,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BootstrapConfig:
+class BootstrapConfig(Settings):
     """Reconstruct a sequence for the first time: camera poses, a sparse cloud and visibility, as training data."""
 
     sequence: tyro.conf.Positional[Path]
@@ -77,38 +69,16 @@ class BootstrapConfig:
     """Title of the overview; by default the first digits of the video's SHA-256."""
     overwrite: bool = False
     """Replace the models that an earlier run made."""
-    points: int = 1000
-    """Points to begin in each keyframe, with --method tracks."""
+    points: PointCount = DEFAULT_POINTS
+    """Points seeded in each keyframe, with --method tracks."""
     camera_model: Literal["auto", "SIMPLE_RADIAL", "OPENCV_FISHEYE"] = "auto"
-    """Camera to estimate if the sequence is not calibrated; auto takes what explains more."""
+    """Camera model to estimate if the sequence is not calibrated; auto takes the one that explains more."""
     calibration: Path | None = None
-    """Camera of the frames as recorded, if the sequence is not calibrated: it is used as it is, none is estimated.
-    Usually the calibration.yaml of another sequence of the same video."""
-    max_error_px: float | None = None
-    """Largest reprojection error of an observation; by default 1.5 px per 540 px of the content area."""
-    min_angle_deg: float = 1.5
-    """Smallest angle between the rays of a point."""
-    min_views: int = 4
-    """Fewest frames in which a point is observed."""
-    max_depth_uncertainty: float = 0.02
-    """Points whose depth is less certain than this share of it (one standard deviation) are removed."""
-    inlier_percentage: float = 0.99
-    """Share of the points to keep by how consistent their colour is from view to view, 0 to 1."""
-    seed: int = 0
-    """Of the random choices."""
-
-    def __post_init__(self) -> None:
-        require(self.points >= 50, f"--points {self.points}: choose 50 or more")
-        require(self.max_error_px is None or self.max_error_px > 0, f"--max_error_px {self.max_error_px}: above 0")
-        require(0 < self.min_angle_deg < 90, f"--min_angle_deg {self.min_angle_deg:g}: choose between 0 and 90")
-        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
-        # It checks what it is given.
-        _ = self.cleaning
-
-    @property
-    def cleaning(self) -> CleaningRules:
-        """The part of the settings that says which points stay."""
-        return CleaningRules(self.min_views, self.max_depth_uncertainty, self.inlier_percentage)
+    """Camera of the frames as recorded, if the sequence is not calibrated: it is used as it is. Usually the
+    calibration.yaml of another sequence of the same video."""
+    map: Flat[MapConfig] = field(default_factory=MapConfig)
+    seed: NonNegativeInt = 0
+    """Seed of the random choices."""
 
 
 def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[Path]:
@@ -132,7 +102,7 @@ def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[
         paths = BootstrapPaths(work.path)
         _keep_mapping_of(camera, paths)
         try:
-            found = _reconstruct(config, video, camera, paths, report)
+            found = _map(config, video, camera, paths, report)
         except NoReconstruction as error:
             kept = _keep_for_inspection(error, work, report)
             raise NoReconstruction(f"{error}; what was found is kept in {kept}") from error
@@ -174,10 +144,10 @@ def _resume_or_clear(config: BootstrapConfig, video: InputVideo, work: WorkFolde
     with suppress(LumenError):
         reason = Manifest.load(path).reason_to_run(stage)
         if reason is None:
-            logger.info("going on from an interrupted run")
+            logger.info("resuming an interrupted run")
             return
         if path.exists():
-            logger.warning("an interrupted run is given up and begun anew: %s", reason)
+            logger.warning("an interrupted run cannot be resumed and is started again: %s", reason)
     work.clear()
     paths = BootstrapPaths(work.path)
     save_config(stage.config, paths.config)
@@ -230,13 +200,13 @@ def follow(config: BootstrapConfig) -> tuple[InputVideo, Correspondences]:
     """
     video = InputVideo.read(config.sequence)
     with _work(config, video) as work:
-        return video, _correspond(config, video, BootstrapPaths(work.path), StageReport("bootstrap"))
+        return video, _match(config, video, BootstrapPaths(work.path), StageReport("bootstrap"))
 
 
 def followed_before(sequence: Path, points: int) -> Correspondences | None:
-    """What the first SfM of a sequence has followed by optical flow, so many points from each keyframe.
+    """The tracks that the first SfM of a sequence followed by optical flow from this many points of each keyframe.
 
-    None if there is no such, if frames have changed since, or if they were undistorted after it.
+    None if there are none, if frames have changed since, or if they were undistorted afterwards.
     """
     with suppress(LumenError):
         video = InputVideo.read(sequence)
@@ -247,91 +217,35 @@ def followed_before(sequence: Path, points: int) -> Correspondences | None:
         config = from_mapping(BootstrapConfig, settings | {"sequence": str(sequence)}, str(paths.config))
         fits = video.camera is not None and (config.method, config.points) == ("tracks", points)
         if fits and Manifest.load(paths.manifest).reason_to_run(_stage(config, video)) is None:
-            tracks = Tracks.load(paths.tracks)
-            return None if tracks.begun is None else Correspondences(tracks, *_read_keyframes(paths))
+            found = read_correspondences(paths)
+            return None if found.tracks.seed_frame is None else found
     return None
 
 
-@dataclass(frozen=True)
-class _Reconstruction:
-    """What is written: models, the best first, of the tracks with their colours.
-
-    Attributes:
-        missing: index of each frame that is in no model → why.
-    """
-
-    models: list[TrackModel]
-    missing: dict[int, str]
-    tracks: Tracks
-    colors: Floats
-
-
-def _reconstruct(
-    config: BootstrapConfig,
-    video: InputVideo,
-    camera: MappingCamera | None,
-    paths: BootstrapPaths,
-    report: StageReport,
-) -> _Reconstruction:
-    correspondences = _correspond(config, video, paths, report)
-    tracks = correspondences.tracks
-    # Listed as soon as it is known, because what comes next may find no reconstruction.
-    list_unregistered(_missing(correspondences), paths)
-    found = _map(config, video, correspondences, camera, paths, report)
-    list_unregistered(_missing(correspondences, found), paths)
-    with report.timed("clean"):
-        colors = sample_colors(video.source, tracks, video.size)
-        found = clean_models(found, tracks, colors, config.cleaning, report)
-    return _Reconstruction(found.models, _missing(correspondences, found), tracks, colors)
-
-
-def _correspond(
-    config: BootstrapConfig, video: InputVideo, paths: BootstrapPaths, report: StageReport
-) -> Correspondences:
+def _match(config: BootstrapConfig, video: InputVideo, paths: BootstrapPaths, report: StageReport) -> Correspondences:
     frames = WorkingFrames(video.source, video.frame_index, video.mask)
     with report.timed("keyframes"):
-        keyframes, unreadable = _keyframes(frames, paths)
-    _check_frames(video, keyframes, unreadable, paths, report)
-    with report.timed("correspondences"):
+        keyframes, unreadable = _keyframes(video, frames, paths, report)
+    with report.timed("match"):
         if not paths.found_tracks.exists():
             _find_tracks(config, video, frames, keyframes, unreadable, paths).save(paths.found_tracks)
         tracks = Tracks.load(paths.found_tracks)
-    length = len(tracks.frame) / max(1, tracks.track_count)
-    report.counts |= {
-        "frames": len(video.frame_index),
-        "unreadable": len(unreadable),
-        "keyframes": len(keyframes),
-        "tracks": tracks.track_count,
-        "track_observations": len(tracks.frame),
-    }
-    logger.info("%d tracks, each in %.1f frames", tracks.track_count, length)
-    return Correspondences(tracks, keyframes, unreadable)
+    found = Correspondences(tracks, keyframes, unreadable)
+    report_tracks(found, report)
+    return found
 
 
-def _keyframes(frames: WorkingFrames, paths: BootstrapPaths) -> tuple[Integers, list[int]]:
+def _keyframes(
+    video: InputVideo, frames: WorkingFrames, paths: BootstrapPaths, report: StageReport
+) -> tuple[Integers, list[int]]:
+    """The keyframes and the frames that cannot be read; kept for a resumed run."""
     if not paths.keyframes.exists():
-        keyframes, unreadable = choose_keyframes(frames)
-        write_json(paths.keyframes, {"keyframes": keyframes.tolist(), "unreadable": unreadable})
-    return _read_keyframes(paths)
-
-
-def _read_keyframes(paths: BootstrapPaths) -> tuple[Integers, list[int]]:
-    known = read_yaml(paths.keyframes)
-    try:
-        return np.array(known["keyframes"], np.int64), list(known["unreadable"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise LumenError(f"{paths.keyframes} is damaged: remove it, and run the same command again") from error
-
-
-def _check_frames(
-    video: InputVideo, keyframes: Integers, unreadable: list[int], paths: BootstrapPaths, report: StageReport
-) -> None:
-    list_unregistered({video.frame_index[row]: _UNREADABLE for row in unreadable}, paths)
-    check_keyframes(len(video.frame_index), keyframes, unreadable)
-    if unreadable:
-        index = video.frame_index[unreadable[0]]
-        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is frame {index}")
-        logger.warning("%s, %s", report.warnings[-1], video.source.image(index))
+        chosen, unreadable = choose_keyframes(frames)
+        write_json(paths.keyframes, {"keyframes": chosen.tolist(), "unreadable": unreadable})
+    keyframes, unreadable = read_keyframes(paths)
+    list_unregistered({video.frame_index[row]: UNREADABLE for row in unreadable}, paths)
+    check_keyframes(frames, keyframes, unreadable, report)
+    return keyframes, unreadable
 
 
 def _find_tracks(
@@ -344,7 +258,7 @@ def _find_tracks(
 ) -> Tracks:
     if config.method == "tracks":
         find = FlowFinder(frames, keyframe_directions(len(frames), keyframes))
-        return follow_points(frames, video.frame_index, keyframes, find, config.points, paths.correspondences)
+        return follow_points(frames, keyframes, find, config.points, paths.correspondences)
     return _match_sift(config, video, unreadable, paths)
 
 
@@ -361,45 +275,35 @@ def _match_sift(config: BootstrapConfig, video: InputVideo, unreadable: list[int
 def _map(
     config: BootstrapConfig,
     video: InputVideo,
-    correspondences: Correspondences,
     camera: MappingCamera | None,
     paths: BootstrapPaths,
     report: StageReport,
-) -> VideoModels:
-    limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
-    tracks, keyframes = correspondences.tracks, correspondences.keyframes
-    place, log, seed = paths.mapping, paths.log, config.seed
+) -> SparseModels:
+    given = _match(config, video, paths, report)
     with report.timed("camera"):
         if camera is None:
-            camera = find_camera(video, tracks, keyframes, config.camera_model, limits, paths, seed)
+            limits = video.limits(config.map)
+            camera = find_camera(video, given.tracks, given.keyframes, config.camera_model, limits, paths, config.seed)
         camera.report_spread(report)
-    with report.timed("mapping"):
-        return map_video(tracks, keyframes, camera.camera, limits, place, log, seed, refine_camera=not camera.held)
-
-
-def _missing(correspondences: Correspondences, found: VideoModels | None = None) -> dict[int, str]:
-    """Index of each frame that is in no model, or before there is one of each that cannot be in any → why."""
-    tracks = correspondences.tracks
-    reasons = without_points(tracks) if found is None else found.missing(tracks)
-    reasons |= dict.fromkeys(correspondences.unreadable, _UNREADABLE)
-    return {int(tracks.frame_index[row]): reason for row, reason in sorted(reasons.items())}
+    return map_tracks(config.map, video, given, camera, paths, config.seed, report)
 
 
 def _write(
-    config: BootstrapConfig, video: InputVideo, found: _Reconstruction, paths: BootstrapPaths, report: StageReport
+    config: BootstrapConfig, video: InputVideo, found: SparseModels, paths: BootstrapPaths, report: StageReport
 ) -> None:
     mask, camera, tracks, models, colors = video.mask, found.models[0].camera, found.tracks, found.models, found.colors
     if video.camera is None:
         tracks, models, colors, mask = undistort_with_models(video, tracks, models, colors)
+        facts = (camera.model_name, camera.mean_focal_length(), video.paths.calibration, video.paths.recorded.root)
+        logger.info("camera: %s, focal length %.1f px (%s); frames as recorded are in %s", *facts)
     tracks.save(paths.tracks)
     for number, model in enumerate(models):
         write_model(model, tracks, colors, mask, video.paths, os.path.abspath(paths.root), number)
-    figures = figures_of(models[0], tracks)
-    describe_models(video, models, figures, found.missing, camera, report)
-    list_unregistered(found.missing, paths, even_none=True)
+    report.counts["camera"] = {"model": camera.model_name, "params": [float(value) for value in camera.params]}
+    report_models(video, models, tracks, found.missing, paths, report)
     shades = mean_colors(tracks.track[models[0].used], colors[models[0].used], tracks.track_count)
     title = f"{video.facts.title(config.name)}: {summary_line(report)}"
-    draw_overview(paths.overview, title, models[0], figures, tracks, shades)
+    draw_overview(paths.overview, title, models[0], figures_of(models[0], tracks), tracks, shades)
 
 
 if __name__ == "__main__":

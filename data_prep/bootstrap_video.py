@@ -10,12 +10,12 @@ import numpy as np
 
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
-from data_prep.calibration.unknown_camera import MappingCamera, find_camera
-from descriptor.flow.follow import Correspondences
-from pipeline.data.tracks import Tracks
+from data_prep.calibration.unknown_camera import find_camera
+from pipeline.data.tracks import Correspondences, Tracks
 from pipeline.errors import LumenError
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from sfm.input_video import InputVideo
+from sfm.map_stage import MappingCamera
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _estimate(configs: Sequence[BootstrapConfig]) -> MappingCamera | None:
         return None
     config, video = longest
     together = _together(followed)
-    limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
+    limits = video.limits(config.map)
     with tempfile.TemporaryDirectory(prefix="lumen_camera_") as folder:
         place = BootstrapPaths(Path(folder))
         try:

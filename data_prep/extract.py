@@ -10,10 +10,11 @@ import logging
 import math
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import tyro
 
 from data_prep.calibration.files import read_calibration
@@ -33,7 +34,8 @@ from data_prep.selection.writer import FrameFormat, write_frames, write_sequence
 from data_prep.video.frame_source import open_source, source_name, source_places
 from data_prep.video.image_order import NumberMeaning
 from data_prep.video.source_frame import FrameSource
-from pipeline.command.config import save_config, to_mapping
+from pipeline.command.bounds import Count, NonNegative, NonNegativeInt, Positive, Settings, Share
+from pipeline.command.config import Flat, save_config, to_mapping
 from pipeline.command.run_command import run_command
 from pipeline.data.images import write_image
 from pipeline.data.sequence import Calibration, Sequence
@@ -54,90 +56,87 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ExtractConfig:
+class FrameConfig(Settings):
+    """Which frames of the input are used, and how they are read."""
+
+    calibration: Path | None = None
+    """Camera calibration (OpenCV, ROS, COLMAP cameras.txt, eight OPENCV_FISHEYE numbers) to undistort frames with."""
+    stride: Count = 1
+    """Take one frame of every STRIDE; where that one is bad, the sharpest of the STRIDE."""
+    split_at_cuts: bool = True
+    """Make a sequence of each stretch between hard cuts; --no_split_at_cuts makes one of all frames."""
+    keep_all: bool = False
+    """Keep every sampled frame whatever its quality; its flaws are recorded as flags."""
+    min_segment_frames: int = 5
+    """Leave out stretches between cuts that have fewer usable frames."""
+    image_fps: Positive = 30.0
+    """Frames per second of images whose names hold no times."""
+    image_kind: str | None = None
+    """Kind of images to use in a folder or glob that holds several: a word that differs in their names, such as color
+    or left. By default the one that shows frames, if that is clear."""
+    image_numbers: NumberMeaning = "auto"
+    """Meaning of the numbers in image names: frame numbers, or times in seconds, milliseconds, microseconds or
+    nanoseconds. By default it is recognised and logged."""
+    record_path: bool = False
+    """Write the path of the video to sequence.yaml and that of the calibration to extract.yaml: they may name a
+    patient."""
+
+
+@dataclass(frozen=True)
+class ExtractConfig(Settings):
     """Turn an endoscopic video into clean sequences of frames, one for each stretch without a cut."""
 
     video: tyro.conf.Positional[Path]
     """Video file, folder of images, or quoted glob such as "frames/*.png"."""
     output: Path | None = None
-    """Folder for the sequences; by default sequences/NAME OF THE VIDEO. No file in it says that name."""
+    """Folder for the sequences; by default sequences/NAME OF THE VIDEO. No file in it contains that name."""
     overwrite: bool = False
     """Replace the output folder if an extraction made it."""
-    start: float = 0.0
+    frames: Flat[FrameConfig] = field(default_factory=FrameConfig)
+    start: NonNegative = 0.0
     """Skip what is shown before this time, seconds from the first frame."""
     end: float | None = None
     """Stop at this time, seconds from the first frame."""
-    stride: int = 1
-    """Take one frame of every STRIDE; where that one is bad, the sharpest of the STRIDE."""
-    fps: float | None = None
-    """Take so many frames a second instead, by their true timestamps."""
-    max_frames: int | None = None
-    """Thin the chosen frames out evenly to at most so many."""
-    keep_all: bool = False
-    """Keep every sampled frame whatever its quality; what is wrong with it is noted as flags."""
-    min_sharpness: float = 0.45
+    fps: Positive | None = None
+    """Take this many frames per second instead of one of every STRIDE, by their true timestamps."""
+    max_frames: Count | None = None
+    """Thin the chosen frames evenly to at most this many."""
+    min_sharpness: Share = 0.45
     """A frame is blurred below this share of the median sharpness of its neighbours."""
-    min_motion_px: float = 0.2
+    min_motion_px: NonNegative = 0.2
     """A frame that moved less than this since the last kept one is left out, pixels of the video. Frames less than
     1/30 s apart have to move by 0.25 % of the diagonal; 0 keeps them all."""
-    min_segment_frames: int = 5
-    """Do not write stretches between cuts that have fewer usable frames."""
-    split_at_cuts: bool = True
-    """Make a sequence of each stretch between hard cuts. With --no_split_at_cuts all frames are one: for videos of so
-    few frames a second that neighbours share hardly anything."""
-    calibration: Path | None = None
-    """Camera calibration (OpenCV, ROS, COLMAP cameras.txt, eight OPENCV_FISHEYE numbers) to undistort frames with."""
     needs_calibration: bool = False
     """Stop if no calibration is given; in saved settings of a calibrated run that may not say where it is."""
-    max_fov_deg: float = 150.0
+    max_fov_deg: Annotated[float, msgspec.Meta(gt=0, le=178)] = 150.0
     """Content seen at a wider angle than this is cut off when undistorting, degrees."""
-    mask_margin_px: int | None = None
-    """Erode the content area by so much, pixels of the video; by default 0.4 % of the shorter side."""
-    jpeg_quality: int = 95
+    mask_margin_px: NonNegativeInt | None = None
+    """Erode the content area by this many pixels of the video; by default 0.4 % of the shorter side."""
+    jpeg_quality: Annotated[int, msgspec.Meta(ge=1, le=100)] = 95
     """Quality of the written frames, 1 to 100."""
-    image_fps: float = 30.0
-    """Frames a second of images whose names hold no times."""
-    image_kind: str | None = None
-    """Kind of images to use in a folder or glob that holds several: a word that differs in their names, such as color
-    or left. By default the one that shows frames, if that is clear."""
-    image_numbers: NumberMeaning = "auto"
-    """What the numbers in the names of images are: frame numbers, or times in seconds, milliseconds, microseconds or
-    nanoseconds. By default they are recognised; the log says as what."""
-    record_path: bool = False
-    """Write the path of the video to sequence.yaml and that of the calibration to extract.yaml: they may name a
-    patient."""
 
     def __post_init__(self) -> None:
-        require(self.stride >= 1, f"--stride {self.stride}: choose 1 or more")
-        require(self.fps is None or self.fps > 0, f"--fps {self.fps}: choose more than 0")
-        require(self.fps is None or self.stride == 1, "--stride and --fps exclude each other: choose one")
-        require(self.image_fps > 0, f"--image_fps {self.image_fps}: choose more than 0")
-        require(self.max_frames is None or self.max_frames >= 1, f"--max_frames {self.max_frames}: choose 1 or more")
+        super().__post_init__()
+        require(self.fps is None or self.frames.stride == 1, "--stride and --fps exclude each other: choose one")
         require(self.end is None or self.end > self.start, f"--end {self.end}: choose a time after --start")
-        require(0 <= self.min_sharpness <= 1, f"--min_sharpness {self.min_sharpness}: choose from 0 to 1")
-        require(self.min_motion_px >= 0, f"--min_motion_px {self.min_motion_px}: choose 0 or more")
-        require(1 <= self.jpeg_quality <= 100, f"--jpeg_quality {self.jpeg_quality}: choose from 1 to 100")
-        require(0 < self.max_fov_deg <= 178, f"--max_fov_deg {self.max_fov_deg:g}: choose above 0, at most 178")
-        require(self.start >= 0, f"--start {self.start:g}: choose 0 or more")
         require(
-            self.calibration is not None or not self.needs_calibration,
+            self.frames.calibration is not None or not self.needs_calibration,
             "these settings are of a calibrated run and do not say where the calibration is: give it with "
             "--calibration, or pass --no_needs_calibration to go without one",
         )
-        require((self.mask_margin_px or 0) >= 0, f"--mask_margin_px {self.mask_margin_px}: choose 0 or more")
 
     @property
     def rules(self) -> ChoiceRules:
         """The part of the settings that the choice of frames obeys."""
         return ChoiceRules(
-            stride=self.stride,
+            stride=self.frames.stride,
             fps=self.fps,
             max_frames=self.max_frames,
-            keep_all=self.keep_all,
+            keep_all=self.frames.keep_all,
             min_sharpness=self.min_sharpness,
             min_motion_px=self.min_motion_px,
-            min_segment_frames=self.min_segment_frames,
-            split_at_cuts=self.split_at_cuts,
+            min_segment_frames=self.frames.min_segment_frames,
+            split_at_cuts=self.frames.split_at_cuts,
         )
 
 
@@ -154,14 +153,14 @@ def run(config: ExtractConfig) -> list[Path]:
         LumenError: if there is nothing to extract, or it cannot be read or written.
     """
     report = StageReport("extract")
-    source = open_source(config.video, config.image_fps, config.image_kind, config.image_numbers)
+    source = open_source(config.video, config.frames.image_fps, config.frames.image_kind, config.frames.image_numbers)
     camera = None
-    if config.calibration is not None:
-        camera = read_calibration(config.calibration, (source.info.width, source.info.height))
+    if config.frames.calibration is not None:
+        camera = read_calibration(config.frames.calibration, (source.info.width, source.info.height))
     output = config.output or Path("sequences") / source_name(config.video)
     if not config.overwrite:
         _refuse_another_video(output, source)
-    inputs = (*source_places(config.video), config.calibration)
+    inputs = (*source_places(config.video), config.frames.calibration)
     with work_folder(output, "extract.py", inputs=inputs, overwrite=config.overwrite) as work:
         paths = RunPaths(work.path)
         with report.timed("fingerprint"):
@@ -203,17 +202,16 @@ def _refuse_another_video(output: Path, source: FrameSource) -> None:
 
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
     """What the survey depends on."""
-    settings = {
-        name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps", "image_numbers")
-    }
+    every = to_mapping(config)
+    settings = {name: every[name] for name in ("start", "end", "mask_margin_px", "image_fps", "image_numbers")}
     return Stage("survey", settings, {"video": sha256}, format_version=FORMAT_VERSION)
 
 
 def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
     """What the written frames depend on."""
     inputs = {"video": sha256}
-    if config.calibration is not None:
-        inputs["calibration"] = fingerprint_path(config.calibration)
+    if config.frames.calibration is not None:
+        inputs["calibration"] = fingerprint_path(config.frames.calibration)
     return Stage("frames", _settings(config), inputs, after=("survey",), format_version=FORMAT_VERSION)
 
 
@@ -226,9 +224,9 @@ def _settings(config: ExtractConfig) -> dict[str, Any]:
 def _save_settings(config: ExtractConfig, path: Path) -> None:
     """Save what `--config` needs for the same run of a video: where the calibration is, or that there has to be one."""
     settings = _settings(config)
-    if config.calibration is not None and config.record_path:
-        settings["calibration"] = str(config.calibration.resolve())
-    elif config.calibration is not None:
+    if config.frames.calibration is not None and config.frames.record_path:
+        settings["calibration"] = str(config.frames.calibration.resolve())
+    elif config.frames.calibration is not None:
         settings["needs_calibration"] = True
     save_config(settings, path)
 
@@ -274,11 +272,11 @@ def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths
 def _plan(config: ExtractConfig, survey: Survey, camera: "pycolmap.Camera | None") -> ExtractionPlan:
     segments = choose_frames(survey.qualities, config.rules, math.hypot(*survey.mask.shape))
     if not any(segment.kept for segment in segments):
-        raise LumenError(f"{config.video}: {why_nothing_is_kept(segments, config.min_segment_frames)}")
+        raise LumenError(f"{config.video}: {why_nothing_is_kept(segments, config.frames.min_segment_frames)}")
     if camera is None:
         return ExtractionPlan(segments, survey.mask, None, Calibration("uncalibrated"))
     undistortion = plan_undistortion(camera, survey.mask, config.max_fov_deg)
-    file = config.calibration if config.record_path else None
+    file = config.frames.calibration if config.frames.record_path else None
     calibration = describe_calibration(file, camera, undistortion)
     return ExtractionPlan(segments, undistortion.mask(survey.mask), undistortion, calibration)
 
@@ -293,12 +291,12 @@ def _write(
     report: StageReport,
 ) -> list[str]:
     """Write the sequences and the contact sheet; return the sequences' names."""
-    stride = config.stride if config.fps is None else max(1, round(source.info.fps / config.fps))
+    stride = config.frames.stride if config.fps is None else max(1, round(source.info.fps / config.fps))
     sequences = [paths.sequence(name) for name in plan.sequence_names(stride)]
     targets = {frame.index: path for path, segment in zip(sequences, plan.kept, strict=True) for frame in segment.kept}
     frame_format = FrameFormat(plan.mask, plan.undistortion, config.jpeg_quality)
     tiles = write_frames(source, targets, plan.tiles(), frame_format)
-    facts = describe_source(source.info, survey, sha256, with_path=config.record_path)
+    facts = describe_source(source.info, survey, sha256, with_path=config.frames.record_path)
     for path, segment in zip(sequences, plan.kept, strict=True):
         write_sequence(path, segment, plan, facts, survey.margin_px, to_mapping(config.rules))
     sheet = draw_contact_sheet(tiles, summary_lines(report))

@@ -21,7 +21,7 @@ from pipeline.errors import LumenError, explain_os_errors
 from pipeline.outputs.files import is_leftover, write_json
 from pipeline.versions import versions
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _REDONE = "redone"
 
 logger = logging.getLogger(__name__)
@@ -62,16 +62,18 @@ class StageRecord:
 class Manifest:
     """The finished stages of one run, kept in a JSON file that is only ever replaced as a whole."""
 
-    def __init__(self, path: Path, stages: dict[str, StageRecord]) -> None:
+    def __init__(self, path: Path, stages: dict[str, StageRecord], earlier_version: int | None = None) -> None:
         self._path = path
         self._stages = stages
+        # The format of the file, if it is one of before: its stages are unknown then, and are run again.
+        self.earlier_version = earlier_version
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
         """Read the manifest at `path`; a missing file is an empty run.
 
         Raises:
-            LumenError: if the file is damaged or of another format version.
+            LumenError: if the file is damaged or of a later format version.
         """
         with explain_os_errors("read", path):
             if not path.exists():
@@ -81,8 +83,10 @@ class Manifest:
         try:
             content = json.loads(data)
             version = content["format_version"]
-            if version != FORMAT_VERSION:
-                raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: {advice}")
+            if not isinstance(version, int) or version > FORMAT_VERSION:
+                raise LumenError(f"{path} has format {version}; this version reads up to {FORMAT_VERSION}: {advice}")
+            if version < FORMAT_VERSION:
+                return cls(path, {}, version)
             return cls(path, msgspec.convert(content["stages"], dict[str, StageRecord]))
         except (ValueError, KeyError, TypeError) as error:
             raise LumenError(f"{path} is not a manifest ({error}): {advice}") from error
@@ -96,7 +100,7 @@ class Manifest:
         record = self._stages.get(stage.name)
         wanted = self._describe(stage)
         if record is None:
-            return "not run yet"
+            return "not run yet" if self.earlier_version is None else "made by an earlier version of LumenSfM"
         if record.format_version != wanted.format_version:
             return f"format version {record.format_version} → {wanted.format_version}"
         for name, old, new in _differences(record.versions, wanted.versions):

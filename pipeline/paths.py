@@ -64,6 +64,10 @@ class SequencePaths:
         """The images, masks and `sequence.yaml` as recorded, of a sequence that was undistorted later."""
         return SequencePaths(self.root / "recorded")
 
+    def inputs(self) -> dict[str, Path | None]:
+        """What a stage depends on that reads the frames."""
+        return {"sequence": self.sequence, "images": self.images, "mask": self.mask, "masks": self.frame_masks}
+
     @property
     def as_recorded(self) -> "SequencePaths":
         """Where the frames are as recorded: `recorded` if it is there, otherwise the sequence itself."""
@@ -162,10 +166,44 @@ class TrainingPaths:
 
 
 @dataclass(frozen=True)
-class BootstrapPaths:
-    """The files of a sequence's first SfM beside its models, which are SfM training data and COLMAP models at once."""
+class MappingPaths:
+    """The files of matching and mapping: of a first SfM, and of a reconstruction."""
 
     root: Path
+
+    @property
+    def tracks(self) -> Path:
+        """All tracks (`pipeline.data.tracks`), in pixels of `images/`."""
+        return self.root / "tracks.npz"
+
+    @property
+    def keyframes(self) -> Path:
+        """Which frames are keyframes, and which cannot be read, by their rows."""
+        return self.root / "keyframes.json"
+
+    @property
+    def correspondences(self) -> Path:
+        """What has been matched so far, until the tracks are complete."""
+        return self.root / "correspondences"
+
+    @property
+    def mapping(self) -> Path:
+        """Databases and snapshots, until mapping is complete."""
+        return self.root / "mapping"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "pycolmap.log"
+
+    @property
+    def unregistered(self) -> Path:
+        """The frames that are in no model, an index and the reason a line."""
+        return self.root / "unregistered.txt"
+
+
+@dataclass(frozen=True)
+class BootstrapPaths(MappingPaths):
+    """The files of a sequence's first SfM beside its models, which are SfM training data and COLMAP models at once."""
 
     @classmethod
     def of(cls, sequence: SequencePaths) -> "BootstrapPaths":
@@ -194,38 +232,9 @@ class BootstrapPaths:
         return self.root / "overview.png"
 
     @property
-    def unregistered(self) -> Path:
-        """The frames that are in no model, an index and the reason a line."""
-        return self.root / "unregistered.txt"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "pycolmap.log"
-
-    @property
-    def tracks(self) -> Path:
-        """All points that were followed (`pipeline.data.tracks`), in pixels of `images/`."""
-        return self.root / "tracks.npz"
-
-    @property
     def found_tracks(self) -> Path:
         """The same in pixels of the frames as recorded, until the whole is done."""
         return self.correspondences / "tracks.npz"
-
-    @property
-    def keyframes(self) -> Path:
-        """Which frames are keyframes, and which cannot be read, by their rows."""
-        return self.root / "keyframes.json"
-
-    @property
-    def correspondences(self) -> Path:
-        """What is found while following or matching points, until the whole is done."""
-        return self.root / "correspondences"
-
-    @property
-    def mapping(self) -> Path:
-        """Databases and snapshots, until the whole is done."""
-        return self.root / "mapping"
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.paths import RunPaths, SequencePaths, TrainingPaths
+from pipeline.paths import MappingPaths, RunPaths, SequencePaths, TrainingPaths
 
 
 @dataclass(frozen=True)
-class ReconstructionPaths:
+class ReconstructionPaths(MappingPaths):
     """The files of a reconstruction. Its folder is a sequence too, with the dense models as its training data.
 
     Attributes:
@@ -15,7 +15,6 @@ class ReconstructionPaths:
         number: of the model that `sparse`, `dense`, the cloud and what follows from it belong to; 0 is the largest.
     """
 
-    root: Path
     number: int = 0
 
     def of_model(self, number: int) -> "ReconstructionPaths":
@@ -76,39 +75,10 @@ class ReconstructionPaths:
         """What `train.py` writes: the descriptor of this video."""
         return self.root / "training"
 
-    @property
-    def correspondences(self) -> Path:
-        """What is found while following points, until all are."""
-        return self.root / "correspondences"
-
-    @property
-    def tracks(self) -> Path:
-        """The points from which the camera's path follows (`pipeline.data.tracks`)."""
-        return self.root / "tracks.npz"
-
-    @property
-    def keyframes(self) -> Path:
-        """Which frames are keyframes, and which cannot be read, by their rows."""
-        return self.root / "keyframes.json"
-
-    @property
-    def mapping(self) -> Path:
-        """Databases and snapshots, until the camera's path is known."""
-        return self.root / "mapping"
-
     def work(self, stage: str) -> Path | None:
         """Where a stage keeps what it has done so far; None for a short one."""
-        folders = {"correspond": self.correspondences, "skeleton": self.mapping, "flesh": self.flesh}
+        folders = {"match": self.correspondences, "map": self.mapping, "densify": self.reference_points}
         return {**folders, "train": self.training}.get(stage)
-
-    @property
-    def log(self) -> Path:
-        return self.root / "pycolmap.log"
-
-    @property
-    def unregistered(self) -> Path:
-        """The frames that are in no model, an index and the reason a line."""
-        return self.root / "unregistered.txt"
 
     @property
     def sparse_models(self) -> Path:
@@ -116,7 +86,7 @@ class ReconstructionPaths:
 
     @property
     def sparse(self) -> Path:
-        """The COLMAP model of the camera's path."""
+        """The sparse COLMAP model."""
         return self.sparse_models / str(self.number)
 
     @property
@@ -129,9 +99,15 @@ class ReconstructionPaths:
         return self.root / "dense"
 
     @property
-    def flesh(self) -> Path:
-        """The dense points of each reference of each model, until all are joined."""
-        return self.root / "flesh"
+    def reference_points(self) -> Path:
+        """The dense points of each reference image of each model, until all are joined."""
+        return self.root / "reference_points"
+
+    @property
+    def earlier_results(self) -> list[Path]:
+        """What earlier versions wrote under other names."""
+        reports = (self.stage_report(name) for name in ("correspond", "skeleton", "flesh"))
+        return [*reports, self.root / "flesh"]
 
     @property
     def dense_tracks(self) -> Path:

@@ -12,7 +12,7 @@ import cv2
 from pipeline import __version__
 
 _ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("pipeline", "data_prep", "descriptor", "sfm", "reconstruction")
+_PACKAGES = ("pipeline", "data_prep", "descriptor", "sfm")
 # Distributions of the same library for a CPU and for GPUs have names of their own.
 _LIBRARIES = {
     "av": ("av",),

@@ -14,6 +14,7 @@ from pipeline.data.training_data import Bytes
 from pipeline.data.training_files import read_mask
 from pipeline.errors import LumenError, require
 from pipeline.paths import AnyPath, RunPaths, SequencePaths, TrainingPaths
+from sfm.mapping.config import MapConfig
 from sfm.mapping.triangulation import Limits
 
 MIN_SIDE_PX = 32
@@ -65,9 +66,16 @@ class InputVideo:
         """How far a point that is followed well may be from where it belongs, px."""
         return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
 
-    def limits(self, max_error_px: float | None, min_views: int, min_angle_deg: float) -> Limits:
-        """What a point has to satisfy; without a largest error the likely one is taken."""
-        return Limits(self.likely_error_px if max_error_px is None else max_error_px, min_views, min_angle_deg)
+    def limits(self, config: MapConfig) -> Limits:
+        """What a point has to satisfy; the likely error is the largest by default.
+
+        Raises:
+            LumenError: if it cannot be seen in as many frames as it has to.
+        """
+        count = len(self.facts.frames)
+        require(config.min_views <= count, f"--min_views {config.min_views}: the sequence has only {count} frames")
+        error_px = self.likely_error_px if config.max_error_px is None else config.max_error_px
+        return Limits(error_px, config.min_views, config.min_angle_deg)
 
     @property
     def content_box(self) -> tuple[int, int, int, int]:

@@ -9,6 +9,7 @@ from data_prep import phantom
 from data_prep.extract import ExtractConfig
 from data_prep.extract import run as extract
 from data_prep.phantom import PhantomConfig
+from pipeline.command.config import configure
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.paths import RunPaths, SequencePaths
 
@@ -23,7 +24,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
 @pytest.fixture(scope="module")
 def extracted(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> SequencePaths:
     output = tmp_path_factory.mktemp("sequences") / "video"
-    extract(ExtractConfig(video.video, output, calibration=video.calibration))
+    extract(configure(ExtractConfig, video.video, output, calibration=video.calibration))
     return RunPaths(output).sequences()[0]
 
 

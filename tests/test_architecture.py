@@ -12,11 +12,10 @@ from repository import ROOT
 
 RECIPES = {"train", "test", "reconstruct"}
 FORBIDDEN = {
-    "pipeline": {"data_prep", "descriptor", "sfm", "reconstruction", "pycolmap", "torch"} | RECIPES,
-    "descriptor": {"data_prep", "sfm", "reconstruction", "pycolmap"} | RECIPES,
-    "sfm": {"data_prep", "descriptor", "reconstruction", "torch"} | RECIPES,
-    "data_prep": {"reconstruction", "torch"} | RECIPES,
-    "reconstruction": {"torch"} | RECIPES,
+    "pipeline": {"data_prep", "descriptor", "sfm", "pycolmap", "torch"} | RECIPES,
+    "descriptor": {"data_prep", "sfm", "pycolmap"} | RECIPES,
+    "sfm": {"data_prep", "descriptor", "torch"} | RECIPES,
+    "data_prep": {"torch"} | RECIPES,
 }
 
 

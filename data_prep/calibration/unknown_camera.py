@@ -1,8 +1,6 @@
 """The camera of a sequence without a calibration: estimated from its tracks; its frames made those of a pinhole."""
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,56 +15,19 @@ from pipeline.data.training_data import Bytes
 from pipeline.data.training_files import read_mask
 from pipeline.errors import LumenError
 from pipeline.paths import BootstrapPaths
-from pipeline.report import StageReport
 from sfm.input_video import InputVideo
+from sfm.map_stage import MappingCamera
 from sfm.mapping.self_calibration import CameraModel, estimate_camera, starting_camera
 from sfm.mapping.track_model import TrackModel
 from sfm.mapping.triangulation import Limits
 from sfm.models import into_pinhole
 
-_FOCAL_SPREAD_WARNED = 1.1
 _LIKELY_ANGLE_DEG = 80.0
-
-logger = logging.getLogger(__name__)
 
 
 def likely_camera(video: InputVideo) -> pycolmap.Camera:
     """A camera as rigid scopes have it, for what only has to be about right."""
     return starting_camera("SIMPLE_RADIAL", _LIKELY_ANGLE_DEG, video.size, video.content_box)
-
-
-@dataclass(frozen=True)
-class MappingCamera:
-    """The camera to map with.
-
-    Attributes:
-        camera: of the frames as they are read.
-        held: whether it stays as it is; otherwise it is adjusted with the first model.
-        focal_range_px: the focal lengths that explain the video about as well; None if it was not estimated.
-    """
-
-    camera: pycolmap.Camera
-    held: bool
-    focal_range_px: tuple[float, float] | None = None
-
-    @property
-    def in_words(self) -> str:
-        """The same for cameras that differ by rounding alone."""
-        numbers = ", ".join(f"{value:.6g}" for value in self.camera.params)
-        return f"{self.camera.model_name} {numbers}, {'held' if self.held else 'adjusted'}"
-
-    def report_spread(self, report: StageReport) -> None:
-        """Report the range of focal lengths, and warn if the video hardly determines it."""
-        if self.focal_range_px is None:
-            return
-        low, high = self.focal_range_px
-        report.counts["focal_range_px"] = [round(low, 1), round(high, 1)]
-        if high > _FOCAL_SPREAD_WARNED * low:
-            report.warnings.append(
-                f"the video hardly determines the focal length: from {low:.0f} to {high:.0f} px it explains some "
-                "keyframes equally well; calibrate the camera if you can (data_prep/calibrate.py)"
-            )
-            logger.warning(report.warnings[-1])
 
 
 def known_camera(video: InputVideo, calibration: Path | None) -> MappingCamera | None:

@@ -9,18 +9,21 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import cv2
+import msgspec
 import numpy as np
 
 from descriptor.flow.flow_finder import Directions
 from descriptor.flow.point_search import PointSearch
 from descriptor.flow.working_frames import WorkingFrame, WorkingFrames
 from pipeline.data.array_files import read_arrays, write_arrays
-from pipeline.data.tracks import MIN_FRAMES, Floats, Integers, Tracks
+from pipeline.data.tracks import MIN_FRAMES, Correspondences, Floats, Integers, Tracks
 from pipeline.errors import NoReconstruction
 from pipeline.finder import Finder, Found
 from pipeline.progress import progress
+from pipeline.report import StageReport
 
 # All frames up to this keyframe are looked in, and these many further keyframes.
 _NEAR_KEYFRAMES = 2
@@ -39,6 +42,10 @@ _SPACING = 0.5
 _MIN_SPACING_PX = 3.0
 # Points followed to choose keyframes.
 _KEYFRAME_PROBES = 500
+
+# Points seeded in a keyframe.
+PointCount = Annotated[int, msgspec.Meta(ge=50)]
+DEFAULT_POINTS = 1000
 
 logger = logging.getLogger(__name__)
 
@@ -83,43 +90,43 @@ def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, li
     return np.array(keyframes, np.int64), unreadable
 
 
-@dataclass(frozen=True)
-class Correspondences:
-    """What mapping starts from.
-
-    Attributes:
-        tracks: of all frames.
-        keyframes: (K,) rows of `tracks.frame_index`.
-        unreadable: rows of frames that cannot be read.
-    """
-
-    tracks: Tracks
-    keyframes: Integers
-    unreadable: list[int]
-
-
-def check_keyframes(frame_count: int, keyframes: Integers, unreadable: Sequence[int]) -> None:
-    """Check that there is something to follow.
+def check_keyframes(frames: WorkingFrames, keyframes: Integers, unreadable: Sequence[int], report: StageReport) -> None:
+    """Check that there is something to follow, and report frames that cannot be read.
 
     Raises:
         NoReconstruction: if too few frames can be read, or none shows any texture.
     """
-    if frame_count - len(unreadable) < MIN_FRAMES:
+    if len(frames) - len(unreadable) < MIN_FRAMES:
         raise NoReconstruction(
-            f"no reconstruction: {len(unreadable)} of {frame_count} frames cannot be read; extract again"
+            f"no reconstruction: {len(unreadable)} of {len(frames)} frames cannot be read; extract again"
         )
     if not len(keyframes):
         raise NoReconstruction("no reconstruction: no frame shows any texture inside its mask")
+    if unreadable:
+        index = frames.frame_index[unreadable[0]]
+        report.warnings.append(f"{len(unreadable)} frames cannot be read, the first is frame {index}")
+        logger.warning("%s, %s", report.warnings[-1], frames.file(unreadable[0]))
 
 
-def follow_points(
-    frames: WorkingFrames, frame_index: Sequence[int], keyframes: Integers, find: Finder, points: int, folder: Path
-) -> Tracks:
+def report_tracks(found: Correspondences, report: StageReport) -> None:
+    """Log and report the number of tracks and their mean length."""
+    tracks = found.tracks
+    report.counts |= {
+        "frames": len(tracks.frame_index),
+        "unreadable": len(found.unreadable),
+        "keyframes": len(found.keyframes),
+        "tracks": tracks.track_count,
+        "track_observations": len(tracks.frame),
+    }
+    length = len(tracks.frame) / max(1, tracks.track_count)
+    logger.info("%d tracks, mean length %.1f frames", tracks.track_count, length)
+
+
+def follow_points(frames: WorkingFrames, keyframes: Integers, find: Finder, points: int, folder: Path) -> Tracks:
     """Find the points of every keyframe in the frames around it.
 
     Args:
         frames: the sequence's frames by row.
-        frame_index: their indices in the video, ascending.
         keyframes: (K,) rows.
         find: finds points of a keyframe in frames of its choice, such as those of `keyframe_directions`.
         points: how many to seed in a keyframe.
@@ -137,7 +144,7 @@ def follow_points(
         row = int(keyframes[place])
         parts[place] = part = _Part.of(_follow_from(frames, row, find, points))
         part.save(_part(folder, row))
-    return _tracks([part for part in parts if part is not None], keyframes, frame_index)
+    return _tracks([part for part in parts if part is not None], keyframes, frames.frame_index)
 
 
 def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
@@ -160,21 +167,21 @@ class KnownPoints:
     """A `pipeline.finder.Finder` that looks points up in tracks that were followed from the same pixels.
 
     Args:
-        tracks: of which it is known where they were begun.
+        tracks: with the frame in which each was seeded.
     """
 
     def __init__(self, tracks: Tracks) -> None:
-        if tracks.begun is None:
-            raise ValueError("it has to be known where tracks were begun")
-        self._tracks, self._begun = tracks, tracks.begun
+        if tracks.seed_frame is None:
+            raise ValueError("the frames in which tracks were seeded are unknown")
+        self._tracks, self._seed_frame = tracks, tracks.seed_frame
         self._by_track = np.argsort(tracks.track, kind="stable")
         self._first = np.searchsorted(tracks.track[self._by_track], np.arange(tracks.track_count + 1))
 
     def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
-        """Find pixels of a frame; see `descriptor.flow.point_search.Finder`."""
+        """Find pixels of a frame; see `pipeline.finder.Finder`."""
         tracks = self._tracks
         there = np.arange(len(tracks.frame))[tracks.in_frame(reference)]
-        there = there[self._begun[tracks.track[there]] == reference]
+        there = there[self._seed_frame[tracks.track[there]] == reference]
         known = {place.tobytes(): track for place, track in zip(tracks.pixels[there], tracks.track[there], strict=True)}
         pairs = [(point, known[place.tobytes()]) for point, place in enumerate(pixels) if place.tobytes() in known]
         parts = [self._by_track[self._first[track] : self._first[track + 1]] for _, track in pairs]
@@ -242,6 +249,6 @@ def _tracks(parts: list[_Part], keyframes: Integers, frame_index: Sequence[int])
     track = np.concatenate([part.point + first for part, first in zip(parts, firsts, strict=False)])
     pixels = np.concatenate([part.pixels for part in parts])
     order = np.argsort(frame, kind="stable")
-    begun = np.repeat(keyframes, counts)
-    tracks = Tracks(np.array(frame_index, np.int64), frame[order], track[order], pixels[order], begun=begun)
+    seed_frame = np.repeat(keyframes, counts)
+    tracks = Tracks(np.array(frame_index, np.int64), frame[order], track[order], pixels[order], seed_frame=seed_frame)
     return tracks.at_least(2)

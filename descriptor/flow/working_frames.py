@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -44,7 +45,8 @@ class WorkingFrames:
     """
 
     def __init__(self, paths: SequencePaths, frame_index: Sequence[int], content_mask: Image) -> None:
-        self._paths, self._frame_index, self._content_mask = paths, frame_index, content_mask
+        self._paths, self._content_mask = paths, content_mask
+        self.frame_index = list(frame_index)
         left, top, width, height = cv2.boundingRect(content_mask)
         self._box = (slice(top, top + height), slice(left, left + width))
         self._corner = np.array([left, top])
@@ -54,8 +56,12 @@ class WorkingFrames:
         self.content = (self._shrink(content_mask) == 255).astype(np.float32)
         self._held: OrderedDict[int, WorkingFrame | None] = OrderedDict()
 
+    def file(self, row: int) -> Path:
+        """The image of a frame."""
+        return self._paths.image(self.frame_index[row])
+
     def __len__(self) -> int:
-        return len(self._frame_index)
+        return len(self.frame_index)
 
     def __getitem__(self, row: int) -> WorkingFrame | None:
         """A frame; None if it cannot be read.
@@ -82,7 +88,7 @@ class WorkingFrames:
 
     def _read(self, row: int) -> WorkingFrame | None:
         height, width = self._content_mask.shape
-        index = self._frame_index[row]
+        index = self.frame_index[row]
         frame = read_frame(self._paths, index, (width, height))
         if frame is None:
             return None

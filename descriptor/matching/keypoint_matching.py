@@ -15,7 +15,7 @@ from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.described_frames import DescribedFrames
 from descriptor.matching.matcher import match
 from descriptor.matching.pair_policy import PairMatches
-from pipeline.errors import require
+from pipeline.command.bounds import Count, Positive, Settings
 
 Floats = npt.NDArray[np.float32]
 
@@ -26,29 +26,23 @@ _CONFIDENCE, _MAX_TRIALS = 0.999, 2000
 
 
 @dataclass(frozen=True)
-class KeypointRules:
-    """DDL's options by their names; distances in px of a quarter of the frame's size.
+class KeypointRules(Settings):
+    """How pairs of frames are matched: options of Dense Descriptor Learning (DDL) by their names."""
 
-    Attributes:
-        max_feature_detection: most keypoints of a frame, the strongest.
-        octave_layers, contrast_threshold, edge_threshold, sigma: of SIFT's detector.
-        cross_check_distance: a match has to lead back this near to its start.
-        residual_threshold: largest distance of a match from its epipolar line.
-    """
-
-    max_feature_detection: int = 3000
-    octave_layers: int = 8
-    contrast_threshold: float = 5e-5
-    edge_threshold: float = 100.0
-    sigma: float = 1.1
-    cross_check_distance: float = 5.0
-    residual_threshold: float = 5.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_feature_detection", "octave_layers"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: choose 1 or more")
-        for name in ("contrast_threshold", "edge_threshold", "sigma", "cross_check_distance", "residual_threshold"):
-            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose above 0")
+    max_feature_detection: Count = 3000
+    """DDL: largest number of keypoints of a frame, the strongest of SIFT's."""
+    cross_check_distance: Positive = 5.0
+    """DDL: largest distance from the start after matching back, px at a quarter of the frame's size."""
+    residual_threshold: Positive = 5.0
+    """DDL: largest distance of a match from its epipolar line, px at a quarter of the frame's size."""
+    octave_layers: Count = 8
+    """DDL: of SIFT's detector."""
+    contrast_threshold: Positive = 5e-5
+    """DDL: of SIFT's detector."""
+    edge_threshold: Positive = 100.0
+    """DDL: of SIFT's detector."""
+    sigma: Positive = 1.1
+    """DDL: of SIFT's detector."""
 
 
 class KeypointMatcher:

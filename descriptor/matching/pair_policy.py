@@ -14,34 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.errors import require
+from pipeline.command.bounds import Count, Settings, Share
 
 Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class DdlPolicy:
-    """DDL's options by their names.
+class DdlPolicy(Settings):
+    """Which pairs of frames are matched: options of Dense Descriptor Learning (DDL) by their names."""
 
-    Attributes:
-        temporal_range: how many frames after a frame are matched with it in any case.
-        skip_interval: every how many-th frame is tried beyond.
-        test_keypoint_num: keypoints that a frame is tried with.
-        min_inlier_ratio: pairs that agree less are not used.
-        hysterisis_factor: the spatial range ends where a pair agrees less than this times the temporal range's mean.
-    """
-
-    temporal_range: int = 30
-    skip_interval: int = 5
-    test_keypoint_num: int = 200
-    min_inlier_ratio: float = 0.2
-    hysterisis_factor: float = 0.7
-
-    def __post_init__(self) -> None:
-        for name in ("temporal_range", "skip_interval", "test_keypoint_num"):
-            require(getattr(self, name) >= 1, f"--{name} {getattr(self, name)}: choose 1 or more")
-        for name in ("min_inlier_ratio", "hysterisis_factor"):
-            require(0 <= getattr(self, name) <= 1, f"--{name} {getattr(self, name)}: choose from 0 to 1")
+    temporal_range: Count = 30
+    """DDL: frames after a frame that are always matched with it."""
+    skip_interval: Count = 5
+    """DDL: try every N-th later frame; frames that are tried as similar are as far apart."""
+    test_keypoint_num: Count = 200
+    """DDL: keypoints with which later frames are tried."""
+    min_inlier_ratio: Share = 0.2
+    """DDL: pairs with a smaller share of inliers are not used."""
+    hysterisis_factor: Share = 0.7
+    """DDL: after a match, the following frames are matched until one has fewer inliers than this times the mean."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import difflib
 import functools
 import inspect
 import io
+import os
 import reprlib
 import sys
 import types
@@ -127,27 +128,48 @@ def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_
     return _from_known(config_type, mapping, source, allow_missing)
 
 
-def configure(config_type: type[Config], **settings: Any) -> Config:
+def configure(config_type: type[Config], *positional: Any, **settings: Any) -> Config:
     """Build a config from settings by the names of its flags, whichever config inside they belong to.
+
+    Args:
+        config_type: the dataclass.
+        positional: values of its first settings.
+        settings: the others by name; the defaults where left out.
 
     Raises:
         TypeError: if there is no setting of a name.
         LumenError: if a value is not allowed.
     """
     known = setting_names(config_type)
+    settings = dict(zip(known, positional, strict=False)) | settings
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise TypeError(
             f"{config_type.__name__} has no setting {unknown[0]!r}{_nearest(unknown[0], known, 'settings')}"
         )
-    values = {
-        field.name: configure(part, **{name: settings[name] for name in setting_names(part) if name in settings})
-        if (part := _flat_part(config_type, field.name))
-        else settings[field.name]
-        for field in dataclasses.fields(config_type)  # type: ignore[arg-type]
-        if field.name in settings or _flat_part(config_type, field.name)
-    }
+    values: dict[str, Any] = {}
+    for name, hint in _hints(config_type).items():  # type: ignore[arg-type]
+        part = _flat_part(config_type, name)
+        if part:
+            own = {each: settings[each] for each in setting_names(part) if each in settings}
+            values[name] = configure(part, **own)
+        elif name in settings:
+            values[name] = _as_path(settings[name]) if Path in _alternatives(hint) else settings[name]
     return config_type(**values)
+
+
+def preset_settings(config_type: type, name: str) -> dict[str, Any]:
+    """The settings of a preset by the names of their flags.
+
+    Raises:
+        LumenError: if there is no preset of that name.
+    """
+    settings: dict[str, Any] = read_yaml(_preset(config_type, name)) or {}
+    return settings
+
+
+def _as_path(value: Any) -> Any:
+    return _expanded(Path(value)) if isinstance(value, str | os.PathLike) else value
 
 
 def setting_names(config_type: type) -> list[str]:

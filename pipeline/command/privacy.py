@@ -18,7 +18,7 @@ home root users user usr tmp var mnt media opt srv etc private volumes work data
 clip frame frames image images mask masks sequence sequences input output out run runs result results project
 projects desktop documents downloads test tests train localhost ubuntu admin python src lib bin build cache
 checkpoint checkpoints model models sparse calibration config configs benchmarks docs tools reconstruct pipeline
-data_prep descriptor sfm reconstruction lumensfm
+data_prep descriptor sfm lumensfm
 """
 _COMMON = frozenset(_COMMON_NAMES.split())
 _OUTPUTS = frozenset({"output", "log_root", "cache_root", "render"})

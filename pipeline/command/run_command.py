@@ -29,10 +29,15 @@ Config = TypeVar("Config")
 # A kind's name → its config dataclass and what runs it.
 Variants = Mapping[str, tuple[type, Callable[[Any], Any]]]
 
-_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "reconstruction", "sfm")
+_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm")
 
 
-def run_command(config_type: type[Config], run: Callable[[Config], Any], arguments: Sequence[str] | None = None) -> int:
+def run_command(
+    config_type: type[Config],
+    run: Callable[[Config], Any],
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+) -> int:
     """Parse the command line into `config_type`, call `run` with it, print what it returns, one line each.
 
     A command that is stopped by a signal (`pipeline.command.interruption`) ends here, if it called `watch_signals`.
@@ -41,33 +46,41 @@ def run_command(config_type: type[Config], run: Callable[[Config], Any], argumen
         config_type: the stage's config dataclass.
         run: the stage; it returns the path, or a list of the paths, of what it wrote.
         arguments: the command line without the program's name; `sys.argv` by default.
+        program: how the command is called, for its usage; `python SCRIPT` by default.
 
     Returns:
         The exit status (`pipeline.command.exit_status`). A `LumenError` is printed as one line. For a bug, the
         traceback is shown with the path of a log to report, which names no paths, files, user or machine.
     """
-    return _run(lambda given: (config_type, run), arguments)
+    return _run(lambda given: (config_type, run), arguments, program)
 
 
-def run_variant(flag: str, variants: Variants, arguments: Sequence[str] | None = None) -> int:
+def run_variant(
+    flag: str, variants: Variants, arguments: Sequence[str] | None = None, program: str | None = None
+) -> int:
     """As `run_command`, for a command of several kinds with settings of their own.
 
     Args:
         flag: the setting that names the kind, on the command line or in the file of `--config`; each kind's config has
             it as a field.
         variants: the kinds; the first by default.
-        arguments: see `run_command`.
+        arguments, program: see `run_command`.
     """
-    return _run(lambda given: variants[named_variant(flag, list(variants), given)], arguments)
+    return _run(lambda given: variants[named_variant(flag, list(variants), given)], arguments, program)
 
 
-def _run(choose: Callable[[Sequence[str]], tuple[type, Callable[[Any], Any]]], arguments: Sequence[str] | None) -> int:
-    command = _Command(sys.argv[0], sys.argv[1:] if arguments is None else arguments, _start_logging())
+def _run(
+    choose: Callable[[Sequence[str]], tuple[type, Callable[[Any], Any]]],
+    arguments: Sequence[str] | None,
+    program: str | None,
+) -> int:
+    given = sys.argv[1:] if arguments is None else arguments
+    command = _Command(program or f"python {sys.argv[0]}", given, _start_logging())
     _print_any_name()
     try:
         with stop_request.interrupting():
             config_type, run = choose(command.arguments)
-            command.config = parse_command_line(config_type, command.arguments, f"python {command.program}")
+            command.config = parse_command_line(config_type, command.arguments, command.program)
             _print_outputs(run(command.config))
     except KeyboardInterrupt as stop:
         return _stopped(str(stop))
@@ -169,7 +182,7 @@ def _start_logging() -> _MemoryHandler:
 
 def _write_crash_log(error: Exception, command: _Command) -> Path:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    name = f"lumensfm-{Path(command.program).stem}-crash-{stamp}.log"
+    name = f"lumensfm-{Path(command.program.split()[-1]).stem}-crash-{stamp}.log"
     settings = [] if command.config is None else named_settings(command.config)
     private = private_strings([*named_arguments(command.arguments), *settings])
     text = "\n".join(

@@ -30,7 +30,7 @@ class Tracks:
         track: (O,) int64, the number of each observation's track, from 0.
         pixels: (O, 2) float32 px, COLMAP's convention.
         track_count: T; by default one more than the largest number of a track.
-        begun: (T,) int64, the row of the frame that each track was followed from; None where it is not known.
+        seed_frame: (T,) int64, the row of the frame in which each track was seeded; None if unknown.
     """
 
     frame_index: Integers
@@ -38,7 +38,7 @@ class Tracks:
     track: Integers
     pixels: Floats
     track_count: int = 0
-    begun: Integers | None = None
+    seed_frame: Integers | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.frame), len(self.track), len(self.pixels)}
@@ -65,8 +65,8 @@ class Tracks:
         """Only tracks observed in at least `length` frames, numbered anew from 0."""
         kept = self.select(self.lengths()[self.track] >= length)
         old, numbers = np.unique(kept.track, return_inverse=True)
-        begun = None if self.begun is None else self.begun[old]
-        return replace(kept, track=numbers.astype(np.int64), track_count=0, begun=begun)
+        seed_frame = None if self.seed_frame is None else self.seed_frame[old]
+        return replace(kept, track=numbers.astype(np.int64), track_count=0, seed_frame=seed_frame)
 
     def save(self, path: AnyPath) -> None:
         """Write an NPZ file, atomically."""
@@ -76,8 +76,8 @@ class Tracks:
             "track": self.track.astype(np.int32),
             "pixels": self.pixels,
         }
-        if self.begun is not None:
-            arrays["begun"] = self.begun.astype(np.int32)
+        if self.seed_frame is not None:
+            arrays["seed_frame"] = self.seed_frame.astype(np.int32)
         with atomic_write(Path(path)) as partial, partial.open("wb") as stream:
             np.savez(stream, **arrays)
 
@@ -92,12 +92,29 @@ class Tracks:
         with explain_os_errors("read", path):
             try:
                 with np.load(path) as arrays:
+                    # Earlier versions called it "begun".
+                    seeds = next((arrays[name] for name in ("seed_frame", "begun") if name in arrays), None)
                     return cls(
                         frame_index=arrays["frame_index"].astype(np.int64),
                         frame=arrays["frame"].astype(np.int64),
                         track=arrays["track"].astype(np.int64),
                         pixels=arrays["pixels"].astype(np.float32),
-                        begun=arrays["begun"].astype(np.int64) if "begun" in arrays else None,
+                        seed_frame=None if seeds is None else seeds.astype(np.int64),
                     )
             except (ValueError, KeyError, EOFError, BadZipFile) as error:
                 raise LumenError(f"{path} does not hold tracks: {error}") from error
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """What mapping starts from.
+
+    Attributes:
+        tracks: of all frames.
+        keyframes: (K,) rows of `tracks.frame_index`.
+        unreadable: rows of frames that cannot be read.
+    """
+
+    tracks: Tracks
+    keyframes: Integers
+    unreadable: list[int]

@@ -1,42 +1,22 @@
 """Models of a video without the points that are not to be trusted."""
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.tracks import Tracks
-from pipeline.errors import NoReconstruction, require
+from pipeline.errors import NoReconstruction
 from pipeline.report import StageReport
 from sfm.mapping.cleaning import clean
+from sfm.mapping.config import MapConfig
 from sfm.mapping.track_model import MIN_FRAME_POINTS, TrackModel
 from sfm.mapping.video import VideoModels
 
 _EXPLAINED_WARNED = 0.6
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CleaningRules:
-    """Which points stay.
-
-    Attributes:
-        min_views: fewest frames in which a point is observed.
-        max_depth_uncertainty: largest standard deviation of a point's depth, as a share of it.
-        inlier_percentage: share of the points to keep by how consistent their colour is, 0..1; DDL's name for it.
-    """
-
-    min_views: int
-    max_depth_uncertainty: float
-    inlier_percentage: float
-
-    def __post_init__(self) -> None:
-        share = self.inlier_percentage
-        require(self.min_views >= 2, f"--min_views {self.min_views}: choose 2 or more")
-        require(self.max_depth_uncertainty > 0, f"--max_depth_uncertainty {self.max_depth_uncertainty:g}: above 0")
-        require(0 < share <= 1, f"--inlier_percentage {share:g}: above 0, at most 1")
 
 
 def explained_share(model: TrackModel, tracks: Tracks, min_views: int) -> float:
@@ -54,7 +34,7 @@ def explained_share(model: TrackModel, tracks: Tracks, min_views: int) -> float:
 
 
 def clean_models(
-    found: VideoModels, tracks: Tracks, colors: npt.NDArray[np.float64], rules: CleaningRules, report: StageReport
+    found: VideoModels, tracks: Tracks, colors: npt.NDArray[np.float64], config: MapConfig, report: StageReport
 ) -> VideoModels:
     """Remove points of uncertain depth and of inconsistent colour, and models that are left with too few.
 
@@ -62,14 +42,14 @@ def clean_models(
         found: at least one model.
         tracks: of the whole video.
         colors: (O, 3) of each observation, 0..255; NaN where unknown.
-        rules: which points stay.
+        config: which points stay.
         report: for counts and warnings.
 
     Raises:
         NoReconstruction: if no model has enough points left.
     """
     before = found.models[0].point_count
-    explained = [explained_share(model, tracks, rules.min_views) for model in found.models]
+    explained = [explained_share(model, tracks, config.min_views) for model in found.models]
     report.counts["explained_observations"] = round(explained[0], 3)
     for number, share in enumerate(explained):
         if share < _EXPLAINED_WARNED:
@@ -78,7 +58,7 @@ def clean_models(
                 "before you use it"
             )
             logger.warning(report.warnings[-1])
-    share, largest = rules.inlier_percentage, rules.max_depth_uncertainty
+    share, largest = config.inlier_percentage, config.max_depth_uncertainty
     cleaned = [clean(model, tracks, colors, largest, share) for model in found.models]
     enough = [each for each in cleaned if each.model.point_count >= MIN_FRAME_POINTS]
     best = enough[0] if enough else cleaned[0]

@@ -1,68 +1,72 @@
-"""What a first SfM has come to, told to the log and the report."""
+"""What mapping found, in the log, the report and the list of frames without a pose."""
 
 import logging
+from collections.abc import Sequence
 
-import pycolmap
+import numpy as np
 
+from pipeline.data.tracks import Tracks
 from pipeline.outputs.files import write_bytes
-from pipeline.paths import BootstrapPaths
+from pipeline.paths import MappingPaths
 from pipeline.report import StageReport
 from sfm.input_video import InputVideo
 from sfm.mapping.track_model import TrackModel
-from sfm.models import ModelFigures
+from sfm.models import figures_of
 
 logger = logging.getLogger(__name__)
 
 
-def describe_models(
+def report_models(
     video: InputVideo,
-    models: list[TrackModel],
-    best: ModelFigures,
+    models: Sequence[TrackModel],
+    tracks: Tracks,
     missing: dict[int, str],
-    camera: pycolmap.Camera,
+    paths: MappingPaths,
     report: StageReport,
 ) -> None:
-    """Tell the log, and fill in the report's counts and warnings.
+    """Log what mapping found, fill in the report's counts and warnings, and list the frames without a pose.
 
     Args:
         video: the sequence.
-        models: what is written of it, the best first.
-        best: figures of the first model.
+        models: as they are written, the best first.
+        tracks: of the whole video.
         missing: index of each frame that is in no model → why.
-        camera: of the frames that were mapped.
+        paths: where the list goes.
         report: to fill in.
     """
+    best = figures_of(models[0], tracks)
     report.counts |= {
-        "registered": best.frames,
+        "frames": len(video.frame_index),
+        "registered": int(np.any([model.registered for model in models], axis=0).sum()),
         "points": best.points,
         "observations": best.observations,
         "mean_track_length": round(best.mean_track_length, 2),
         "mean_reprojection_error_px": round(best.mean_error_px, 3),
         "models": [int(model.registered.sum()) for model in models],
-        "camera": {"model": camera.model_name, "params": [float(value) for value in camera.params]},
     }
-    logger.info("%s", summary_line(report))
-    if video.camera is None:
-        facts = (camera.model_name, camera.mean_focal_length(), video.paths.calibration, video.paths.recorded.root)
-        logger.info("camera: %s, focal length %.1f px (%s); frames as recorded are in %s", *facts)
+    for number, model in enumerate(models):
+        figures = figures_of(model, tracks)
+        facts = (number, figures.frames, len(video.frame_index), figures.points, figures.mean_error_px)
+        logger.info("model %d: %d of %d frames, %d points, mean reprojection error %.2f px", *facts)
+    list_unregistered(missing, paths, even_none=True)
     if missing:
         index, reason = next(iter(missing.items()))
-        count = f"{len(missing)} of {len(video.frame_index)} frames have no pose"
+        count = f"{len(missing)} of {len(video.frame_index)} frames are in no model"
         report.warnings.append(f"{count}; the first is frame {index}: {reason}")
-        logger.warning("%s; each is listed in %s", report.warnings[-1], BootstrapPaths.of(video.paths).unregistered)
+        logger.warning("%s; %s lists them", report.warnings[-1], paths.unregistered)
 
 
 def summary_line(report: StageReport) -> str:
-    """The report's counts in words, for the log and the overview."""
+    """The figures of the best model in one line."""
     counts = report.counts
     length, error_px = counts["mean_track_length"], counts["mean_reprojection_error_px"]
     return (
-        f"{counts['registered']} of {counts['frames']} frames, {counts['points']} points, each seen in {length:.1f} "
-        f"frames, mean reprojection error {error_px:.2f} px"
+        f"{counts['models'][0]} of {counts['frames']} frames, {counts['points']} points, mean track length "
+        f"{length:.1f} frames, mean reprojection error {error_px:.2f} px"
     )
 
 
-def list_unregistered(missing: dict[int, str], paths: BootstrapPaths, *, even_none: bool = False) -> None:
+def list_unregistered(missing: dict[int, str], paths: MappingPaths, *, even_none: bool = False) -> None:
     """Write which frames (index → why) have no pose; an empty list, which says that all have one, only if asked for."""
     if missing or even_none:
         lines = [f"{index} {reason}\n" for index, reason in missing.items()]

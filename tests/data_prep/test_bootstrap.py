@@ -18,6 +18,7 @@ from data_prep.extract import ExtractConfig
 from data_prep.extract import run as extract
 from data_prep.phantom import PhantomConfig
 from descriptor.flow import follow as point_tracking
+from pipeline.command.config import configure
 from pipeline.command.run_command import run_command
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.pose_direction import explained_shares
@@ -46,7 +47,9 @@ def extracted(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> 
     def sequence(calibrated: bool) -> SequencePaths:
         output = folder / ("calibrated" if calibrated else "uncalibrated")
         if not output.exists():
-            extract(ExtractConfig(video.video, output, calibration=video.calibration if calibrated else None))
+            extract(
+                configure(ExtractConfig, video.video, output, calibration=video.calibration if calibrated else None)
+            )
         return RunPaths(output).sequences()[0]
 
     return sequence
@@ -71,7 +74,7 @@ def sequence(extracted: Callable[[bool], SequencePaths], tmp_path: Path) -> Sequ
 
 
 def reconstruct(paths: SequencePaths, **settings: Any) -> BootstrapPaths:
-    bootstrap.run(BootstrapConfig(paths.root, **{"points": POINTS, **settings}))
+    bootstrap.run(configure(BootstrapConfig, paths.root, **{"points": POINTS, **settings}))
     return BootstrapPaths.of(paths)
 
 
@@ -139,7 +142,7 @@ def test_sift_gives_training_data_too(tmp_path: Path) -> None:
     folder = tmp_path / "sinus"
     phantom.run(PhantomConfig(folder, anatomy="sinus", frames=40, size=(320, 256), fps=15.0, depth=False, seed=2))
     paths = PhantomPaths(folder)
-    extract(ExtractConfig(paths.video, tmp_path / "sequences", calibration=paths.calibration))
+    extract(configure(ExtractConfig, paths.video, tmp_path / "sequences", calibration=paths.calibration))
     sequence = RunPaths(tmp_path / "sequences").sequences()[0]
     reconstruct(sequence, method="sift", max_depth_uncertainty=0.05)
     figures = evaluate(read_training_data(sequence.root), SurfaceTruth.load(folder))

@@ -10,6 +10,7 @@ import pytest
 from data_prep import bootstrap, extract
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.extract import ExtractConfig
+from pipeline.command.config import configure
 from pipeline.data.training_files import read_training_data
 from sfm.evaluation.alignment import compare_paths
 
@@ -27,9 +28,9 @@ def test_thirty_frames_at_1080p_agree_with_the_published_poses(tmp_path: Path) -
         shutil.copy(published / f"{index:08d}.jpg", frames)
     cameras = tmp_path / "cameras.txt"
     cameras.write_text("1 PINHOLE 1920 1080 666.214 666.214 919.521 542.141\n")
-    extract.run(ExtractConfig(video=frames, output=tmp_path / "sinus", calibration=cameras))
+    extract.run(configure(ExtractConfig, video=frames, output=tmp_path / "sinus", calibration=cameras))
     (sequence,) = (tmp_path / "sinus").glob("_start_*")
-    bootstrap.run(BootstrapConfig(sequence=sequence, points=500))
+    bootstrap.run(configure(BootstrapConfig, sequence=sequence, points=500))
 
     data, reference = read_training_data(sequence), read_training_data(published)
     assert data.frame_index.tolist() == list(FRAMES)

@@ -14,6 +14,7 @@ from data_prep.calibration.files import read_calibration
 from data_prep.extract import ExtractConfig
 from data_prep.extract import run as extract
 from data_prep.phantom import PhantomConfig
+from pipeline.command.config import configure
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.sequence import Sequence
 from pipeline.data.training_files import read_training_data
@@ -32,7 +33,7 @@ def one_start(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def extracted_cut(cut_video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     output = tmp_path_factory.mktemp("cut_sequences") / "video"
-    extract(ExtractConfig(cut_video.video, output))
+    extract(configure(ExtractConfig, cut_video.video, output))
     return output
 
 
@@ -47,7 +48,7 @@ def stretches(extracted_cut: Path, tmp_path: Path) -> list[SequencePaths]:
 
 def settings(paths: SequencePaths, **others: Any) -> BootstrapConfig:
     given: dict[str, Any] = {"points": 400, "camera_model": "SIMPLE_RADIAL", **others}
-    return BootstrapConfig(paths.root, **given)
+    return configure(BootstrapConfig, paths.root, **given)
 
 
 def camera_of(paths: SequencePaths) -> np.ndarray:
@@ -158,7 +159,7 @@ def test_another_calibration_does_not_go_on_with_what_a_killed_run_mapped(
 def test_turning_in_the_middle_of_an_uncalibrated_video_costs_no_moving_frame(tmp_path: Path) -> None:
     config = PhantomConfig(output=tmp_path / "phantom", frames=32, size=(320, 256), fps=15.0, depth=False, seed=2)
     phantom = render_turning_phantom(config, [16, 16], 12, turned_rad=0.45)
-    extract(ExtractConfig(phantom.video, tmp_path / "sequences"))
+    extract(configure(ExtractConfig, phantom.video, tmp_path / "sequences"))
     (paths,) = RunPaths(tmp_path / "sequences").sequences()
     bootstrap.run(settings(paths))
     models = [

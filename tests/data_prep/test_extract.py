@@ -11,6 +11,7 @@ import pytest
 
 from data_prep.extract import ExtractConfig, run
 from extraction import digests, extract, only_sequence, run_command
+from pipeline.command.config import configure
 from pipeline.data.sequence import Sequence
 from pipeline.errors import LumenError
 from pipeline.outputs.files import partial_path
@@ -182,7 +183,7 @@ def test_the_default_output_is_named_after_the_video(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    run(ExtractConfig(video=video))
+    run(configure(ExtractConfig, video=video))
     assert only_sequence(RunPaths(tmp_path / "sequences" / video.stem))[1].source.path is None
 
 
@@ -316,7 +317,7 @@ def test_what_was_lost_and_blacked_out_is_said(tmp_path: Path, caplog: pytest.Lo
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(LumenError, match=message):
-        ExtractConfig(video=Path("case.mp4"), **settings)
+        configure(ExtractConfig, video=Path("case.mp4"), **settings)
 
 
 def test_bad_input_is_one_line_exit_1_and_leaves_nothing(tmp_path: Path) -> None:

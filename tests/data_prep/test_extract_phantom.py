@@ -15,6 +15,7 @@ from data_prep.extract import ExtractConfig, run
 from data_prep.phantom import PhantomConfig
 from data_prep.simulation.truth import PhantomTruth
 from data_prep.video.frame_source import open_source
+from pipeline.command.config import configure
 from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.sequence import Sequence
@@ -55,7 +56,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     settings = {"frames": 40, "size": SIZE, "fps": 15.0, "depth": False, "seed": 2, **CASES[request.param]}
     phantom.run(PhantomConfig(output=folder / "phantom", **settings))
     paths = PhantomPaths(folder / "phantom")
-    run(ExtractConfig(video=paths.video, output=folder / "out", calibration=paths.calibration))
+    run(configure(ExtractConfig, video=paths.video, output=folder / "out", calibration=paths.calibration))
     return Case(paths, PhantomTruth.load(paths.root), RunPaths(folder / "out"))
 
 

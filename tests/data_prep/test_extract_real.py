@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_prep.extract import ExtractConfig, run
+from pipeline.command.config import configure
 from pipeline.data.sequence import Sequence
 from pipeline.paths import RunPaths
 from videos import overlap, write_video
@@ -29,7 +30,7 @@ def test_content_area_of_the_sinus_clip_as_a_video(clip: Path, tmp_path: Path) -
         [image for image in images if image is not None],
         options={"crf": "20", "preset": "ultrafast"},
     )
-    run(ExtractConfig(video=video, output=tmp_path / "out", keep_all=True))
+    run(configure(ExtractConfig, video=video, output=tmp_path / "out", keep_all=True))
     published = cv2.imread(str(clip / "undistorted_mask.bmp"), cv2.IMREAD_GRAYSCALE)
     assert published is not None
     for paths in RunPaths(tmp_path / "out").sequences():
@@ -41,7 +42,7 @@ def test_content_area_of_the_sinus_clip_as_a_video(clip: Path, tmp_path: Path) -
 def test_consecutive_frames_of_the_sinus_clip_are_all_kept_in_one_sequence(clip: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "cameras.txt"
     calibration.write_text("1 PINHOLE 1920 1080 666.214 666.214 919.521 542.141\n")
-    run(ExtractConfig(video=clip / "000026*.jpg", output=tmp_path / "out", calibration=calibration))
+    run(configure(ExtractConfig, video=clip / "000026*.jpg", output=tmp_path / "out", calibration=calibration))
     (paths,) = RunPaths(tmp_path / "out").sequences()
     sequence = Sequence.load(paths.sequence)
     assert [frame.index for frame in sequence.frames] == list(range(2603, 2700))

@@ -7,31 +7,36 @@ from typing import Any
 import numpy as np
 import pytest
 
+import reconstruct as recipe
 from data_prep import bootstrap, phantom
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.calibration.files import read_calibration
 from data_prep.extract import ExtractConfig
 from data_prep.extract import run as extract
+from data_prep.first_sfm import make_first_sfms
 from data_prep.phantom import PhantomConfig
+from pipeline.command.config import configure
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.errors import NoReconstruction, PartialSuccess
 from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
-from reconstruction import run
-from reconstruction.config import ReconstructConfig
-from reconstruction.first_sfm import make_first_sfms
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 
 
 @pytest.fixture
 def made(sequence: SequencePaths) -> SequencePaths:
-    bootstrap.run(BootstrapConfig(sequence.root, points=300))
+    bootstrap.run(configure(BootstrapConfig, sequence.root, points=300))
     return sequence
 
 
+def first_sfms(settings: ReconstructConfig, sequence: SequencePaths, *, are_own: bool = True) -> Any:
+    wanted = [recipe._first_sfm_config(settings, sequence)]
+    return make_first_sfms(wanted, are_own=are_own, needs_model=settings.descriptor.trains_on_model)
+
+
 def config(sequence: SequencePaths, output: Path, **settings: Any) -> ReconstructConfig:
-    return ReconstructConfig(sequence.root, output, **(FAST | {"points": 300} | settings))
+    return configure(ReconstructConfig, sequence.root, output, **(FAST | {"points": 300} | settings))
 
 
 @pytest.mark.parametrize(
@@ -40,13 +45,13 @@ def config(sequence: SequencePaths, output: Path, **settings: Any) -> Reconstruc
 def test_other_settings_make_the_first_sfm_of_this_run_again(
     made: SequencePaths, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert make_first_sfms(config(made, tmp_path), [made], are_own=True) == {made.root: []}
+    assert first_sfms(config(made, tmp_path), made) == {made.root: []}
     before = BootstrapPaths.of(made).manifest.stat().st_mtime_ns
-    assert make_first_sfms(config(made, tmp_path), [made], are_own=True) == {made.root: []}
+    assert first_sfms(config(made, tmp_path), made) == {made.root: []}
     assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns == before, "the same settings change nothing"
-    make_first_sfms(config(made, tmp_path, **settings), [made], are_own=True)
+    first_sfms(config(made, tmp_path, **settings), made)
     assert BootstrapPaths.of(made).manifest.stat().st_mtime_ns > before
-    wanted = BootstrapConfig(made.root, **({"points": 300} | settings))
+    wanted = configure(BootstrapConfig, made.root, **({"points": 300} | settings))
     assert bootstrap.reason_to_run(wanted) is None
 
 
@@ -64,14 +69,14 @@ def test_the_first_sfm_of_the_user_is_kept_and_the_report_says_its_settings(
 @pytest.mark.parametrize("name", ["intrinsics", "views_per_point", "structure", "motion"])
 def test_every_file_of_the_first_sfm_counts(made: SequencePaths, name: str, tmp_path: Path) -> None:
     output = ReconstructionPaths(tmp_path / "run")
-    reconstruct(config(made, output.root, until="skeleton"))
+    reconstruct(config(made, output.root, until="map"))
     before = output.sparse.stat().st_mtime_ns
-    reconstruct(config(made, output.root, until="skeleton"))
+    reconstruct(config(made, output.root, until="map"))
     assert output.sparse.stat().st_mtime_ns == before
     path = getattr(TrainingPaths(made.root), name)
     # Blanks at the end change what is read of none of them.
     path.write_bytes(path.read_bytes() + b"\n")
-    reconstruct(config(made, output.root, until="skeleton"))
+    reconstruct(config(made, output.root, until="map"))
     assert output.sparse.stat().st_mtime_ns > before
 
 
@@ -80,10 +85,10 @@ def test_another_version_redoes_every_stage(
     sequence: SequencePaths, library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = ReconstructionPaths(tmp_path / "run")
-    reconstruct(config(sequence, output.root, until="correspond"))
+    reconstruct(config(sequence, output.root, until="match"))
     before = output.tracks.stat().st_mtime_ns
     monkeypatch.setattr("pipeline.manifest.versions", lambda: {"opencv": "5", library: "another"})
-    reconstruct(config(sequence, output.root, until="correspond"))
+    reconstruct(config(sequence, output.root, until="match"))
     assert output.tracks.stat().st_mtime_ns > before
 
 
@@ -91,18 +96,18 @@ def test_uncalibrated_sequences_of_one_video_get_one_camera(tmp_path: Path) -> N
     folder = tmp_path / "phantom"
     phantom.run(PhantomConfig(output=folder, frames=64, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
     output = ReconstructionPaths(tmp_path / "run")
-    settings = FAST | {"until": "skeleton"}
-    reconstruct(ReconstructConfig(PhantomPaths(folder).video, output.root, **settings))
+    settings = FAST | {"until": "map"}
+    reconstruct(configure(ReconstructConfig, PhantomPaths(folder).video, output.root, **settings))
     first, second = (read_calibration(each.calibration, (320, 256)) for each in RunPaths(output.extracted).sequences())
     assert first.model_name == second.model_name
     np.testing.assert_allclose(first.params, second.params, rtol=1e-9)
 
 
 def test_the_same_command_continues_on_a_sequence_that_it_has_calibrated(video: PhantomPaths, tmp_path: Path) -> None:
-    extract(ExtractConfig(video.video, tmp_path / "sequences"))
+    extract(configure(ExtractConfig, video.video, tmp_path / "sequences"))
     (sequence,) = RunPaths(tmp_path / "sequences").sequences()
     for _ in range(2):
-        reconstruct(config(sequence, tmp_path / "run", until="correspond"))
+        reconstruct(config(sequence, tmp_path / "run", until="match"))
     assert TrainingPaths(sequence.root).motion.exists()
 
 
@@ -112,10 +117,9 @@ def test_a_later_round_that_fails_is_a_partial_success(
     def fails(_: ReconstructConfig) -> list[Path]:
         raise NoReconstruction("no reconstruction: nothing agrees")
 
-    monkeypatch.setattr(run, "make_first_sfms", lambda *_, **__: {sequence.root: []})
-    monkeypatch.setattr(run.SequenceRun, "run", lambda self: [self.paths.page])
-    monkeypatch.setattr(run.SequenceRun, "next_round", lambda self: self.config)
-    monkeypatch.setattr(run, "reconstruct", fails)
+    monkeypatch.setattr(recipe, "make_first_sfms", lambda *_, **__: {sequence.root: []})
+    monkeypatch.setattr(recipe, "reconstruct_sequence", lambda *given: [ReconstructionPaths(given[2]).page])
+    monkeypatch.setattr(recipe, "reconstruct", fails)
     settings = {"correspondences": "both", "rounds": 2, "cache_root": tmp_path / "cache"}
     with pytest.raises(PartialSuccess) as caught:
         reconstruct(config(sequence, tmp_path / "run", **settings))

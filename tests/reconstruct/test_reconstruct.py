@@ -11,11 +11,14 @@ import numpy as np
 import pycolmap
 import pytest
 
+import reconstruct as recipe
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
 from descriptor.clips.data_root import find_sequences
 from descriptor.flow.flow_finder import FlowFinder
 from descriptor.registry import load_descriptor
+from descriptor.training import train_stage
+from pipeline.command.config import configure
 from pipeline.command.run_command import run_command
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.tracks import Tracks
@@ -24,10 +27,7 @@ from pipeline.errors import LumenError
 from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
-from reconstruction import sequence_run as run_module
-from reconstruction import train_stage
-from reconstruction.config import ReconstructConfig
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 from sfm import evaluate, view
 from sfm.evaluate import EvaluateConfig
 from sfm.evaluation.surface import SurfaceTruth
@@ -41,7 +41,7 @@ from sfm.view import ViewConfig
 def whole(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> ReconstructionPaths:
     """A run from the video; not to be changed."""
     output = tmp_path_factory.mktemp("run") / "run"
-    reconstruct(ReconstructConfig(video.video, output, calibration=video.calibration, **FAST))
+    reconstruct(configure(ReconstructConfig, video.video, output, calibration=video.calibration, **FAST))
     return ReconstructionPaths(output)
 
 
@@ -66,7 +66,7 @@ def test_both_models_are_colmaps_and_the_dense_one_is_much_denser(whole: Reconst
 
 def test_no_two_points_share_a_cell_of_a_frame(whole: ReconstructionPaths) -> None:
     tracks = Tracks.load(whole.dense_tracks)
-    cell_px = json.loads(whole.stage_report("flesh").read_text())["counts"]["cell_px"]
+    cell_px = json.loads(whole.stage_report("densify").read_text())["counts"]["cell_px"]
     cells = np.column_stack([tracks.frame, np.floor(tracks.pixels / cell_px).astype(int)])
     assert len(np.unique(cells, axis=0)) == len(cells)
 
@@ -98,7 +98,7 @@ def test_the_report_says_it_all_without_a_network(whole: ReconstructionPaths) ->
     assert "frames in this model" in page and "frames without a pose" in page and "No warnings." in page
     for name in ("cloud", "frames", "lengths", "errors", "graph"):
         assert f'Plotly.newPlot("{name}"' in page
-    for stage in ("correspond", "skeleton", "flesh", "export"):
+    for stage in ("match", "map", "densify", "export"):
         assert f"<td>{stage}</td>" in page
     assert 'src="http' not in page and "<link" not in page
 
@@ -109,15 +109,15 @@ def test_the_same_command_does_nothing_twice(
     def again(*_: Any, **__: Any) -> Any:
         raise AssertionError("done already")
 
-    for name in ("correspond", "map_skeleton", "grow_flesh", "export", "report_on"):
-        monkeypatch.setattr(run_module, name, again)
-    outputs = reconstruct(ReconstructConfig(video.video, whole.root, calibration=video.calibration, **FAST))
+    for name in ("match_stage", "map_stage", "densify_stage", "export_stage", "report_stage"):
+        monkeypatch.setattr(recipe, name, again)
+    outputs = reconstruct(configure(ReconstructConfig, video.video, whole.root, calibration=video.calibration, **FAST))
     assert outputs[0] == whole.page and all(path.exists() for path in outputs)
 
 
 @pytest.mark.parametrize(
     ("stage", "function"),
-    [("correspond", "correspond"), ("skeleton", "map_skeleton"), ("flesh", "grow_flesh"), ("export", "export")],
+    [("match", "match_stage"), ("map", "map_stage"), ("densify", "densify_stage"), ("export", "export_stage")],
 )
 def test_a_run_that_is_killed_after_a_stage_goes_on_to_the_same(
     stage: str,
@@ -127,15 +127,15 @@ def test_a_run_that_is_killed_after_a_stage_goes_on_to_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = ReconstructConfig(sequence.root, tmp_path / "run", **FAST)
-    real = getattr(run_module, function)
+    config = configure(ReconstructConfig, sequence.root, tmp_path / "run", **FAST)
+    real = getattr(recipe, function)
 
     def killed(*arguments: Any) -> Any:
         real(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(run_module, function, killed)
+        patched.setattr(recipe, function, killed)
         reconstruct(config)
     reconstruct(config)
     again, once = (read_training_data(root) for root in (tmp_path / "run", whole.root))
@@ -147,14 +147,14 @@ def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
     sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def correspond(output: str) -> Tracks:
-        config = ReconstructConfig(sequence.root, tmp_path / output, until="correspond", **FAST)
+        config = configure(ReconstructConfig, sequence.root, tmp_path / output, until="match", **FAST)
         return Tracks.load(reconstruct(config)[0])
 
     anew = correspond("anew")
-    bootstrap.run(BootstrapConfig(sequence.root, points=FAST["points"]))
+    bootstrap.run(configure(BootstrapConfig, sequence.root, points=FAST["points"]))
     with monkeypatch.context() as patched:
         patched.setattr(FlowFinder, "__call__", None)
-        patched.setattr("reconstruction.correspond_stage.choose_keyframes", None)
+        patched.setattr("descriptor.matching.match_stage.choose_keyframes", None)
         known = correspond("known")
     for name in ("frame_index", "frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(known, name), getattr(anew, name))
@@ -174,17 +174,17 @@ def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
 def test_it_stops_where_it_is_told_to_and_goes_on(sequence: SequencePaths, tmp_path: Path) -> None:
     output = tmp_path / "run"
     paths = ReconstructionPaths(output)
-    assert reconstruct(ReconstructConfig(sequence.root, output, until="correspond", **FAST))[0] == paths.tracks
+    assert reconstruct(configure(ReconstructConfig, sequence.root, output, until="match", **FAST))[0] == paths.tracks
     assert not paths.sparse.exists()
-    assert reconstruct(ReconstructConfig(sequence.root, output, until="skeleton", **FAST))[0] == paths.sparse
+    assert reconstruct(configure(ReconstructConfig, sequence.root, output, until="map", **FAST))[0] == paths.sparse
     assert paths.sparse.exists() and not paths.dense.exists()
 
 
 def test_changed_settings_redo_what_depends_on_them_alone(sequence: SequencePaths, tmp_path: Path) -> None:
     paths = ReconstructionPaths(tmp_path / "run")
-    reconstruct(ReconstructConfig(sequence.root, paths.root, until="flesh", **FAST))
+    reconstruct(configure(ReconstructConfig, sequence.root, paths.root, until="densify", **FAST))
     tracks_made, points = paths.tracks.stat().st_mtime_ns, len(read_training_data(paths.root).points)
-    reconstruct(ReconstructConfig(sequence.root, paths.root, until="flesh", **(FAST | {"references": 1})))
+    reconstruct(configure(ReconstructConfig, sequence.root, paths.root, until="densify", **(FAST | {"references": 1})))
     assert paths.tracks.stat().st_mtime_ns == tracks_made
     assert len(read_training_data(paths.root).points) < points
 
@@ -197,7 +197,8 @@ def test_a_descriptor_is_trained_on_the_video_and_used(
         "network_pixels: 4096\nnetwork_downsampling: 32\nbatch_size: 2\ncontrast_radius: 6.0\n"
         "feature_length: 32\nfilter_growth_rate: 4\nnum_iter: 5\nadjacent_range: [1, 20]\nnum_workers: 1\n"
     )
-    config = ReconstructConfig(
+    config = configure(
+        ReconstructConfig,
         sequence.root,
         tmp_path / "run",
         **(FAST | {"correspondences": "both", "train_minutes": 0.1, "references": 2}),
@@ -221,10 +222,9 @@ def test_gift_is_trained_on_the_video_and_used_and_needs_no_poses(
             path.write_text(f"method: gift\nstage: {stage}\n{small}")
         return path
 
-    for module in (run_module, train_stage):
-        monkeypatch.setattr(module, "gift_preset", preset)
-    settings = FAST | {"correspondences": "both", "descriptor": "gift", "train_minutes": 0.1, "until": "correspond"}
-    config = ReconstructConfig(sequence.root, tmp_path / "run", device="cpu", **settings)
+    monkeypatch.setattr(train_stage, "_gift_preset", preset)
+    settings = FAST | {"correspondences": "both", "descriptor": "gift", "train_minutes": 0.1, "until": "match"}
+    config = configure(ReconstructConfig, sequence.root, tmp_path / "run", device="cpu", **settings)
     (tracks,) = [path for path in reconstruct(config) if path == ReconstructionPaths(config.output).tracks]  # type: ignore[arg-type]
     assert Tracks.load(tracks).track_count > 100
     assert not TrainingPaths(sequence.root).motion.exists()
@@ -245,7 +245,7 @@ def test_a_wrong_calibration_costs_nothing_that_is_there(
     wrong = tmp_path / "notes.txt"
     wrong.write_text("no calibration")
     with pytest.raises(LumenError, match=r"notes\.txt"):
-        reconstruct(ReconstructConfig(video.video, whole.root, calibration=wrong, **FAST))
+        reconstruct(configure(ReconstructConfig, video.video, whole.root, calibration=wrong, **FAST))
     assert whole.extraction_manifest.read_bytes() == before
 
 
@@ -263,7 +263,7 @@ def test_a_training_that_is_stopped_is_not_taken_for_done(
     settings: dict[str, Any] = FAST | {"correspondences": "both", "cache_root": tmp_path / "cache"}
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **settings))
+            reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", **settings))
     assert len(trained) == 2
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pycolmap
 import pytest
 
-from pipeline.command.config import parse_command_line
+from pipeline.command.config import configure, parse_command_line
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.sequence import Sequence
 from pipeline.data.training_files import read_training_data
@@ -18,16 +18,15 @@ from pipeline.errors import LumenError, NoReconstruction
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
-from reconstruction.config import ReconstructConfig
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 from videos import endoscopic_frames
 
 # The fixtures video, extracted, sequence and cut_video.
 
 
 def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(cut_video: PhantomPaths, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "skeleton"}
-    reconstruct(ReconstructConfig(cut_video.video, tmp_path / "run", **settings))
+    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "map"}
+    reconstruct(configure(ReconstructConfig, cut_video.video, tmp_path / "run", **settings))
     runs = sorted(each for each in (tmp_path / "run").glob("_start_*"))
     assert len(runs) == 2
     assert all(ReconstructionPaths(each).sparse.exists() for each in runs)
@@ -36,10 +35,10 @@ def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(cut_video: Pha
 def test_a_place_that_the_first_model_does_not_reach_is_a_model_of_its_own(
     cut_video: PhantomPaths, tmp_path: Path
 ) -> None:
-    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "skeleton"}
+    settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "map"}
     paths = ReconstructionPaths(tmp_path / "run")
-    reconstruct(ReconstructConfig(cut_video.video, paths.root, split_at_cuts=False, **settings))
-    counts = json.loads(paths.stage_report("skeleton").read_text())["counts"]
+    reconstruct(configure(ReconstructConfig, cut_video.video, paths.root, split_at_cuts=False, **settings))
+    counts = json.loads(paths.stage_report("map").read_text())["counts"]
     frames = [pycolmap.Reconstruction(paths.of_model(number).sparse).num_reg_images() for number in (0, 1)]
     assert counts["models"] == frames and min(frames) >= 15
     missing = paths.unregistered.read_text().splitlines()
@@ -53,9 +52,9 @@ def test_settings_of_images_reach_the_extraction(tmp_path: Path) -> None:
         cv2.imwrite(str(folder / f"{('left', 'right')[i % 2]}_{40 * (i // 2)}.png"), image)
     settings: dict[str, Any] = {**FAST, "calibration": None, "until": "extract", "keep_all": True}
     with pytest.raises(LumenError, match="--image_kind"):
-        reconstruct(ReconstructConfig(folder, tmp_path / "run", **settings))
+        reconstruct(configure(ReconstructConfig, folder, tmp_path / "run", **settings))
     settings |= {"image_kind": "right", "image_numbers": "ms", "split_at_cuts": False}
-    (sequence,) = reconstruct(ReconstructConfig(folder, tmp_path / "run", **settings))
+    (sequence,) = reconstruct(configure(ReconstructConfig, folder, tmp_path / "run", **settings))
     frames = Sequence.load(SequencePaths(sequence).sequence).frames
     assert [frame.timestamp_s for frame in frames] == pytest.approx([0.04 * i for i in range(6)])
 
@@ -64,7 +63,7 @@ def test_settings_of_images_are_refused_for_a_sequence(sequence: SequencePaths, 
     for settings in ({"image_kind": "left"}, {"image_numbers": "ms"}):
         (name,) = settings
         with pytest.raises(LumenError, match=f"--{name} is for videos and images"):
-            reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **{**FAST, **settings}))
+            reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", **{**FAST, **settings}))
 
 
 def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: Path) -> None:
@@ -72,7 +71,7 @@ def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: 
     paths.root.mkdir()
     paths.manifest.write_text('{"format_version": 0, "stages": {}}')
     with pytest.raises(LumenError, match="format"):
-        reconstruct(ReconstructConfig(sequence.root, paths.root, **FAST))
+        reconstruct(configure(ReconstructConfig, sequence.root, paths.root, **FAST))
 
 
 def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_reconstructed(
@@ -83,12 +82,12 @@ def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_rec
     for dark in images[10:13]:
         cv2.imwrite(str(dark), np.zeros((256, 320, 3), np.uint8))
     paths = ReconstructionPaths(tmp_path / "run")
-    reconstruct(ReconstructConfig(sequence.root, paths.root, **FAST))
+    reconstruct(configure(ReconstructConfig, sequence.root, paths.root, **FAST))
     missing = paths.unregistered.read_text().splitlines()
     assert f"{int(images[5].stem)} its image cannot be read" in missing
     assert {int(line.split()[0]) for line in missing} >= {int(image.stem) for image in images[10:13]}
     assert len(read_training_data(paths.root).frame_index) == len(images) - len(missing) >= 18
-    warnings = json.loads(paths.stage_report("skeleton").read_text())["warnings"]
+    warnings = json.loads(paths.stage_report("map").read_text())["warnings"]
     assert any(f"{len(missing)} of {len(images)} frames are in no model" in warning for warning in warnings)
 
 
@@ -107,7 +106,7 @@ def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_rec
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match=message):
-        ReconstructConfig(tmp_path, **settings)
+        configure(ReconstructConfig, tmp_path, **settings)
 
 
 def test_a_preset_is_taken_and_flags_override_it(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_what_is_no_video_is_said(make: Callable[[Path], Any], tmp_path: Path) -
     given = tmp_path / "input.mp4"
     make(given)
     with pytest.raises(LumenError, match="input.mp4"):
-        reconstruct(ReconstructConfig(given, tmp_path / "run", **FAST))
+        reconstruct(configure(ReconstructConfig, given, tmp_path / "run", **FAST))
     assert not (tmp_path / "run").exists(), "nothing is left of it"
 
 
@@ -131,39 +130,39 @@ def test_weights_of_nothing_known_are_refused_before_the_work(sequence: Sequence
     weights.write_bytes(b"no weights")
     settings = FAST | {"correspondences": "both", "train_minutes": 0.0}
     with pytest.raises(LumenError, match=r"weights\.pt"):
-        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", weights=weights, **settings))
+        reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", weights=weights, **settings))
 
 
 def test_frames_without_texture_are_no_reconstruction(sequence: SequencePaths, tmp_path: Path) -> None:
     for image in sequence.images.glob("*.jpg"):
         cv2.imwrite(str(image), np.zeros((256, 320, 3), np.uint8))
     with pytest.raises(NoReconstruction, match="texture"):
-        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", **FAST))
+        reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", **FAST))
 
 
 def test_another_input_does_not_replace_a_run_unasked(
     sequence: SequencePaths, cut_video: PhantomPaths, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
-    reconstruct(ReconstructConfig(sequence.root, output, until="correspond", **FAST))
+    reconstruct(configure(ReconstructConfig, sequence.root, output, until="match", **FAST))
     settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "extract"}
     with pytest.raises(LumenError, match="holds the reconstruction of another input: choose another --output"):
-        reconstruct(ReconstructConfig(cut_video.video, output, **settings))
+        reconstruct(configure(ReconstructConfig, cut_video.video, output, **settings))
     assert ReconstructionPaths(output).tracks.exists()
-    reconstruct(ReconstructConfig(cut_video.video, output, overwrite=True, **settings))
+    reconstruct(configure(ReconstructConfig, cut_video.video, output, overwrite=True, **settings))
     assert not ReconstructionPaths(output).tracks.exists()
 
 
 def test_settings_of_the_extraction_are_refused_for_what_is_extracted(sequence: SequencePaths, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--stride is for videos and images"):
-        reconstruct(ReconstructConfig(sequence.root, tmp_path / "run", stride=2, **FAST))
+        reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", stride=2, **FAST))
 
 
 def test_images_may_not_hold_the_output(sequence: SequencePaths) -> None:
     with pytest.raises(LumenError, match="lies inside the input"):
-        reconstruct(ReconstructConfig(sequence.images, sequence.images / "run", **FAST))
+        reconstruct(configure(ReconstructConfig, sequence.images, sequence.images / "run", **FAST))
 
 
 def test_the_output_may_not_be_the_input(sequence: SequencePaths) -> None:
     with pytest.raises(LumenError, match="is the input"):
-        reconstruct(ReconstructConfig(sequence.root, sequence.root, **FAST))
+        reconstruct(configure(ReconstructConfig, sequence.root, sequence.root, **FAST))

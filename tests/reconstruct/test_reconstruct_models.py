@@ -15,6 +15,7 @@ from data_prep import phantom
 from data_prep.extract import ExtractConfig
 from data_prep.extract import run as extract
 from data_prep.phantom import PhantomConfig
+from pipeline.command.config import configure
 from pipeline.command.run_command import run_command
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.training_files import read_training_data
@@ -22,8 +23,7 @@ from pipeline.errors import PartialSuccess
 from pipeline.paths import RunPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
-from reconstruction.config import ReconstructConfig
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 
 FRAMES = 44
 
@@ -40,7 +40,9 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
 def whole(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> ReconstructionPaths:
     """A run that takes both places as one sequence; not to be changed."""
     output = tmp_path_factory.mktemp("run") / "run"
-    reconstruct(ReconstructConfig(video.video, output, calibration=video.calibration, split_at_cuts=False, **FAST))
+    reconstruct(
+        configure(ReconstructConfig, video.video, output, calibration=video.calibration, split_at_cuts=False, **FAST)
+    )
     return ReconstructionPaths(output)
 
 
@@ -90,17 +92,17 @@ def test_a_run_with_other_sequences_leaves_nothing_of_the_one_before(
 ) -> None:
     settings: dict[str, Any] = {**FAST, "calibration": video.calibration, "references": 2}
     output = ReconstructionPaths(tmp_path / "run")
-    reconstruct(ReconstructConfig(video.video, output.root, split_at_cuts=False, until="skeleton", **settings))
+    reconstruct(configure(ReconstructConfig, video.video, output.root, split_at_cuts=False, until="map", **settings))
     (output.root / "notes.txt").write_text("mine")
     assert output.sparse.exists() and output.tracks.exists()
-    reconstruct(ReconstructConfig(video.video, output.root, **settings))
+    reconstruct(configure(ReconstructConfig, video.video, output.root, **settings))
     folders = RunPaths(output.root).segments()
     assert len(folders) == 2 and all(ReconstructionPaths(each).page.exists() for each in folders)
     for stale in (output.sparse, output.tracks, output.manifest, output.page, output.unregistered):
         assert not stale.exists()
     links = re.findall(r'href="([^"]+)"', output.index.read_text())
     assert links == [f"{each.name}/report.html" for each in folders]
-    reconstruct(ReconstructConfig(video.video, output.root, split_at_cuts=False, until="skeleton", **settings))
+    reconstruct(configure(ReconstructConfig, video.video, output.root, split_at_cuts=False, until="map", **settings))
     assert not any(each.exists() for each in folders) and output.sparse.exists()
     assert (output.root / "notes.txt").read_text() == "mine"
 
@@ -109,7 +111,7 @@ def test_a_run_with_other_sequences_leaves_nothing_of_the_one_before(
 def half_good(video: PhantomPaths, tmp_path: Path) -> Path:
     """A folder of two sequences, of which the second shows nothing."""
     output = tmp_path / "sequences"
-    extract(ExtractConfig(video.video, output, calibration=video.calibration))
+    extract(configure(ExtractConfig, video.video, output, calibration=video.calibration))
     for image in RunPaths(output).sequences()[1].images.iterdir():
         cv2.imwrite(str(image), np.zeros((256, 320, 3), np.uint8))
     return output
@@ -135,7 +137,7 @@ def test_a_part_that_fails_does_not_stop_the_rest_and_is_exit_status_3(
 
 
 def test_the_same_command_says_again_that_a_part_failed(half_good: Path, tmp_path: Path) -> None:
-    config = ReconstructConfig(half_good, tmp_path / "run", **(FAST | {"references": 2}))
+    config = configure(ReconstructConfig, half_good, tmp_path / "run", **(FAST | {"references": 2}))
     for _ in range(2):
         with pytest.raises(PartialSuccess, match="1 of 2 sequences and models could not be finished"):
             reconstruct(config)

@@ -13,6 +13,7 @@ from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.calibration import unknown_camera
 from data_prep.calibration.unknown_camera import known_camera
+from pipeline.command.config import configure
 from pipeline.data.tracks import Tracks
 from pipeline.paths import BootstrapPaths, SequencePaths
 from pipeline.report import StageReport
@@ -148,7 +149,7 @@ def test_mapping_keeps_to_the_limits_that_were_asked_for(
     video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), limits=own.limits, content_box=own.content_box)
     correspondences: Any = SimpleNamespace(tracks=None, keyframes=None)
     for settings, error_px in (({}, 4.5), ({"max_error_px": 2.5}, 2.5)):
-        config = BootstrapConfig(tmp_path, min_views=7, min_angle_deg=3.25, **settings)
+        config = configure(BootstrapConfig, tmp_path, min_views=7, min_angle_deg=3.25, **settings)
         known = known_camera(video, None)
         bootstrap._map(config, video, correspondences, known, BootstrapPaths(tmp_path), StageReport("bootstrap"))
         assert len(asked) == (1 if calibrated else 2)

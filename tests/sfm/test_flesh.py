@@ -20,7 +20,7 @@ def run(video: PlaneVideo, folder: Path, rules: ReferenceRules, lattice: Lattice
 def test_references_go_where_least_is_covered_until_enough_is(tmp_path: Path) -> None:
     video = PlaneVideo()
     lattice = video.lattice()
-    tracks, points = run(video, tmp_path / "flesh", ReferenceRules(FRAMES, 0.7), lattice)
+    tracks, points = run(video, tmp_path / "densify", ReferenceRules(FRAMES, 0.7), lattice)
     assert lattice.coverage().min() >= 0.7
     used = [reference for reference, _ in video.asked]
     assert len(used) == len(set(used)) < FRAMES
@@ -30,7 +30,7 @@ def test_references_go_where_least_is_covered_until_enough_is(tmp_path: Path) ->
 
 def test_no_more_references_than_allowed(tmp_path: Path) -> None:
     video = PlaneVideo()
-    run(video, tmp_path / "flesh", ReferenceRules(2, 1.0))
+    run(video, tmp_path / "densify", ReferenceRules(2, 1.0))
     assert len(video.asked) == 2
 
 
@@ -60,17 +60,17 @@ def test_a_killed_run_goes_on_to_the_same(tmp_path: Path) -> None:
 
 def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
     rules = ReferenceRules(3, 1.0)
-    once = run(PlaneVideo(), tmp_path / "flesh", rules)
-    part = sorted((tmp_path / "flesh").glob("*.npz"))[0]
+    once = run(PlaneVideo(), tmp_path / "densify", rules)
+    part = sorted((tmp_path / "densify").glob("*.npz"))[0]
     part.write_bytes(part.read_bytes()[:100])
-    again = run(PlaneVideo(), tmp_path / "flesh", rules)
+    again = run(PlaneVideo(), tmp_path / "densify", rules)
     np.testing.assert_array_equal(once[1], again[1])
 
 
 def test_frames_that_cannot_be_read_or_have_no_pose_begin_nothing(tmp_path: Path) -> None:
     video = PlaneVideo()
     video.poses[3] = np.nan
-    folder = tmp_path / "flesh"
+    folder = tmp_path / "densify"
     folder.mkdir()
     everywhere = np.ones((512, 640), bool)
     densify(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.extract import ExtractConfig, run
+from pipeline.command.config import configure
 from pipeline.data.sequence import Sequence
 from pipeline.paths import RunPaths, SequencePaths
 from repository import ROOT
@@ -15,7 +16,7 @@ EXTRACT = ROOT / "data_prep" / "extract.py"
 
 
 def extract(video: Path, output: Path, **settings: Any) -> RunPaths:
-    run(ExtractConfig(video=video, output=output, **settings))
+    run(configure(ExtractConfig, video=video, output=output, **settings))
     return RunPaths(output)
 
 

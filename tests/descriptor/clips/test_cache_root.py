@@ -8,9 +8,9 @@ import pytest
 
 from descriptor.clips import cache_root
 from descriptor.clips.cache_root import check_cache_root, default_cache_root
+from pipeline.command.config import configure
 from pipeline.errors import LumenError
-from reconstruction.config import ReconstructConfig
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_without_a_home_folder_frames_are_kept_among_temporary_files(
 
 
 def test_the_configs_of_commands_need_no_home_folder(homeless: Path) -> None:
-    assert ReconstructConfig(Path("video.mp4")).cache_root.is_relative_to(homeless)
+    assert configure(ReconstructConfig, Path("video.mp4")).cache_root.is_relative_to(homeless)
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
@@ -81,7 +81,7 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    config = ReconstructConfig(tmp_path / "no_video.mp4", output=tmp_path / "out")
+    config = configure(ReconstructConfig, tmp_path / "no_video.mp4", output=tmp_path / "out")
     with pytest.raises(LumenError, match="a part of the path is a file.*--cache_root"):
         reconstruct(config)
     assert not (tmp_path / "out").exists()
@@ -89,8 +89,12 @@ def test_a_cache_that_cannot_be_written_is_refused_before_the_work(
 
 def test_a_cache_that_is_not_needed_is_not_checked(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    config = ReconstructConfig(
-        tmp_path / "no_video.mp4", output=tmp_path / "out", cache_root=tmp_path / "file", correspondences="flow"
+    config = configure(
+        ReconstructConfig,
+        tmp_path / "no_video.mp4",
+        output=tmp_path / "out",
+        cache_root=tmp_path / "file",
+        correspondences="flow",
     )
     with pytest.raises(LumenError) as missing:
         reconstruct(config)

@@ -62,9 +62,8 @@ def working_frames(
 def follow(frames: WorkingFrames, folder: Path, keyframes: tuple[int, ...] = (0,), points: int = 400) -> Tracks:
     parts = folder / "parts"
     parts.mkdir()
-    index = range(FIRST_INDEX, FIRST_INDEX + len(frames))
     find = FlowFinder(frames, keyframe_directions(len(frames), np.array(keyframes)))
-    return follow_points(frames, index, np.array(keyframes), find, points, parts)
+    return follow_points(frames, np.array(keyframes), find, points, parts)
 
 
 def with_highlight(size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -191,7 +190,7 @@ def test_what_was_followed_once_need_not_be_followed_again(tmp_path: Path) -> No
     folder = tmp_path / "again"
     folder.mkdir()
     keyframes = np.array([0, 3])
-    again = follow_points(frames, once.frame_index.tolist(), keyframes, KnownPoints(once), 400, folder)
+    again = follow_points(frames, keyframes, KnownPoints(once), 400, folder)
     for name in ("frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
@@ -201,12 +200,12 @@ def test_of_frames_that_show_the_same_each_has_its_own_points(tmp_path: Path) ->
     frames = working_frames(tmp_path, moving_texture(still), box_mask(BOX, SIZE))
     keyframes = (0, 3, 6)
     once = follow(frames, tmp_path, keyframes)
-    assert once.begun is not None and set(once.begun) == set(keyframes)
+    assert once.seed_frame is not None and set(once.seed_frame) == set(keyframes)
     folder = tmp_path / "again"
     folder.mkdir()
     known = KnownPoints(Tracks.load(saved(once, tmp_path)))
-    again = follow_points(frames, once.frame_index.tolist(), np.array(keyframes), known, 400, folder)
-    for name in ("frame", "track", "pixels", "begun"):
+    again = follow_points(frames, np.array(keyframes), known, 400, folder)
+    for name in ("frame", "track", "pixels", "seed_frame"):
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
 

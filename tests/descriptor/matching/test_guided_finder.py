@@ -10,12 +10,12 @@ from torch.nn import functional
 
 from descriptor.base import DescriptorMap
 from descriptor.flow.flow_finder import FlowFinder
+from descriptor.matching.combined_finder import CombinedFinder, directions_by, growing_offsets
 from descriptor.matching.engines.torch_search import TorchSearch
 from descriptor.matching.guided_finder import CellMotion, _moves_with_others, cell_motion, smooth_motion
 from descriptor.matching.matcher import SearchableFrame
 from known_plane import CELLS, FRAMES, Plane, moved
 from pipeline.data.training_data import inside_mask
-from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
 
 
 @pytest.mark.parametrize("target", [1, 5, FRAMES - 1])

@@ -1,39 +1,30 @@
 """Which frames are matched for the camera's path, by each policy: on a plane that every frame shows."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from descriptor.matching.config import MatchConfig
+from descriptor.matching.match_stage import Matcher, _descriptor_rows, match_stage
 from known_plane import FRAMES, Plane, moved
+from pipeline.command.config import configure
 from pipeline.data.tracks import Tracks
-from pipeline.reconstruction_paths import ReconstructionPaths
+from pipeline.paths import MappingPaths
 from pipeline.report import StageReport
-from reconstruction.config import ReconstructConfig
-from reconstruction.correspond_stage import _descriptor_rows, correspond
+from sfm.mapping.sift import tracks_from_matches
 
 REACH = 3
 
 
 def match(plane: Plane, run: Path, pairs: Any) -> tuple[Tracks, set[tuple[int, int]]]:
     """The tracks, and the pairs that were used."""
-    config = ReconstructConfig(
-        run,
-        correspondences="descriptor",
-        weights=run / "given",
-        train_minutes=0,
-        pairs=pairs,
-        temporal_range=REACH,
-        max_feature_detection=300,
-        skip_interval=2,
-    )
-    paths = ReconstructionPaths(run)
-    folder = SimpleNamespace(root=run / "sequence")
-    video: Any = SimpleNamespace(paths=folder, frame_index=plane.data.frame_index.tolist())
+    config = configure(MatchConfig, pairs=pairs, temporal_range=REACH, max_feature_detection=300, skip_interval=2)
+    paths = MappingPaths(run)
     paths.correspondences.mkdir(parents=True, exist_ok=True)
-    correspond(config, video, plane.frames, plane.guided, paths, StageReport("correspond"))
+    matcher = Matcher(plane.frames, plane.guided, False, None, tracks_from_matches)
+    match_stage(config, matcher, paths, 0, StageReport("match"))
     used = set()
     for file in paths.correspondences.iterdir():
         used |= {(int(file.stem), int(second)) for second in np.load(file)["second"]}
@@ -59,7 +50,7 @@ def test_what_was_matched_before_a_kill_is_not_matched_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     once, _ = match(plane, tmp_path / "run", "exhaustive")
-    monkeypatch.setattr("reconstruction.correspond_stage.match_from", None)
+    monkeypatch.setattr("descriptor.matching.match_stage.match_from", None)
     again, _ = match(plane, tmp_path / "run", "exhaustive")
     for name in ("frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
@@ -68,7 +59,7 @@ def test_what_was_matched_before_a_kill_is_not_matched_again(
 def test_a_run_that_was_killed_half_way_goes_on_to_the_same(plane: Plane, tmp_path: Path) -> None:
     once, _ = match(plane, tmp_path / "run", "similar")
     for first in range(4, FRAMES):
-        (ReconstructionPaths(tmp_path / "run").correspondences / f"{first:06d}.npz").unlink()
+        (MappingPaths(tmp_path / "run").correspondences / f"{first:06d}.npz").unlink()
     again, _ = match(plane, tmp_path / "run", "similar")
     for name in ("frame", "track", "pixels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))

@@ -19,7 +19,7 @@ from descriptor.fcdensenet.train_config import TrainConfig
 from descriptor.frame_cache import FrameCacheConfig
 from descriptor.gift.train_config import GiftTrainConfig
 from descriptor.keypoints.evaluation import KeypointConfig
-from reconstruction.config import ReconstructConfig
+from reconstruct import ReconstructConfig
 from repository import ROOT
 from sfm.evaluate import EvaluateConfig
 from sfm.view import ViewConfig

@@ -18,7 +18,7 @@ from descriptor.evaluation.sequences import TestConfig, measure
 from descriptor.fcdensenet.train import train
 from descriptor.fcdensenet.train_config import TrainConfig
 from extraction import EXTRACT
-from pipeline.command.config import load_config, save_config
+from pipeline.command.config import configure, load_config, save_config
 from pipeline.data.images import read_pixels, write_image
 from pipeline.data.training_files import read_training_data
 from pipeline.manifest import Manifest, Stage
@@ -26,8 +26,7 @@ from pipeline.outputs.file_names import ffmpeg_url, printable
 from pipeline.outputs.files import read_yaml, write_json, write_yaml
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
-from reconstruction.config import ReconstructConfig
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 from repository import ROOT
 from sfm import evaluate, view
 from sfm.evaluate import EvaluateConfig
@@ -173,7 +172,9 @@ def test_a_reconstruction_is_made_compared_and_shown(folder: Path) -> None:
     phantom.run(PhantomConfig(output=folder / "ph", frames=24, size=(320, 256), fps=15.0, seed=2))
     video = shutil.copy(folder / "ph" / "video.mp4", folder / f"{NAME}.mp4")
     calibration = folder / "ph" / "calibration.yaml"
-    config = ReconstructConfig(video, folder / "run", calibration=calibration, cache_root=folder / "cache", **FAST)
+    config = configure(
+        ReconstructConfig, video, folder / "run", calibration=calibration, cache_root=folder / "cache", **FAST
+    )
     reconstruct(config)
     paths = ReconstructionPaths(folder / "run")
     assert len(read_training_data(paths.root).frame_index) >= 22

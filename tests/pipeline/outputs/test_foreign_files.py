@@ -22,12 +22,12 @@ from data_prep.phantom import PhantomConfig
 from descriptor.evaluation.sequences import TestConfig, measure
 from descriptor.fcdensenet.train import train
 from descriptor.fcdensenet.train_config import TrainConfig
+from pipeline.command.config import configure
 from pipeline.command.run_command import run_command
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.paths import RunPaths, SequencePaths
 from quick_settings import FAST
-from reconstruction.config import ReconstructConfig
-from reconstruction.run import reconstruct
+from reconstruct import ReconstructConfig, reconstruct
 from sfm import view
 from sfm.view import ViewConfig
 from textured_plane import write_plane
@@ -85,7 +85,7 @@ def bootstrap_command(video: PhantomPaths, sequence: SequencePaths, folder: Path
 
 def bootstrap_of_an_extraction(video: PhantomPaths, sequence: SequencePaths, folder: Path) -> Command:
     """Without a calibration, which undistorts the frames in the output of the extraction."""
-    extract.run(ExtractConfig(video.video, folder / "out"))
+    extract.run(configure(ExtractConfig, video.video, folder / "out"))
     (own,) = RunPaths(folder / "out").sequences()
     first = [str(own.root), "--points", "300", "--camera_model", "SIMPLE_RADIAL"]
     return Command(BootstrapConfig, bootstrap.run, folder / "out", first, [*first, "--seed", "1"])
@@ -173,7 +173,7 @@ def test_a_folder_of_the_user_is_refused_and_left_as_it_is(
 def test_single_files_of_the_user_are_not_replaced(
     video: PhantomPaths, sequence: SequencePaths, tmp_path: Path
 ) -> None:
-    bootstrap.run(BootstrapConfig(sequence.root, points=300))
+    bootstrap.run(configure(BootstrapConfig, sequence.root, points=300))
     for name in ("cloud.png", "calibration.yaml", "calibration.png"):
         (tmp_path / name).write_text("mine")
     assert run_command(ViewConfig, view.run, [str(sequence.root), "--render", str(tmp_path / "cloud.png")]) == 1

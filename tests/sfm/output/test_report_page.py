@@ -35,7 +35,7 @@ def content(**changes: object) -> ReportContent:
         "cam_from_world": poses,
         "error_px": random.random(len(frame)),
         "coverage": random.random(FRAMES),
-        "stages": [{"stage": "flesh", "total_s": 90.0, "peak_memory_mb": 2048.0}],
+        "stages": [{"stage": "densify", "total_s": 90.0, "peak_memory_mb": 2048.0}],
     }
     return ReportContent(**(values | changes))  # type: ignore[arg-type]
 

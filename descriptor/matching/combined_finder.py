@@ -1,25 +1,30 @@
-"""Where the points of a frame are looked for, and how: by flow where it reaches, by descriptors beyond."""
+"""Points of a frame found in other frames: by optical flow where it reaches, by descriptors beyond."""
 
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from descriptor.flow.flow_finder import Directions
+from descriptor.flow.flow_finder import Directions, FlowFinder
 from descriptor.flow.point_search import Floats
+from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.guided_finder import GuidedFinder
 from pipeline.finder import Finder, Found
 
 # Where flow found this share of the points, descriptors have little to add.
 _REACHED_SHARE = 0.3
+# Distances of the frames in which a reference image's points are searched grow by these factors.
+_GROWTH, _DESCRIPTOR_GROWTH = 1.15, 1.5
+# Descriptors search this much farther than flow does.
+_DESCRIPTOR_REACH = 2.5
 
 
 class CombinedFinder:
-    """A `pipeline.finder.Finder` of one or two ways.
+    """A `pipeline.finder.Finder` that uses optical flow, descriptors, or both.
 
     Args:
-        flow: goes from near to far, or knows what did; None does without.
-        guided: looks in any frame; None does without.
-        rows: in which frames `guided` looks for the points of a row.
+        flow: searches from near to far, or knows the result; None for descriptors alone.
+        guided: searches in any frame; None for flow alone.
+        rows: the frames in which `guided` searches for the points of a row.
     """
 
     def __init__(self, flow: Finder | None, guided: GuidedFinder | None, rows: Callable[[int], Iterable[int]]) -> None:
@@ -61,3 +66,25 @@ def directions_by(offsets: list[int], frame_count: int) -> Callable[[int], Direc
         return later, [row - offset for offset in offsets if row >= offset]
 
     return directions
+
+
+def dense_finder(frames: WorkingFrames, guided: GuidedFinder | None, reach: int, *, uses_flow: bool) -> CombinedFinder:
+    """Make the finder of dense points.
+
+    Args:
+        frames: of the sequence.
+        guided: finds by descriptors; None for flow alone.
+        reach: frames before and after a reference image in which flow searches.
+        uses_flow: whether flow is used.
+    """
+    count = len(frames)
+    flow = FlowFinder(frames, directions_by(growing_offsets(1, reach, _GROWTH), count)) if uses_flow else None
+    first = max(1, reach // 4) if uses_flow else 1
+    growth = _DESCRIPTOR_GROWTH if uses_flow else _GROWTH
+    rows = directions_by(growing_offsets(first, round(_DESCRIPTOR_REACH * reach), growth), count)
+    return CombinedFinder(flow, guided, lambda row: [each for direction in rows(row) for each in direction])
+
+
+def pairs_per_reference(reach: int) -> int:
+    """Largest number of frames in which flow searches for the points of a reference image."""
+    return 2 * len(growing_offsets(1, reach, _GROWTH))

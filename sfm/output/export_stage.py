@@ -18,17 +18,17 @@ from pipeline.outputs.record import remove_own, share_output
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from reconstruction.flesh_stage import finished_models
-from reconstruction.skeleton_stage import model_numbers, poses_of
 from sfm.colmap.model import read_model
+from sfm.densify_stage import finished_models
 from sfm.input_video import InputVideo
+from sfm.map_stage import model_numbers, poses_of
 from sfm.output.export import write_nerfstudio, write_tum
 from sfm.output.overlay import write_overlay
 
 logger = logging.getLogger(__name__)
 
 
-def export(video: InputVideo, paths: ReconstructionPaths, report: StageReport) -> list[Path]:
+def export_stage(video: InputVideo, paths: ReconstructionPaths, report: StageReport) -> list[Path]:
     """Write everything that follows from the dense models; returns it, the main outputs of the largest model first."""
     with report.timed("sequence"):
         _copy_sequence(video.paths, paths.sequence, video.frame_index)

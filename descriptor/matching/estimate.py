@@ -1,4 +1,4 @@
-"""What a reconstruction will need, told before it begins: time from a measured pair of frames, disk and memory."""
+"""What a reconstruction needs, estimated before it starts: time from a measured pair of frames, disk and memory."""
 
 import time
 from dataclasses import dataclass
@@ -7,9 +7,8 @@ import numpy as np
 
 from descriptor.flow.point_search import PointSearch
 from descriptor.flow.working_frames import WorkingFrames
+from descriptor.matching.config import MatchConfig
 from descriptor.matching.guided_finder import GuidedFinder
-from reconstruction.config import ReconstructConfig
-from sfm.input_video import InputVideo
 
 # As measured on endoscopy of 640x512 and 1080p: keyframes of all frames, the pairs of a keyframe, the share of a
 # frame's cells that get a point in a reference, frames that see a point, and bytes of an observation in all files and
@@ -17,7 +16,7 @@ from sfm.input_video import InputVideo
 _KEYFRAME_SHARE, _KEYFRAME_PAIRS, _DESCRIPTOR_PAIRS = 0.2, 30, 16
 _POINTS_SHARE, _VIEWS = 0.4, 11
 _DISK_BYTES, _MEMORY_BYTES, _BASE_MEMORY = 75, 260, 0.9e9
-_FLESH_FACTOR, _GUIDED_SHARE = 3.0, 0.3
+_DENSE_FACTOR, _GUIDED_SHARE = 3.0, 0.3
 
 
 @dataclass(frozen=True)
@@ -39,47 +38,52 @@ class Estimate:
 
 
 def estimate(
-    config: ReconstructConfig,
-    video: InputVideo,
+    config: MatchConfig,
     frames: WorkingFrames,
     guided: GuidedFinder | None,
-    cell_px: int,
+    *,
+    cells: float,
+    references: int,
+    coverage: float,
     pairs_per_reference: int,
 ) -> Estimate:
-    """Estimate what the stages from the camera's path to the dense points need.
+    """Estimate what the stages from matching to densification need.
 
     Args:
-        config, video, frames, guided: of the run.
-        cell_px: side of a cell.
-        pairs_per_reference: frames in which a reference's points are looked for.
+        config: of matching.
+        frames: of the sequence.
+        guided: finds by descriptors; None for flow alone.
+        cells: of a frame.
+        references: largest number of reference images.
+        coverage: share of the cells to cover, 0..1.
+        pairs_per_reference: frames in which a reference image's points are searched.
     """
     flow_s, guided_s, describe_s = _seconds(frames, guided)
     count = len(frames)
     keyframes = _KEYFRAME_SHARE * count
-    references = min(config.references, count)
+    references = min(references, count)
     if config.pairs == "keyframes":
         path_s = flow_s * (count + keyframes * _KEYFRAME_PAIRS) + guided_s * keyframes * _DESCRIPTOR_PAIRS
     else:
         path_s = guided_s * sum(_pairs_of_frame(config, later) for later in range(count))
     # Frames are described once for each of the stages, and once more to compare them as a whole.
     described_s = describe_s * count * (2 if config.pairs == "keyframes" else 3)
-    flesh_s = references * pairs_per_reference * (_FLESH_FACTOR * flow_s + _GUIDED_SHARE * guided_s)
-    cells = np.count_nonzero(video.mask) / cell_px**2
-    observations = min(references * cells * _POINTS_SHARE * _VIEWS, config.coverage * cells * count)
+    dense_s = references * pairs_per_reference * (_DENSE_FACTOR * flow_s + _GUIDED_SHARE * guided_s)
+    observations = min(references * cells * _POINTS_SHARE * _VIEWS, coverage * cells * count)
     return Estimate(
-        minutes=(path_s + described_s + flesh_s) / 60,
+        minutes=(path_s + described_s + dense_s) / 60,
         disk_gb=observations * _DISK_BYTES / 1e9,
         memory_gb=(_BASE_MEMORY + observations * _MEMORY_BYTES) / 1e9,
     )
 
 
-def _pairs_of_frame(config: ReconstructConfig, later: int) -> float:
+def _pairs_of_frame(config: MatchConfig, later: int) -> float:
     """With how many of so many later frames a frame is matched, tries included."""
     if config.pairs == "exhaustive":
         return later
-    beyond = max(0, later - config.temporal_range)
-    tries = {"ddl": beyond / config.skip_interval, "similar": min(config.similar_frames, beyond)}
-    return min(config.temporal_range, later) + tries.get(config.pairs, 0)
+    beyond = max(0, later - config.policy.temporal_range)
+    tries = {"ddl": beyond / config.policy.skip_interval, "similar": min(config.similar_frames, beyond)}
+    return min(config.policy.temporal_range, later) + tries.get(config.pairs, 0)
 
 
 def _seconds(frames: WorkingFrames, guided: GuidedFinder | None) -> tuple[float, float, float]:

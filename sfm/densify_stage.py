@@ -1,53 +1,91 @@
-"""The dense points: every cell of the video's frames looked for around its references, with the path known."""
+"""Densification: sparse models → dense points, found in the frames around reference images with the poses known."""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from descriptor.flow.flow_finder import FlowFinder
-from descriptor.flow.working_frames import WorkingFrames
-from descriptor.matching.guided_finder import GuidedFinder
 from pipeline.color_consistency import mean_colors
+from pipeline.command.bounds import Count, PositiveShare, Settings
 from pipeline.data.sequence_images import read_frame_mask
 from pipeline.data.tracks import Tracks
 from pipeline.data.training_files import write_training_data
 from pipeline.errors import NoReconstruction
+from pipeline.finder import Finder
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
-from reconstruction.config import ReconstructConfig
-from reconstruction.finder import CombinedFinder, directions_by, growing_offsets
-from reconstruction.skeleton_stage import model_numbers, poses_of
 from sfm.colmap.model import read_model, training_data_from_model
 from sfm.colmap.writing import write_binary_model
 from sfm.dense_points import DenseLimits, Lattice
 from sfm.densify import ReferenceRules, densify
 from sfm.input_video import InputVideo
+from sfm.map_stage import model_numbers, poses_of
+from sfm.mapping.config import MapConfig
 from sfm.mapping.track_model import TrackModel, colored_reconstruction
 from sfm.mapping.triangulation import reprojection_errors
 from sfm.models import sample_colors
 
 # A cell is to be about as large as a pixel of DDL's network: a quarter of 1080p.
 _CELL_SHARE = 1 / 260
-_GROWTH, _DESCRIPTOR_GROWTH = 1.15, 1.5
-_DESCRIPTOR_REACH = 2.5
 
 logger = logging.getLogger(__name__)
 
 
-def grow_flesh(
-    config: ReconstructConfig,
+@dataclass(frozen=True)
+class DensifyConfig(Settings):
+    """How densely the frames are reconstructed."""
+
+    references: Count = 48
+    """Largest number of reference images, whose cells dense points start from."""
+    coverage: PositiveShare = 0.6
+    """Stop adding reference images when every frame has this share of its cells covered, 0 to 1."""
+    reach: Count = 48
+    """Frames before and after a reference image in which optical flow finds its points."""
+    cell_px: Count | None = None
+    """Side of the cells of a frame that hold one observation each; by default 4 px per 1000 px of the content area."""
+
+    def cell_side(self, video: InputVideo) -> int:
+        """The side of a frame's cells, px."""
+        return self.cell_px or max(1, round(_CELL_SHARE * video.content_side))
+
+
+@dataclass(frozen=True)
+class ReadableFinder:
+    """Finds points, and knows which frames can be read.
+
+    Attributes:
+        find: finds pixels of a frame in other frames.
+        is_readable: whether the frame in a row can be read.
+    """
+
+    find: Finder
+    is_readable: Callable[[int], bool]
+
+
+def densify_stage(
+    config: DensifyConfig,
+    points: MapConfig,
     video: InputVideo,
-    frames: WorkingFrames,
-    guided: GuidedFinder | None,
+    finder: ReadableFinder,
     paths: ReconstructionPaths,
     report: StageReport,
-) -> list[ReconstructionPaths]:
-    """Make the dense points of every model; writes `dense`, `dense_tracks` and the run's training data.
+) -> list[Path]:
+    """Find the dense points of every sparse model.
+
+    Args:
+        config: the settings.
+        points: what a point has to satisfy.
+        video: the sequence.
+        finder: finds pixels of a reference image in the frames around it.
+        paths: of the run.
+        report: to fill in.
 
     Returns:
-        The files of each model that has dense points.
+        Of each model that has dense points: the model, its tracks, and the same as training data.
 
     Raises:
         NoReconstruction: if no model has any.
@@ -55,7 +93,7 @@ def grow_flesh(
     figures: list[dict[str, Any]] = []
     for number in model_numbers(paths):
         try:
-            found = _densify_model(config, video, frames, guided, paths.of_model(number), report)
+            found = _densify_model(config, points, video, finder, paths.of_model(number), report)
         except NoReconstruction as error:
             logger.warning("model %d: %s", number, error)
             found = {"points": 0, "problem": str(error)}
@@ -65,7 +103,11 @@ def grow_flesh(
         raise NoReconstruction(figures[0]["problem"])
     report.counts |= {"models": figures, **{name: value for name, value in finished[0].items() if name != "number"}}
     report.warnings += [f"model {each['number']}: {each['problem']}" for each in figures if not each["points"]]
-    return finished_models(paths)
+    return [
+        path
+        for model in finished_models(paths)
+        for path in (model.dense, model.dense_tracks, model.training_data.model)
+    ]
 
 
 def finished_models(paths: ReconstructionPaths) -> list[ReconstructionPaths]:
@@ -74,14 +116,14 @@ def finished_models(paths: ReconstructionPaths) -> list[ReconstructionPaths]:
 
 
 def _densify_model(
-    config: ReconstructConfig,
+    config: DensifyConfig,
+    points: MapConfig,
     video: InputVideo,
-    frames: WorkingFrames,
-    guided: GuidedFinder | None,
+    finder: ReadableFinder,
     paths: ReconstructionPaths,
     report: StageReport,
 ) -> dict[str, Any]:
-    """Make the dense points of one model; returns its figures.
+    """Find the dense points of one model; returns its figures.
 
     Raises:
         NoReconstruction: if there is none.
@@ -89,55 +131,29 @@ def _densify_model(
     camera = video.camera
     assert camera is not None
     poses = poses_of(read_model(paths.sparse), video.frame_index)
-    cell_px = cell_side(config, video)
-    lattice = Lattice(video.mask > 0, len(frames), cell_px)
-    limits = video.limits(config.max_error_px, config.min_views, config.min_angle_deg)
+    cell_px = config.cell_side(video)
+    lattice = Lattice(video.mask > 0, len(video.frame_index), cell_px)
+    limits = DenseLimits(video.limits(points), points.max_depth_uncertainty)
     rules = ReferenceRules(config.references, config.coverage)
 
     def usable(row: int) -> npt.NDArray[np.bool_] | None:
-        if frames[row] is None:
+        if not finder.is_readable(row):
             return None
         return read_frame_mask(video.source, video.frame_index[row], video.mask) > 0
 
     with report.timed("points"):
-        find = _finder(config, frames, guided)
-        tracks, points = densify(
-            *(find, lattice, camera, poses, DenseLimits(limits, config.max_depth_uncertainty), rules, usable),
-            paths.flesh / str(paths.number),
-        )
-    if not len(points):
-        raise NoReconstruction("no dense point: no correspondence agrees with the camera's path")
-    tracks = Tracks(np.array(video.frame_index, np.int64), tracks.frame, tracks.track, tracks.pixels, len(points))
-    model = TrackModel(camera, poses, points, np.ones(len(tracks.frame), bool))
+        folder = paths.reference_points / str(paths.number)
+        tracks, places = densify(finder.find, lattice, camera, poses, limits, rules, usable, folder)
+    if not len(places):
+        raise NoReconstruction("no dense point: no match agrees with the camera poses")
+    tracks = Tracks(np.array(video.frame_index, np.int64), tracks.frame, tracks.track, tracks.pixels, len(places))
+    model = TrackModel(camera, poses, places, np.ones(len(tracks.frame), bool))
     with report.timed("colours"):
         colors = sample_colors(video.source, tracks, video.size)
         shades = mean_colors(tracks.track, colors, tracks.track_count)
     with report.timed("write"):
         _write(video, model, tracks, shades, paths)
     return _figures(model, tracks, lattice, cell_px, paths.number)
-
-
-def cell_side(config: ReconstructConfig, video: InputVideo) -> int:
-    """The side of a frame's cells, px."""
-    return config.cell_px or max(1, round(_CELL_SHARE * video.content_side))
-
-
-def pairs_per_reference(config: ReconstructConfig) -> int:
-    """In how many frames a reference's points are looked for, at most."""
-    return 2 * len(growing_offsets(1, config.reach, _GROWTH))
-
-
-def _finder(config: ReconstructConfig, frames: WorkingFrames, guided: GuidedFinder | None) -> CombinedFinder:
-    count = len(frames)
-    flow = None
-    if config.correspondences != "descriptor":
-        flow = FlowFinder(frames, directions_by(growing_offsets(1, config.reach, _GROWTH), count))
-    first = 1 if flow is None else max(1, config.reach // 4)
-    offsets = growing_offsets(
-        first, round(_DESCRIPTOR_REACH * config.reach), _GROWTH if flow is None else _DESCRIPTOR_GROWTH
-    )
-    rows = directions_by(offsets, count)
-    return CombinedFinder(flow, guided, lambda row: [each for direction in rows(row) for each in direction])
 
 
 def _write(

@@ -1,51 +1,52 @@
-"""The first SfM of each sequence of a video: made where needed, and made again where this run made it otherwise."""
+"""The first SfM of each sequence of a video, for `reconstruct.py`: made where it is missing or out of date."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_video import bootstrap_video
+from pipeline.command.config import to_mapping
 from pipeline.data.sequence import Sequence as SequenceFacts
 from pipeline.errors import LumenError
 from pipeline.outputs.files import read_yaml
 from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
-from reconstruction.config import ReconstructConfig
 from sfm.input_video import InputVideo
 
-POINT_RULES = ("max_error_px", "min_angle_deg", "min_views", "max_depth_uncertainty", "inlier_percentage")
+# Settings of a first SfM that do not change it.
+_NOT_COMPARED = ("sequence", "overwrite", "name", "calibration", "method", "camera_model")
 
 logger = logging.getLogger(__name__)
 
 
 def make_first_sfms(
-    config: ReconstructConfig, sequences: Sequence[SequencePaths], *, are_own: bool
+    configs: Sequence[BootstrapConfig], *, are_own: bool, needs_model: bool
 ) -> dict[Path, list[str] | LumenError]:
-    """See that each sequence of a video has a camera, and training data where they are needed.
+    """Make sure that each sequence of a video has a camera, and training data where they are needed.
 
     Args:
-        config: of the reconstruction.
-        sequences: to reconstruct.
-        are_own: this run has extracted them, so that a first SfM of other settings is made again. The one of a sequence
-            that the user gave is kept.
+        configs: the settings for each sequence.
+        are_own: the run extracted the sequences, so a first SfM with other settings is made again. Otherwise the
+            first SfM of the user is kept.
+        needs_model: training data are needed, and not only a camera.
 
     Returns:
-        For each sequence's folder, warnings for the report: what of a first SfM that is kept differs from the settings;
-        or why there is no first SfM although it is needed.
+        For each sequence's folder, warnings for the report (how the settings of a first SfM that is kept differ), or
+        why there is no first SfM although it is needed.
     """
     found: dict[Path, list[str] | LumenError] = {}
     wanted: list[BootstrapConfig] = []
-    for sequence in sequences:
-        settings = _settings(config, sequence)
+    for settings in configs:
+        folder = settings.sequence
         try:
-            has_model = TrainingPaths(sequence.root).motion.exists()
-            reason = _reason_to_run(config, settings, has_model=has_model, is_own=are_own)
+            has_model = TrainingPaths(folder).motion.exists()
+            reason = _reason_to_run(settings, has_model=has_model, is_own=are_own, needs_model=needs_model)
         except LumenError as error:
-            found[sequence.root] = error
+            found[folder] = error
             continue
-        found[sequence.root] = _differences(settings) if has_model and not are_own else []
+        found[folder] = _differences(settings) if has_model and not are_own else []
         if reason is not None:
             logger.info("first SfM: %s", reason)
             wanted.append(settings)
@@ -68,20 +69,12 @@ def _by_video(configs: Sequence[BootstrapConfig]) -> list[list[BootstrapConfig]]
     return list(groups.values())
 
 
-def _reason_to_run(
-    config: ReconstructConfig, settings: BootstrapConfig, *, has_model: bool, is_own: bool
-) -> str | None:
+def _reason_to_run(settings: BootstrapConfig, *, has_model: bool, is_own: bool, needs_model: bool) -> str | None:
     """Why the first SfM of a sequence has to be made; None if it does not."""
     if has_model:
         return bootstrap.reason_to_run(settings) if is_own else None
     is_calibrated = InputVideo.read(settings.sequence, as_recorded=False).camera is not None
-    return None if is_calibrated and not config.trains_on_model else "not run yet"
-
-
-def _settings(config: ReconstructConfig, sequence: SequencePaths) -> BootstrapConfig:
-    rules = {name: getattr(config, name) for name in POINT_RULES}
-    shared = {name: getattr(config, name) for name in ("points", "seed", "name")}
-    return BootstrapConfig(sequence.root, overwrite=True, **shared, **rules)
+    return None if is_calibrated and not needs_model else "not run yet"
 
 
 def _differences(wanted: BootstrapConfig) -> list[str]:
@@ -90,11 +83,9 @@ def _differences(wanted: BootstrapConfig) -> list[str]:
     made = read_yaml(path) if path.exists() else None
     if not isinstance(made, dict):
         return []
-    names = [each.name for each in fields(wanted) if each.name in ("points", "seed", *POINT_RULES)]
+    now = {name: value for name, value in to_mapping(wanted).items() if name not in _NOT_COMPARED}
     differing = [
-        f"--{name} {made[name]} (now {getattr(wanted, name)})"
-        for name in names
-        if name in made and made[name] != getattr(wanted, name)
+        f"--{name} {made[name]} (now {value})" for name, value in now.items() if name in made and made[name] != value
     ]
     if not differing:
         return []

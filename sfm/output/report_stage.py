@@ -11,18 +11,18 @@ from pipeline.data.tracks import Tracks
 from pipeline.data.training_files import read_point_cloud
 from pipeline.errors import explain_os_errors
 from pipeline.reconstruction_paths import ReconstructionPaths
-from reconstruction.flesh_stage import finished_models
-from reconstruction.skeleton_stage import Floats, model_numbers, poses_of
 from sfm.colmap.model import read_model
 from sfm.dense_points import Lattice
+from sfm.densify_stage import finished_models
 from sfm.input_video import InputVideo
+from sfm.map_stage import Floats, model_numbers, poses_of
 from sfm.mapping.triangulation import reprojection_errors
 from sfm.output.report_page import ReportContent, write_report
 
 _LOW_COVERAGE = 0.1
 
 
-def report_on(
+def report_stage(
     video: InputVideo,
     paths: ReconstructionPaths,
     reports_of: Sequence[Path],
@@ -39,7 +39,7 @@ def report_on(
         warnings: more than the reports have.
 
     Returns:
-        The pages, that of the largest model first.
+        The pages, that of the largest model first, and what to look at next: overlay, point cloud, dense model.
     """
     reports: list[dict[str, Any]] = [_read(path) for path in reports_of]
     everything = [*warnings, *(warning for report in reports for warning in report["warnings"])]
@@ -48,7 +48,8 @@ def report_on(
         for number in model_numbers(paths)
     }
     title = f"Reconstruction: {video.facts.title(name)}"
-    return [_report_model(video, model, poses, reports, everything, title) for model in finished_models(paths)]
+    pages = [_report_model(video, model, poses, reports, everything, title) for model in finished_models(paths)]
+    return [*pages, paths.overlay, paths.point_cloud, paths.dense]
 
 
 def _report_model(
@@ -65,9 +66,9 @@ def _report_model(
     tracks = Tracks.load(paths.dense_tracks)
     points, colors = read_point_cloud(paths.point_cloud)
     assert colors is not None
-    models = _read(paths.stage_report("flesh"))["counts"]["models"]
-    flesh = next(each for each in models if each["number"] == paths.number)
-    lattice = Lattice(video.mask > 0, len(poses), flesh["cell_px"])
+    models = _read(paths.stage_report("densify"))["counts"]["models"]
+    figures = next(each for each in models if each["number"] == paths.number)
+    lattice = Lattice(video.mask > 0, len(poses), figures["cell_px"])
     lattice.take(tracks.frame, tracks.pixels)
     coverage = lattice.coverage()
     registered = np.isfinite(poses[:, 0, 0])
@@ -77,8 +78,8 @@ def _report_model(
         "frames without a pose": f"{in_no_model.sum()}",
         "points": f"{len(points):,}",
         "observations": f"{len(tracks.frame):,}",
-        "frames a point is seen in": f"{flesh['mean_track_length']:.1f}",
-        "median reprojection error": f"{flesh['median_reprojection_error_px']:.2f} px",
+        "frames a point is seen in": f"{figures['mean_track_length']:.1f}",
+        "median reprojection error": f"{figures['median_reprojection_error_px']:.2f} px",
         "mean coverage": f"{100 * coverage[registered].mean():.0f} %",
     }
     warnings = [*_unrelated(paths, models), *warnings]
@@ -87,9 +88,7 @@ def _report_model(
         warnings.append(f"{low} frames have less than {_LOW_COVERAGE:.0%} of their cells covered: see Frames below")
     error_px = reprojection_errors(tracks, points, camera, poses)
     title += f", model {paths.number} of {len(models)}" if len(models) > 1 else ""
-    content = ReportContent(
-        title, warnings, facts, tracks, points, colors, poses, error_px, coverage, reports
-    )  # fmt: skip
+    content = ReportContent(title, warnings, facts, tracks, points, colors, poses, error_px, coverage, reports)
     write_report(paths.page, content)
     return paths.page
 

@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.errors import explain_os_errors
 from pipeline.outputs.files import write_bytes
 from pipeline.reconstruction_paths import ReconstructionPaths
-from reconstruction.config import STAGES, StageName
-from reconstruction.skeleton_stage import model_numbers
+from pipeline.run import StageName, is_reached
+from sfm.map_stage import model_numbers
 
 _COLUMNS = ("sequence", "model", "frames", "points", "result")
 
@@ -55,20 +55,18 @@ def outcomes_of(sequence: str, paths: ReconstructionPaths, problem: str | None, 
     """
     if problem is not None:
         return [Outcome(sequence, None, "", None, None, problem)]
-    last = STAGES.index(until)
-    numbers = model_numbers(paths) if last >= STAGES.index("skeleton") else []
+    numbers = model_numbers(paths) if is_reached("map", until) else []
     if not numbers:
         return [Outcome(sequence, None, "", None, None)]
-    path = _counts(paths.stage_report("skeleton"))
-    is_dense, is_reported = last >= STAGES.index("flesh"), last >= STAGES.index("report")
-    counts = _counts(paths.stage_report("flesh")) if is_dense else {}
+    sparse = _counts(paths.stage_report("map"))
+    counts = _counts(paths.stage_report("densify")) if is_reached("densify", until) else {}
     dense = {each["number"]: each for each in counts.get("models", [])}
     found = []
     for number in numbers:
         figures = dense.get(number, {})
-        page = paths.of_model(number).page if is_reported else None
+        page = paths.of_model(number).page if is_reached("report", until) else None
         shown = page if page is not None and page.exists() else None
-        frames = f"{path['models'][number]} of {path['frames']}"
+        frames = f"{sparse['models'][number]} of {sparse['frames']}"
         points = figures.get("points") or None
         found.append(Outcome(sequence, number, frames, points, shown, figures.get("problem")))
     return found

@@ -298,7 +298,7 @@ def test_without_a_display_the_viewer_says_what_to_do(
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(LumenError, match="no display to show it on: write a picture with --render"):
+    with pytest.raises(LumenError, match="there is no display: render an image with --render"):
         view.run(ViewConfig(whole.root))
 
 

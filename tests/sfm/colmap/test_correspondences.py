@@ -11,8 +11,13 @@ from pipeline.data.tracks import Tracks
 from pipeline.errors import LumenError
 from sfm.colmap.database import Pair, read_database, write_database
 from sfm.evaluation.alignment import compare_paths
-from sfm.mapping.incremental import map_images, verify_pairs
-from sfm.mapping.subset import correspondences_from_tracks, pair_keyframes, select_skeleton
+from sfm.mapping.incremental import (
+    correspondences_from_tracks,
+    map_images,
+    pair_keyframes,
+    select_skeleton,
+    verify_pairs,
+)
 from synthetic_video import SyntheticVideo, make_camera, make_video, project
 
 Keypoints = dict[str, np.ndarray]

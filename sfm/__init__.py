@@ -1,1 +1,1 @@
-"""Correspondences → pycolmap → poses and points; evaluation against truth, export, viewing."""
+"""Structure from Motion: matches → poses and points with pycolmap; densification, evaluation, export and viewing."""

@@ -1,4 +1,4 @@
-"""What a first SfM has come to, told to the log and the report."""
+"""Summary of the first SfM for the log and the report."""
 
 import logging
 
@@ -22,15 +22,15 @@ def describe_models(
     camera: pycolmap.Camera,
     report: StageReport,
 ) -> None:
-    """Tell the log, and fill in the report's counts and warnings.
+    """Log a summary, and add counts and warnings to the report.
 
     Args:
         video: the sequence.
-        models: what is written of it, the best first.
-        best: figures of the first model.
-        missing: index of each frame that is in no model → why.
-        camera: of the frames that were mapped.
-        report: to fill in.
+        models: the models that were written, the best first.
+        best: statistics of the first model.
+        missing: frame index → reason, for each frame that is in no model.
+        camera: camera of the mapped frames.
+        report: report to fill in.
     """
     report.counts |= {
         "registered": best.frames,
@@ -44,26 +44,26 @@ def describe_models(
     logger.info("%s", summary_line(report))
     if video.camera is None:
         facts = (camera.model_name, camera.mean_focal_length(), video.paths.calibration, video.paths.recorded.root)
-        logger.info("camera: %s, focal length %.1f px (%s); frames as recorded are in %s", *facts)
+        logger.info("camera: %s, focal length %.1f px (%s); the frames as recorded are in %s", *facts)
     if missing:
         index, reason = next(iter(missing.items()))
         count = f"{len(missing)} of {len(video.frame_index)} frames have no pose"
         report.warnings.append(f"{count}; the first is frame {index}: {reason}")
-        logger.warning("%s; each is listed in %s", report.warnings[-1], BootstrapPaths.of(video.paths).unregistered)
+        logger.warning("%s; %s lists all of them", report.warnings[-1], BootstrapPaths.of(video.paths).unregistered)
 
 
 def summary_line(report: StageReport) -> str:
-    """The report's counts in words, for the log and the overview."""
+    """One line with the counts of the report, for the log and the overview plot."""
     counts = report.counts
     length, error_px = counts["mean_track_length"], counts["mean_reprojection_error_px"]
     return (
-        f"{counts['registered']} of {counts['frames']} frames, {counts['points']} points, each seen in {length:.1f} "
-        f"frames, mean reprojection error {error_px:.2f} px"
+        f"registered images {counts['registered']} of {counts['frames']}, points {counts['points']}, mean track length "
+        f"{length:.1f}, mean reprojection error {error_px:.2f} px"
     )
 
 
 def list_unregistered(missing: dict[int, str], paths: BootstrapPaths, *, even_none: bool = False) -> None:
-    """Write which frames (index → why) have no pose; an empty list, which says that all have one, only if asked for."""
+    """Write the list of unregistered frames (index → reason); an empty list only with `even_none`."""
     if missing or even_none:
         lines = [f"{index} {reason}\n" for index, reason in missing.items()]
         write_bytes(paths.unregistered, "".join(lines).encode())

@@ -277,7 +277,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
 ) -> None:
     evaluate.run(EvaluateConfig(whole.root, truth=video.root))
     printed = capsys.readouterr().out
-    for name in ("ATE", "RPE", "points to the surface", "completeness"):
+    for name in ("ATE", "RPE", "distance to surface", "completeness"):
         assert name in printed
     evaluate.run(EvaluateConfig(whole.sparse, against=whole.root))
     printed = capsys.readouterr().out
@@ -287,7 +287,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
 def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--truth PHANTOM, or --against"):
         EvaluateConfig(whole.root)
-    with pytest.raises(LumenError, match="is no folder of a phantom"):
+    with pytest.raises(LumenError, match="is not a phantom folder"):
         evaluate.run(EvaluateConfig(whole.root, truth=tmp_path))
     with pytest.raises(LumenError, match="holds no COLMAP model"):
         evaluate.run(EvaluateConfig(tmp_path, truth=tmp_path))

@@ -139,8 +139,8 @@ def _common(data: TrainingData, other: TrainingData) -> tuple[np.ndarray, np.nda
     if len(rows) < 3:
         key = "frame index" if is_numbered else "image name"
         raise LumenError(
-            f"the reconstructions share {len(rows)} frames by {key}; at least 3 are needed: give two reconstructions of "
-            "the same video"
+            f"the reconstructions share {len(rows)} frames by {key}, but at least 3 are needed: give two "
+            "reconstructions of the same video"
         )
     order = np.argsort(rows)
     return rows[order], other_rows[order]

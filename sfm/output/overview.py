@@ -43,9 +43,9 @@ def draw_overview(
         points[:, :2],
         centers[:, :2],
         shades,
-        "points and trajectory, view along the shortest principal axis",
+        "points and trajectory along the shortest axis",
     )
-    _draw_cloud(axes["side"], points[:, ::2], centers[:, ::2], shades, "view along the second principal axis")
+    _draw_cloud(axes["side"], points[:, ::2], centers[:, ::2], shades, "along the second axis")
     _draw_frames(axes["frames"], figures, tracks)
     lengths = np.bincount(tracks.track[model.used])
     bins = np.arange(1.5, max(3, lengths.max(initial=2)) + 1).tolist()

@@ -285,7 +285,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
 
 
 def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: Path) -> None:
-    with pytest.raises(LumenError, match="--truth PHANTOM, or --against"):
+    with pytest.raises(LumenError, match="--truth PHANTOM or --against"):
         EvaluateConfig(whole.root)
     with pytest.raises(LumenError, match="is not a phantom folder"):
         evaluate.run(EvaluateConfig(whole.root, truth=tmp_path))

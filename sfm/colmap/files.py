@@ -92,7 +92,7 @@ _REQUIRED = ("cameras", "images", "points3D")
 
 
 def check_model_files(folder: Path) -> dict[str, ModelText]:
-    """Check that the files of a COLMAP model hold as many records as they declare; binary files come before text.
+    """Check that the files of a COLMAP model hold as many records as they declare; binary takes precedence.
 
     Returns:
         File stem → content, for each file of a text model; empty for a binary model.

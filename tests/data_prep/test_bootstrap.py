@@ -241,9 +241,9 @@ def test_frames_of_which_none_can_be_used_give_no_reconstruction(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"pinhole": None}, "is not fx, fy, cx, cy"),
-        ({"pinhole": [100.0, 160.0, 128.0]}, "is not fx, fy, cx, cy"),
-        ({"pinhole": [0.0, 100.0, 160.0, 128.0]}, "is not fx, fy, cx, cy"),
+        ({"pinhole": None}, "must be fx, fy, cx, cy"),
+        ({"pinhole": [100.0, 160.0, 128.0]}, "must be fx, fy, cx, cy"),
+        ({"pinhole": [0.0, 100.0, 160.0, 128.0]}, "must be fx, fy, cx, cy"),
     ],
 )
 def test_a_calibration_that_is_none_is_refused(sequence: SequencePaths, damage: dict[str, Any], message: str) -> None:

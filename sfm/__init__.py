@@ -1,4 +1,4 @@
-"""Correspondences → pycolmap → poses and points; evaluation against truth, export, viewing."""
+"""Structure from Motion: matches → poses and points with pycolmap; densification, evaluation, export and viewing."""
 
 import sys
 from pathlib import Path

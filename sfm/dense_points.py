@@ -1,9 +1,8 @@
-"""The flesh: a point for every cell of the image that can be found again, with the camera's poses known.
+"""Dense points from known poses: one point for every image cell that is matched in other frames.
 
-From some frames of a video, its references, a lattice of cells is looked for in the frames around. What the poses agree
-on becomes points. A cell of a frame holds one observation at most, so that what several references saw of one patch
-becomes one point: cells that hold an observation already are not looked for again, and a new point keeps those of its
-observations alone that fall into cells which are free.
+The centres of the free cells of a reference frame are matched in neighbouring frames; matches that agree with the poses
+are triangulated. A cell of a frame holds at most one observation, so that a surface patch seen by several references
+yields one point: taken cells are not matched again, and a new point keeps only its observations in free cells.
 """
 
 from collections.abc import Sequence
@@ -23,17 +22,17 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 
-# An observation this many times the largest error from the median depth's point may still turn out to be right.
+# An observation may be off by this many times the largest error from the point at the median depth.
 _NEAR = 4.0
 
 
 @dataclass(frozen=True)
 class DenseLimits:
-    """What a point of the flesh has to satisfy.
+    """Acceptance limits of dense points.
 
     Attributes:
-        points: reprojection error, views, angle.
-        depth_uncertainty: largest standard deviation along the ray, as a share of the distance.
+        points: limits of reprojection error, views and triangulation angle.
+        depth_uncertainty: largest standard deviation of the depth, as a share of the distance.
     """
 
     points: Limits
@@ -41,12 +40,12 @@ class DenseLimits:
 
 
 class Lattice:
-    """The square cells of all frames of a video, and which of them hold an observation.
+    """Square cells of all frames of a video, each free or taken by one observation.
 
     Args:
         usable: (H, W) bool, pixels that show tissue in every frame.
-        frames: F.
-        cell_px: side of a cell.
+        frames: number of frames F.
+        cell_px: side of a cell, px.
     """
 
     def __init__(self, usable: Booleans, frames: int, cell_px: int) -> None:
@@ -62,11 +61,11 @@ class Lattice:
         self._covered = np.zeros(frames, np.int64)
 
     def free(self, row: int, usable: Booleans | None = None) -> npt.NDArray[np.float32]:
-        """The middles (N, 2) px of a frame's usable cells that hold no observation.
+        """Centres of the free usable cells of a frame: (N, 2) px.
 
         Args:
-            row: the frame.
-            usable: (H, W) bool, pixels that may be used in this very frame; by default those of every frame.
+            row: row of the frame.
+            usable: (H, W) bool, usable pixels of this frame; restricts those of all frames further.
         """
         kept = self._usable & ~self._taken[row]
         if usable is not None:
@@ -75,16 +74,16 @@ class Lattice:
         return self._middles[kept]
 
     def admit(self, frame: Integers, pixels: npt.NDArray[np.float32], order: Integers) -> Booleans:
-        """Which observations (O,) may take the cell that they are in: the first in `order` of each free one."""
+        """Which observations may take their cell: (O,) bool, the first in `order` for each free cell."""
         place = self._place(frame, pixels)
         admitted = np.zeros(len(frame), bool)
-        # Of equal ones, unique gives the first.
+        # np.unique returns the first of equal values.
         first = order[np.unique(place[order], return_index=True)[1]]
         admitted[first] = ~self._taken.reshape(-1)[place[first]]
         return admitted
 
     def take(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> None:
-        """Let observations have the cells that they are in."""
+        """Mark the cells of observations as taken."""
         place = np.unique(self._place(frame, pixels))
         place = place[~self._taken.reshape(-1)[place]]
         self._taken.reshape(-1)[place] = True
@@ -93,11 +92,11 @@ class Lattice:
 
     @property
     def usable_cells(self) -> int:
-        """How many cells show tissue in every frame."""
+        """Number of cells that show tissue in every frame."""
         return int(self._usable.sum())
 
     def coverage(self) -> Floats:
-        """(F,) the share of each frame's usable cells that hold an observation, 0..1."""
+        """(F,) share of the usable cells of each frame that are taken, 0..1."""
         return self._covered / max(1, self.usable_cells)
 
     def _place(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> Integers:
@@ -116,19 +115,19 @@ def densify_from(
     limits: DenseLimits,
     usable: Booleans | None = None,
 ) -> tuple[Tracks, Floats]:
-    """The points of one reference; the cells that their observations are in are taken.
+    """Reconstruct the points of one reference frame, and mark the cells of their observations as taken.
 
     Args:
-        reference: its row.
-        find: looks for pixels of it in other frames.
-        lattice: of the video.
-        camera: of all frames.
+        reference: row of the reference frame.
+        find: finds pixels of a frame in other frames.
+        lattice: cells of the video.
+        camera: camera of all frames.
         cam_from_world: (F, 3, 4), NaN for frames without a pose.
-        limits: of points.
-        usable: (H, W) bool, pixels that may be used in the reference.
+        limits: acceptance limits of points.
+        usable: (H, W) bool, usable pixels of the reference frame.
 
     Returns:
-        Tracks of T points, each with all of its observations, and the points (T, 3).
+        Tracks of T points with all their observations, and the points (T, 3).
     """
     pixels = lattice.free(reference, usable)
     tracks = _tracks([(reference, np.arange(len(pixels)), pixels), *find(reference, pixels)], len(cam_from_world))
@@ -143,7 +142,7 @@ def densify_from(
 
 
 def joined(parts: Sequence[tuple[Tracks, Floats]], frame_index: Integers) -> tuple[Tracks, Floats]:
-    """The points of several references as those of one video, (T, 3), with their tracks in the order of frames."""
+    """Concatenate the points of several references: tracks sorted by frame, and points (T, 3)."""
     firsts = np.cumsum([0, *(tracks.track_count for tracks, _ in parts)])
     frame = np.concatenate([tracks.frame for tracks, _ in parts])
     track = np.concatenate([tracks.track + first for (tracks, _), first in zip(parts, firsts, strict=False)])
@@ -169,11 +168,11 @@ def _agree_on_depth(
     cam_from_world: Floats,
     error_px: float,
 ) -> Booleans:
-    """Which observations (O,) are near to where the most likely depth along each ray of the reference puts the point.
+    """Which observations (O,) are close to the point at the median depth along its ray in the reference.
 
-    With every other view a ray gives a depth, the better the larger the angle between them. The median of these,
-    weighted by the sine of that angle, stands up to nearly half of the views being wrong, which a triangulation from
-    all does not.
+    Each other view gives one depth along the ray, the more accurate the larger the angle between the two rays. The
+    median of these depths, weighted by the sine of the angle, tolerates nearly half of the views being wrong;
+    a triangulation from all views does not.
     """
     centers = camera_centers(cam_from_world)
     to_world = cam_from_world[:, :, :3].transpose(0, 2, 1)
@@ -181,7 +180,7 @@ def _agree_on_depth(
     rays = np.einsum("nij,nj->ni", to_world[tracks.frame], bearing_vectors(camera, tracks.pixels))
     baseline = centers[tracks.frame] - centers[reference]
     own = ahead[tracks.track]
-    # What is left of the reference's ray and of the baseline across the other ray.
+    # Component of the reference ray orthogonal to the other ray.
     own_across = own - (own * rays).sum(axis=1, keepdims=True) * rays
     squared = (own_across**2).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -194,7 +193,7 @@ def _agree_on_depth(
 
 
 def _weighted_median(track: Integers, values: Floats, weights: Floats, count: int) -> Floats:
-    """(count,) the value of each track that half of the weight is below; NaN without values."""
+    """(count,) weighted median of the values of each track; NaN for a track without values."""
     order = np.lexsort((values, track))
     track, values = track[order], values[order]
     total = np.bincount(track, weights[order], count)
@@ -208,7 +207,7 @@ def _weighted_median(track: Integers, values: Floats, weights: Floats, count: in
 
 
 def _in_free_cells(model: TrackModel, tracks: Tracks, lattice: Lattice, limits: Limits) -> TrackModel:
-    """Without the observations in cells that others have, and without the points that have too few then."""
+    """Remove observations in taken cells, and points that are left with too few views."""
     error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)
     used = np.flatnonzero(model.used)
     order = np.argsort(error_px[used], kind="stable")

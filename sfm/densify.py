@@ -1,4 +1,4 @@
-"""The dense points of a video with known poses: references one after the other, each where least is covered yet."""
+"""Densification of a video with known poses: each next reference frame is the one with the lowest coverage."""
 
 import logging
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from sfm.dense_points import DenseLimits, Lattice, densify_from, joined
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
-# A reference begins nothing if fewer of the cells are still free in it.
+# A frame is skipped as a reference if a smaller share of its cells is free.
 _LEAST_FREE_SHARE = 0.02
 
 logger = logging.getLogger(__name__)
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ReferenceRules:
-    """From how many frames points begin.
+    """When to stop adding reference frames.
 
     Attributes:
-        most: at most so many references.
-        coverage: no further ones when each frame has this share of its cells covered, 0..1.
+        most: largest number of reference frames.
+        coverage: stop when this share of the cells of every frame is covered, 0..1.
     """
 
     most: int
@@ -47,20 +47,20 @@ def densify(
     usable: Callable[[int], Booleans | None],
     folder: Path,
 ) -> tuple[Tracks, Floats]:
-    """Points of the whole video.
+    """Reconstruct the dense points of the whole video.
 
     Args:
-        find: looks for pixels of a frame in others.
-        lattice: of the video; filled.
-        camera: of all frames.
+        find: finds pixels of a frame in other frames.
+        lattice: cells of the video; the cells of the observations are marked as taken.
+        camera: camera of all frames.
         cam_from_world: (F, 3, 4), NaN for frames without a pose.
-        limits: of points.
-        rules: of references.
-        usable: a row → (H, W) bool, pixels of that frame that may be used; None for a frame that cannot be read.
-        folder: keeps what each reference gave; a killed run goes on from there.
+        limits: acceptance limits of points.
+        rules: when to stop adding reference frames.
+        usable: frame row → (H, W) bool, usable pixels of that frame; None if it cannot be read.
+        folder: cache of the points of each reference, from which an interrupted run resumes.
 
     Returns:
-        Tracks of T points, rows counted as in `cam_from_world`, and the points (T, 3).
+        Tracks of T points, with frame rows as in `cam_from_world`, and the points (T, 3).
     """
     open_rows = _spread([int(row) for row in np.flatnonzero(np.isfinite(cam_from_world[:, 0, 0]))])
     parts: list[tuple[Tracks, Floats]] = []
@@ -74,7 +74,7 @@ def densify(
             if mask is None:
                 continue
             if len(lattice.free(reference, mask)) < _LEAST_FREE_SHARE * lattice.usable_cells:
-                # Hidden in this frame, or taken already.
+                # Nearly all cells are masked in this frame, or taken.
                 continue
             parts.append(_part(reference, find, lattice, camera, cam_from_world, limits, mask, folder))
             bar.update()
@@ -95,7 +95,7 @@ def _part(
     usable: Booleans,
     folder: Path,
 ) -> tuple[Tracks, Floats]:
-    """The points of a reference, of an earlier run if it got so far."""
+    """The points of a reference frame, from the cache of an earlier run if it holds them."""
     path = folder / f"{reference:06d}.npz"
     part = _load(path, len(cam_from_world))
     if part is not None:
@@ -117,7 +117,7 @@ def _load(path: Path, frames: int) -> tuple[Tracks, Floats] | None:
 
 
 def _spread(rows: list[int]) -> list[int]:
-    """The same rows so that the first few lie evenly among all: the middle, then the quarters, ..."""
+    """Reorder rows so that any first few are spread evenly: the middle, the first, then the quarters, ..."""
     bits = max(1, (len(rows) - 1).bit_length())
     order = sorted(range(2**bits), key=lambda place: int(f"{place:0{bits}b}"[::-1], 2))
     middle = 2 ** (bits - 1)

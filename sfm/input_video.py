@@ -1,4 +1,4 @@
-"""A sequence as the first SfM takes it: frames, content area, and a camera if one is known."""
+"""Input of the first SfM: the frames and content area of a sequence, and its camera if calibrated."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from sfm.mapping.config import MapConfig
 from sfm.mapping.triangulation import Limits
 
 MIN_SIDE_PX = 32
-# Of frames as points are followed in them.
+# Tracking error at the working resolution.
 _ERROR_PX = 1.5
 
 
@@ -27,10 +27,10 @@ class InputVideo:
     """A sequence to reconstruct.
 
     Attributes:
-        paths: the sequence.
-        source: where the frames are read from: as recorded, if the camera is to be estimated.
-        facts: the source's `sequence.yaml`.
-        mask: (H, W) uint8 content area of the source's frames.
+        paths: files of the sequence.
+        source: files of the frames to read: the frames as recorded if the camera is to be estimated.
+        facts: `sequence.yaml` of the source.
+        mask: (H, W) uint8 content area of the source frames, 255 = tissue.
     """
 
     paths: SequencePaths
@@ -58,12 +58,12 @@ class InputVideo:
 
     @property
     def content_side(self) -> int:
-        """The longer side of the content area, px."""
+        """Longer side of the content area, px."""
         return int(max(cv2.boundingRect(self.mask)[2:]))
 
     @property
     def likely_error_px(self) -> float:
-        """How far a point that is followed well may be from where it belongs, px."""
+        """Expected error of a well-tracked point, px."""
         return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
 
     def limits(self, config: MapConfig) -> Limits:
@@ -84,15 +84,15 @@ class InputVideo:
 
     @classmethod
     def read(cls, folder: AnyPath, *, as_recorded: bool = True) -> "InputVideo":
-        """Read a sequence's facts and content area.
+        """Read the metadata and content area of a sequence.
 
         Args:
-            folder: the sequence's.
-            as_recorded: of a sequence that was undistorted with an estimated camera, take the frames before that.
+            folder: folder of the sequence.
+            as_recorded: if the sequence was undistorted with an estimated camera, use the frames as recorded.
 
         Raises:
-            LumenError: if it is no sequence, its content area is missing, empty or of another size, or it has too few
-                frames.
+            LumenError: if the folder is not a sequence, its content area is missing, empty or has the wrong size, or
+                there are fewer than `MIN_FRAMES` frames.
         """
         paths = SequencePaths(Path(folder))
         _require_sequence(paths)
@@ -101,27 +101,27 @@ class InputVideo:
         mask = _read_content_area(source, facts)
         pinhole = facts.calibration.pinhole
         if facts.calibration.state != "uncalibrated" and not _is_pinhole(pinhole):
-            raise LumenError(f"{source.sequence}: pinhole {pinhole} is not fx, fy, cx, cy, with fx, fy above 0")
+            raise LumenError(f"{source.sequence}: pinhole must be fx, fy, cx, cy with fx, fy above 0, not {pinhole}")
         count = len(facts.frames)
         require(count >= MIN_FRAMES, f"{folder} has {count} frames: at least {MIN_FRAMES} are needed")
         return cls(paths, source, facts, mask)
 
 
 def _require_sequence(paths: SequencePaths) -> None:
-    """Say what to give instead of a folder that is no sequence.
+    """Check that a folder is a sequence.
 
     Raises:
-        LumenError: unless it is one.
+        LumenError: otherwise; the message suggests what to give instead.
     """
     folder = paths.root
     if folder.is_file():
         raise LumenError(
-            f"{folder} is a file, not a sequence: make one of it with python data_prep/extract.py {folder}"
+            f"{folder} is a file, not a sequence: extract a sequence with python data_prep/extract.py {folder}"
         )
     require(folder.is_dir(), f"{folder} is not a folder")
     around = _sequence_around(folder)
     if around is not None:
-        raise LumenError(f"{folder} is a part of a sequence: give the whole, {around}")
+        raise LumenError(f"{folder} is part of a sequence: give the sequence itself, {around}")
     if paths.sequence.exists():
         return
     inside = [found.root for found in RunPaths(folder).sequences()]
@@ -130,33 +130,36 @@ def _require_sequence(paths: SequencePaths) -> None:
         hint = f"; choose one of its sequences, such as {inside[0]}"
     elif training is not None:
         hint = (
-            "; it holds training data, which have their poses already: to reconstruct them anew, make a sequence of "
+            "; it holds training data, which already have poses: to reconstruct them again, extract a sequence from "
             f"their images with python data_prep/extract.py {training.image(0).parent}"
         )
     else:
-        hint = "; make one with extract.py"
-    raise LumenError(f"{folder} is no sequence (no sequence.yaml){hint}")
+        hint = "; extract one with data_prep/extract.py"
+    raise LumenError(f"{folder} is not a sequence (no sequence.yaml){hint}")
 
 
 def _read_content_area(source: SequencePaths, facts: Sequence) -> Bytes:
     path, size = source.mask, f"{facts.width}x{facts.height}"
     if not path.exists():
         raise LumenError(
-            f"{path} is missing: extract the sequence again, or put the content area of its frames there ({size} "
+            f"{path} is missing: extract the sequence again, or save the content area of its frames there ({size} "
             "pixels, 255 = tissue)"
         )
     mask = read_mask(path)
     if mask.shape != (facts.height, facts.width):
-        about = f"{mask.shape[1]}x{mask.shape[0]}"
-        raise LumenError(f"{path} is of {about} pixels, the sequence of {size}: extract the sequence again")
-    require(bool(mask.any()), f"{path} is black: it leaves nothing to use; extract the sequence again")
+        mask_size = f"{mask.shape[1]}x{mask.shape[0]}"
+        raise LumenError(f"{path} has {mask_size} pixels, but the sequence {size}: extract the sequence again")
+    require(bool(mask.any()), f"{path} is black, so no pixel is usable: extract the sequence again")
     sides = cv2.boundingRect(mask)[2:]
-    require(min(sides) >= MIN_SIDE_PX, f"{path} shows only {sides[0]}x{sides[1]} pixels: too few to use")
+    require(
+        min(sides) >= MIN_SIDE_PX,
+        f"the content area in {path} has only {sides[0]}x{sides[1]} pixels: each side needs {MIN_SIDE_PX}",
+    )
     return mask
 
 
 def _sequence_around(folder: Path) -> Path | None:
-    """The sequence that a folder is a part of, such as its `images/`, `recorded/` or `colmap/0/`; None if of none."""
+    """The sequence that contains a folder, such as `images/`, `recorded/` or `colmap/0/`; None if there is none."""
     place = folder.resolve()
     for parent in (place.parent, place.parent.parent):
         paths = SequencePaths(parent)

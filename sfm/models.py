@@ -1,4 +1,4 @@
-"""Models of a video → their files: COLMAP's model and SfM training data in one folder, cleaned and coloured."""
+"""Models of a video → files: COLMAP model and SfM training data in one folder, with coloured points."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +28,16 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """What a model holds; `points_in_frame` and `error_px_in_frame` are (F,), NaN errors where nothing is seen."""
+    """Statistics of a model.
+
+    Attributes:
+        frames: registered images.
+        points: points with a position.
+        observations: observations that agree with their point.
+        mean_error_px: mean reprojection error, px; NaN without observations.
+        points_in_frame: (F,) points observed in each frame.
+        error_px_in_frame: (F,) mean reprojection error of each frame, px; NaN where no point is observed.
+    """
 
     frames: int
     points: int
@@ -43,11 +52,11 @@ class ModelFigures:
 
 
 def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -> Floats:
-    """Read the colour at every observation.
+    """Sample the colour of every observation.
 
     Args:
-        paths: the sequence whose pixels the tracks are in.
-        tracks: O observations.
+        paths: sequence to read the frames from.
+        tracks: O observations, in pixels of these frames.
         size: width and height of the frames, px.
 
     Returns:
@@ -71,16 +80,16 @@ def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -
 def into_pinhole(
     tracks: Tracks, models: Sequence[TrackModel], pinhole: pycolmap.Camera, mask: Bytes
 ) -> tuple[Tracks, list[TrackModel], npt.NDArray[np.bool_]]:
-    """Tracks and models of frames as recorded → those of the undistorted frames; what is not in them goes.
+    """Undistort tracks and models; observations outside the undistorted content area are removed.
 
     Args:
-        tracks: in pixels of the frames as recorded.
-        models: of these tracks; all with one camera.
-        pinhole: of the undistorted frames.
+        tracks: O observations, in pixels of the frames as recorded.
+        models: models of these tracks that share one camera.
+        pinhole: camera of the undistorted frames.
         mask: (H, W) content area of the undistorted frames.
 
     Returns:
-        Tracks, models, and (O,) which observations were kept.
+        Tracks and models of the undistorted frames, and (O,) bool, the observations that were kept.
     """
     rays = np.asarray(models[0].camera.cam_ray_from_img(np.ascontiguousarray(tracks.pixels, np.float64)))
     pixels = np.full((len(rays), 2), np.nan)
@@ -97,7 +106,7 @@ def _view_counts(model: TrackModel, tracks: Tracks) -> npt.NDArray[np.int64]:
 
 
 def figures_of(model: TrackModel, tracks: Tracks) -> ModelFigures:
-    """Count what a model holds."""
+    """Compute the statistics of a model."""
     used = model.used
     error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)[used]
     frame_count = len(tracks.frame_index)
@@ -117,19 +126,19 @@ def figures_of(model: TrackModel, tracks: Tracks) -> ModelFigures:
 def write_model(
     model: TrackModel, tracks: Tracks, colors: Floats, mask: Bytes, paths: SequencePaths, models: str, number: int
 ) -> Path:
-    """Write a model of undistorted frames as training data (layout 2) and as COLMAP's binary model, in one folder.
+    """Write a model of undistorted frames as training data (layout 2) and as a binary COLMAP model, in one folder.
 
     Args:
-        model: what to write.
-        tracks: in pixels of the undistorted frames.
-        colors: (O, 3) of each observation.
+        model: model to write.
+        tracks: O observations, in pixels of the undistorted frames.
+        colors: (O, 3) colour of each observation, 0..255.
         mask: (H, W) content area.
-        paths: the sequence.
-        models: folder of the models, as a path from the sequence's folder or an absolute one.
-        number: of the model.
+        paths: files of the sequence.
+        models: folder of the models, absolute or relative to the folder of the sequence.
+        number: number of the model.
 
     Returns:
-        The model's folder.
+        The folder of the model.
     """
     shades = mean_colors(tracks.track[model.used], colors[model.used], tracks.track_count)
     reconstruction = colored_reconstruction(model, tracks, shades)

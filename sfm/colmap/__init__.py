@@ -1,1 +1,1 @@
-"""COLMAP's models and databases: reading, checking, writing."""
+"""COLMAP models and databases: reading, validation and writing."""

@@ -1,4 +1,4 @@
-"""Keypoints and matches → COLMAP's database: the one place where correspondences are handed to pycolmap."""
+"""Keypoints and matches ↔ COLMAP database: the only place that passes matches to pycolmap."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,14 +22,14 @@ def write_database(
     """Write a new database of images that share a camera.
 
     Args:
-        path: where; an existing file is replaced.
-        camera: of all images; its focal length is taken as known if `has_prior_focal_length` is set.
-        keypoints: image's name → (N, 2) float32 px, COLMAP's convention: (0.5, 0.5) is the centre of the first pixel.
-        matches: two names → (M, 2) zero-based rows of the keypoints of the first and of the second, not verified.
+        path: database to write; an existing file is replaced.
+        camera: camera of all images; its focal length is trusted if `has_prior_focal_length` is set.
+        keypoints: image name → (N, 2) float32 px in COLMAP's convention: (0.5, 0.5) is the centre of the first pixel.
+        matches: two image names → (M, 2) zero-based keypoint indices in the first and second image, not verified.
 
     Raises:
-        ValueError: if a match is out of its image's range, as one-based indices are sooner or later.
-        LumenError: if it cannot be written.
+        ValueError: if a match index is out of range, as one-based indices are.
+        LumenError: if the database cannot be written.
     """
     with explain_os_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,12 @@ def write_database(
         for (first, second), rows in matches.items():
             limits = (len(keypoints[first]), len(keypoints[second]))
             if len(rows) and ((rows < 0).any() or (rows >= limits).any()):
-                raise ValueError(f"a match of {first} and {second} names a keypoint outside 0..{limits}")
+                raise ValueError(f"a match of {first} and {second} has a keypoint index outside 0..{limits}")
             database.write_matches(image_ids[first], image_ids[second], np.ascontiguousarray(rows, np.uint32))
 
 
 def read_database(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[Pair, npt.NDArray[np.int64]]]:
-    """Read keypoints and matches back, as `write_database` takes them."""
+    """Read keypoints and matches in the form that `write_database` takes."""
     with pycolmap.Database.open(path) as database:
         names = {image.image_id: image.name for image in database.read_all_images()}
         keypoints = {name: database.read_keypoints(image_id)[:, :2] for image_id, name in names.items()}

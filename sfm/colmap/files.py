@@ -1,7 +1,7 @@
-"""Whether the files of a COLMAP model are whole: COLMAP reads some that are cut off for ever, and believes others.
+"""Check that the files of a COLMAP model are complete: COLMAP hangs on some truncated files and accepts others.
 
-The layouts are those of COLMAP 4: little-endian, each file a count and then as many records. Older models have no
-rigs.bin and no frames.bin.
+The layouts are those of COLMAP 4: little-endian, a count followed by as many records. Older models have no rigs.bin and
+no frames.bin.
 """
 
 import struct
@@ -17,7 +17,7 @@ _POSE = 7 * 8
 
 
 class _Bytes:
-    """A file's content, gone over from front to back; what is past the end is a struct.error."""
+    """Forward reader of a file's content; raises struct.error past the end."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -33,10 +33,10 @@ class _Bytes:
         if self._at > len(self._content):
             raise struct.error("past the end")
 
-    def skip_text(self) -> None:
+    def skip_string(self) -> None:
         end = self._content.find(b"\0", self._at)
         if end < 0:
-            raise struct.error("a text without an end")
+            raise struct.error("a string without a terminator")
         self._at = end + 1
 
     @property
@@ -57,12 +57,12 @@ def _camera(file: _Bytes) -> None:
 
 def _image(file: _Bytes) -> None:
     file.skip(4 + _POSE + 4)
-    file.skip_text()
+    file.skip_string()
     file.skip(24 * file.read("Q"))
 
 
 def _point(file: _Bytes) -> None:
-    # Number, position, colour and error.
+    # Point ID, position, colour and error.
     file.skip(8 + 3 * 8 + 3 + 8)
     file.skip(8 * file.read("Q"))
 
@@ -92,32 +92,34 @@ _REQUIRED = ("cameras", "images", "points3D")
 
 
 def check_model_files(folder: Path) -> dict[str, ModelText]:
-    """Check that the files of a COLMAP model, binary or else text, hold as much as they say.
+    """Check that the files of a COLMAP model hold as many records as they declare; binary takes precedence.
 
     Returns:
-        The content of each text file by its stem; nothing for a binary model.
+        File stem → content, for each file of a text model; empty for a binary model.
 
     Raises:
-        LumenError: if one is missing, cannot be read, is cut off or damaged.
+        LumenError: if a file is missing, unreadable, truncated or damaged.
     """
     form = "bin" if (folder / "cameras.bin").exists() else "txt"
     paths = [folder / f"{name}.{form}" for name in _RECORDS]
     paths = [path for path in paths if path.exists() or path.stem in _REQUIRED]
     newer = [path for path in paths if path.stem not in _REQUIRED]
     if len(newer) == 1:
-        raise LumenError(f"{folder} holds {newer[0].name} alone: a model has rigs.{form} and frames.{form}, or neither")
+        raise LumenError(
+            f"{folder} holds only {newer[0].name}: a model has both rigs.{form} and frames.{form}, or neither"
+        )
     if form == "txt":
         return {path.stem: read_model_text(path) for path in paths}
     for path in paths:
         with explain_os_errors("read", path):
             content = path.read_bytes()
         if not _is_whole_binary(path.stem, content):
-            raise LumenError(f"{path} is cut off or damaged: copy the model again")
+            raise LumenError(f"{path} is truncated or damaged: copy the model again")
     return {}
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether `check_model_files` finds nothing."""
+    """Whether a model passes `check_model_files`."""
     try:
         check_model_files(folder)
     except LumenError:

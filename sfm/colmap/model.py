@@ -1,4 +1,4 @@
-"""COLMAP models: from training data and back, without losing a pose or a track."""
+"""Lossless conversion between COLMAP models and training data."""
 
 import re
 import tempfile
@@ -22,24 +22,25 @@ def read_model(folder: Path) -> pycolmap.Reconstruction:
     """Read a COLMAP model, binary or text.
 
     Raises:
-        LumenError: if there is none, it is cut off or damaged, holds what is not finite, or no image in it has a pose.
+        LumenError: if the folder holds no model, or the model is truncated or damaged, has values that are not finite,
+            or has no registered image.
     """
     if not any((folder / f"cameras.{suffix}").exists() for suffix in ("bin", "txt")):
-        raise LumenError(f"{folder} holds no COLMAP model: no cameras.bin and no cameras.txt")
+        raise LumenError(f"{folder} holds no COLMAP model: it has neither cameras.bin nor cameras.txt")
     texts = check_model_files(folder)
     try:
         model = _read(folder, texts)
     except (RuntimeError, ValueError, OSError, IndexError) as error:
         raise LumenError(
-            f"{folder}: the COLMAP model is cut off or damaged, or its files are of different models "
+            f"{folder}: the COLMAP model is truncated or damaged, or its files belong to different models "
             f"({str(error).splitlines()[0]}): copy the model again"
         ) from error
     if not model.num_reg_images():
-        raise LumenError(f"{folder}: no image of the COLMAP model has a pose")
+        raise LumenError(f"{folder}: the COLMAP model has no registered image")
     if any(text.may_lack_an_end for text in texts.values()) and not _is_consistent(model):
         raise LumenError(
-            f"{folder} is cut off or damaged: a file has no newline at its end, and the points of its images are not "
-            "those of its points3D.txt: copy the model again"
+            f"{folder} is truncated or damaged: a file does not end with a newline, and the observations in images.txt "
+            "are not those in points3D.txt: copy the model again"
         )
     _check_numbers(model, folder)
     return model
@@ -49,10 +50,10 @@ def _read(folder: Path, texts: Mapping[str, ModelText]) -> pycolmap.Reconstructi
     if all(text.is_as_written for text in texts.values()):
         model = pycolmap.Reconstruction(folder)
     else:
-        with tempfile.TemporaryDirectory(prefix="lumensfm-") as mended:
+        with tempfile.TemporaryDirectory(prefix="lumensfm-") as repaired:
             for stem, text in texts.items():
-                (Path(mended) / f"{stem}.txt").write_text(text.content, encoding="utf-8")
-            model = pycolmap.Reconstruction(mended)
+                (Path(repaired) / f"{stem}.txt").write_text(text.content, encoding="utf-8")
+            model = pycolmap.Reconstruction(repaired)
     if texts:
         for image_id, name in image_names(texts["images"].content).items():
             model.images[image_id].name = name
@@ -60,7 +61,7 @@ def _read(folder: Path, texts: Mapping[str, ModelText]) -> pycolmap.Reconstructi
 
 
 def _is_consistent(model: pycolmap.Reconstruction) -> bool:
-    """Whether the images list the observations that the points list."""
+    """Whether images and points list the same observations."""
     in_images = {
         (image_id, place): point.point3D_id
         for image_id, image in model.images.items()
@@ -77,10 +78,10 @@ def _is_consistent(model: pycolmap.Reconstruction) -> bool:
 
 def _check_numbers(model: pycolmap.Reconstruction, folder: Path) -> None:
     for camera in model.cameras.values():
-        # A spherical camera has none.
+        # A spherical camera has no focal length.
         focal_px = min((camera.params[index] for index in camera.focal_length_idxs()), default=1.0)
         if not np.isfinite(camera.params).all() or focal_px <= 0:
-            raise LumenError(f"{folder}: the focal length of camera {camera.camera_id} is not above 0, or not finite")
+            raise LumenError(f"{folder}: the focal length of camera {camera.camera_id} is not positive and finite")
     for image_id, image in model.images.items():
         try:
             name = image.name
@@ -94,10 +95,10 @@ def _check_numbers(model: pycolmap.Reconstruction, folder: Path) -> None:
 
 
 def model_from_training_data(data: TrainingData) -> pycolmap.Reconstruction:
-    """Training data → COLMAP model.
+    """Convert training data to a COLMAP model.
 
-    Training data says which frames see a point, not where; the observations are put where the point projects to. Views
-    with the same intrinsics share a PINHOLE camera. An image is named by its file.
+    Training data lists which frames observe a point, but no pixels; each observation is placed at the projection of its
+    point. Views with equal intrinsics share a PINHOLE camera. Images are named after their files.
     """
     model = pycolmap.Reconstruction()
     distinct, camera_of_view = np.unique(data.pinhole, axis=0, return_inverse=True)
@@ -132,22 +133,23 @@ def training_data_from_model(
     *,
     pinholes: bool = True,
 ) -> TrainingData:
-    """COLMAP model → training data: registered images and all points, in the order of their numbers.
+    """Convert a COLMAP model to training data: registered images by frame number, and all points by ID.
 
     Args:
-        model: of PINHOLE or SIMPLE_PINHOLE cameras, if these are required.
-        mask: (H, W) uint8, content area, 255 = tissue.
-        selected_index: all frames of the sequence.
-        image_paths: the image of each name in the model.
-        pinholes: require cameras without distortion; otherwise the intrinsics leave it out.
+        model: COLMAP model.
+        mask: (H, W) uint8 content area, 255 = tissue.
+        selected_index: indices of all frames of the sequence.
+        image_paths: image name in the model → file.
+        pinholes: require PINHOLE or SIMPLE_PINHOLE cameras; otherwise distortion is ignored.
 
     Raises:
-        LumenError: if a camera has distortion or another size than the mask, or an image's name has no frame number.
+        LumenError: if a camera has distortion or not the size of the mask, or an image name has no number or that of
+            another image.
     """
     images = sorted(_registered(model), key=lambda image: frame_number(image.name))
     for image, other in pairwise(images):
         if frame_number(image.name) == frame_number(other.name):
-            raise LumenError(f"the images {image.name!r} and {other.name!r} have the same number, the frame's index")
+            raise LumenError(f"the images {image.name!r} and {other.name!r} have the same frame number")
     _check_cameras(model, mask, pinholes=pinholes)
     frame_index = np.array([frame_number(image.name) for image in images], np.int64)
     paths = [image_paths[image.name] for image in images]
@@ -155,11 +157,11 @@ def training_data_from_model(
 
 
 def poses_from_model(model: pycolmap.Reconstruction) -> TrainingData:
-    """COLMAP model → its poses and points, whatever its lenses, sizes and names.
+    """Read poses and points of a COLMAP model with any camera models, image sizes and image names.
 
-    Where each image's name has a number of its own, that is the frame's index; elsewhere it is the place of the image
-    among all, in natural order (`has_frame_numbers`). Intrinsics leave the distortion out, the mask is of the first
-    camera's size and all 255, and the images are named relative to their folder.
+    The frame index is the number in the image name if every name has a unique one; otherwise it is the rank of the
+    image in natural order (see `has_frame_numbers`). The intrinsics omit distortion, the mask has the size of the first
+    camera and is 255 everywhere, and image paths are relative to the image folder.
     """
     names = sorted((image.name for image in model.images.values()), key=_natural_order)
     numbers = _frame_numbers(names) or list(range(len(names)))
@@ -172,7 +174,7 @@ def poses_from_model(model: pycolmap.Reconstruction) -> TrainingData:
 
 
 def has_frame_numbers(data: TrainingData) -> bool:
-    """Whether `frame_index` is what the images' names say, rather than their order."""
+    """Whether `frame_index` holds the numbers in the image names rather than ranks."""
     names = [str(path) for path in data.image_paths]
     return _frame_numbers(names) == data.frame_index.tolist()
 
@@ -182,7 +184,7 @@ def _registered(model: pycolmap.Reconstruction) -> list[pycolmap.Image]:
 
 
 def _frame_numbers(names: Sequence[str]) -> list[int] | None:
-    """The number of each name; None if one has none or two have the same."""
+    """The number in each name; None if a name has none or two names share one."""
     try:
         numbers = [frame_number(name) for name in names]
     except LumenError:
@@ -195,7 +197,7 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _views(point: pycolmap.Point3D, view_of_image: Mapping[int, int]) -> list[int]:
-    """The views that see a point, of those that have a pose."""
+    """The registered views that observe a point."""
     return [view_of_image[element.image_id] for element in point.track.elements if element.image_id in view_of_image]
 
 
@@ -225,17 +227,17 @@ def _data(
 
 
 def frame_number(name: str) -> int:
-    """The frame's index in the video, the last number in its image's name.
+    """Frame index in the video: the last number in the image name.
 
     Raises:
-        LumenError: if there is none, or it does not fit 64 bits.
+        LumenError: if there is no number, or it does not fit 64 bits.
     """
     numbers = re.findall(r"[0-9]+", Path(name).stem)
     if not numbers:
-        raise LumenError(f"the image {name!r} has no number in its name to tell its place in the video")
+        raise LumenError(f"the image name {name!r} has no number to use as frame index")
     number = int(numbers[-1])
     if number > np.iinfo(np.int64).max:
-        raise LumenError(f"the number in the name of the image {name!r} is too large for the index of a frame")
+        raise LumenError(f"the number in the image name {name!r} is too large for a frame index")
     return number
 
 
@@ -260,13 +262,13 @@ def _check_cameras(model: pycolmap.Reconstruction, mask: Bytes, *, pinholes: boo
         if (camera.height, camera.width) != mask.shape:
             size = f"{mask.shape[1]}x{mask.shape[0]}"
             raise LumenError(
-                f"camera {camera.camera_id} is of {camera.width}x{camera.height} pixels, the mask of {size}: give the "
+                f"camera {camera.camera_id} has {camera.width}x{camera.height} pixels, but the mask {size}: give the "
                 "mask of these images"
             )
 
 
 def _pinhole(camera: pycolmap.Camera) -> list[float]:
     if not camera.focal_length_idxs():
-        # A spherical camera has no focal length; this one looks ahead with a right angle.
+        # A spherical camera has no focal length; substitute a pinhole camera with a 90 degree field of view.
         return [camera.width / 2, camera.width / 2, camera.width / 2, camera.height / 2]
     return [camera.focal_length_x, camera.focal_length_y, camera.principal_point_x, camera.principal_point_y]

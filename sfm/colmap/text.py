@@ -1,7 +1,7 @@
-"""Whether the text files of a COLMAP model are whole, and their content as COLMAP reads it without losing any of it.
+"""Check that the text files of a COLMAP model are complete, and normalize them so that COLMAP reads all of it.
 
-COLMAP drops the last image if the line of its points is missing, reads a line of points as an image or the reverse,
-ends names at a space, and knows no byte order mark. Other programs and editors write all of these.
+COLMAP drops the last image if its line of points is missing, confuses lines of points with lines of images, ends names
+at a space, and does not skip a byte order mark. Other programs and editors write all of these.
 """
 
 import logging
@@ -28,9 +28,9 @@ class ModelText:
     """One text file of a model.
 
     Attributes:
-        content: its lines, each ended by a newline, with a line of points after each image.
-        is_as_written: whether COLMAP reads the file itself as it reads `content`.
-        may_lack_an_end: whether its last line has no newline, or its last image no line of points.
+        content: normalized lines: each ends with a newline, and a line of points follows each image.
+        is_as_written: whether the file itself is already normalized.
+        may_lack_an_end: whether the last line has no newline, or the last image no line of points.
     """
 
     content: str
@@ -45,12 +45,12 @@ def read_model_text(path: Path) -> ModelText:
         path: cameras.txt, images.txt, points3D.txt, rigs.txt or frames.txt.
 
     Raises:
-        LumenError: if it cannot be read, a line of it is not what COLMAP writes there, or its header says that it
-            holds more.
+        LumenError: if the file cannot be read, a line does not have COLMAP's format, or the header declares more
+            records.
     """
     with explain_os_errors("read", path):
         written = path.read_bytes().decode("utf-8", errors="replace")
-    # Not splitlines, which also splits at characters that a name may have.
+    # str.splitlines also splits at characters that a name may contain.
     lines = [line.removesuffix("\r") for line in written.removeprefix("\ufeff").split("\n")]
     has_end = not lines[-1]
     if has_end:
@@ -60,30 +60,32 @@ def read_model_text(path: Path) -> ModelText:
         if not form.holds(line):
             raise _damage(path, f"line {number} is not {form.fields}")
     found = sum(form is not _POINTS2D for _, _, form in records)
-    if (said := _count_in_header(lines)) is not None and found < said:
-        raise _damage(path, f"its header says {said} {path.stem}, it holds {found}", ", or correct the number")
+    if (declared := _count_in_header(lines)) is not None and found < declared:
+        raise _damage(
+            path, f"its header declares {declared} {path.stem}, but it holds {found}", ", or correct the number"
+        )
     lacks_points = bool(records) and records[-1][2] is _IMAGE
     if records and not has_end:
         if lacks_points:
             _check_last_name(path, records)
-        logger.info("%s: the last line does not end with a newline; it is taken to be complete", path)
+        logger.info("%s: the last line does not end with a newline; assuming that it is complete", path)
     content = "".join(f"{line}\n" for line in [*lines, *([""] if lacks_points else [])])
     return ModelText(content, content == written.replace("\r\n", "\n"), bool(records) and (lacks_points or not has_end))
 
 
 def image_names(content: str) -> dict[int, str]:
-    """The name of each image in the content of an images.txt, by the image's number; COLMAP ends names at a space."""
+    """Image ID → full image name in the content of an images.txt; COLMAP ends names at a space."""
     rows = [_image_fields(line) for _, line, form in _records("images", content.split("\n")) if form is _IMAGE]
     return {int(row[0]): row[-1].strip() for row in rows}
 
 
 def _damage(path: Path, what: str, advice: str = "") -> LumenError:
-    return LumenError(f"{path} is cut off or damaged: {what}: copy the model again{advice}")
+    return LumenError(f"{path} is truncated or damaged: {what}: copy the model again{advice}")
 
 
 def _count_in_header(lines: list[str]) -> int | None:
-    said = next((match for line in lines if line.startswith("#") and (match := _COUNT.match(line))), None)
-    return None if said is None else int(said[1])
+    found = next((match for line in lines if line.startswith("#") and (match := _COUNT.match(line))), None)
+    return None if found is None else int(found[1])
 
 
 def _are_numbers(tokens: list[str]) -> bool:
@@ -173,10 +175,9 @@ _FORMS = {
 
 
 def _records(stem: str, lines: list[str]) -> list[tuple[int, str, _Form]]:
-    """The lines that hold something: number from 1, content, and what has to be in it.
+    """Lines with data: line number from 1, content and expected form.
 
-    Empty lines and comments hold nothing. In images.txt each image is followed by a line of its points, which may be
-    empty.
+    Empty lines and comments are skipped, except the line of points that follows each image in images.txt.
     """
     form = _FORMS[stem]
     found: list[tuple[int, str, _Form]] = []
@@ -189,7 +190,7 @@ def _records(stem: str, lines: list[str]) -> list[tuple[int, str, _Form]]:
 
 
 def _check_last_name(path: Path, records: list[tuple[int, str, _Form]]) -> None:
-    """See that the file's last word, the name of the last image, is not cut off."""
+    """Check that the last word of the file, the name of the last image, is not truncated."""
     *others, last = [Path(line.strip()).suffix.lower() for _, line, form in records if form is _IMAGE]
     if last not in others and last not in _SUFFIXES:
-        raise _damage(path, "its last line is not complete")
+        raise _damage(path, "its last line is incomplete")

@@ -1,4 +1,4 @@
-"""Files that pycolmap writes, listed in the record of the output that they belong to."""
+"""Registration of the files that pycolmap writes in the record of their output."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ from pipeline.errors import explain_os_errors
 from pipeline.outputs.record import own, own_scratch
 
 _MODEL_FILES = tuple(f"{name}.bin" for name in ("cameras", "images", "points3D", "rigs", "frames"))
-# SQLite's files beside a database, and lists of pairs that are handed to pycolmap.
+# SQLite's files beside a database, and pair lists for pycolmap.
 _SCRATCH_FILES = (*_MODEL_FILES, "database.db*", "*.pairs.txt")
 
 
 def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:
-    """Write a COLMAP model in binary form.
+    """Write a binary COLMAP model.
 
     Raises:
-        LumenError: if it cannot be written, or a file of the user has one of the names.
+        LumenError: if it cannot be written, or would overwrite a file of the user.
     """
     with explain_os_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,5 +26,5 @@ def write_binary_model(model: pycolmap.Reconstruction, folder: Path) -> None:
 
 
 def own_mapping_files(folder: Path) -> None:
-    """List the databases and models in a folder in which pycolmap works as written by this tool."""
+    """Record the databases and models in a working folder of pycolmap as written by this tool."""
     own_scratch(folder, _SCRATCH_FILES)

@@ -1,1 +1,1 @@
-"""A reconstruction against ground truth or another reconstruction."""
+"""Metrics of a reconstruction against ground truth or another reconstruction."""

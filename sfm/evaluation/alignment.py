@@ -1,4 +1,4 @@
-"""Comparing two camera paths that differ by a similarity."""
+"""Alignment and comparison of two camera trajectories up to a similarity transform (Sim(3))."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ from pipeline.errors import LumenError
 
 Floats = npt.NDArray[np.float64]
 
-# Centres that are the same come out of their poses different by so much of their distance from the origin.
+# Relative rounding error of camera centres that are computed from poses.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
 class PathDifference:
-    """How a camera path differs from another after the similarity that brings its centres nearest to the other's.
+    """Differences of an estimated from a reference trajectory, after Sim(3) alignment of the camera centres.
 
     Attributes:
-        reference_from_estimate: the similarity (Umeyama, PAMI 1991).
-        position: (N,) float64, distance of the centres, in the units of the reference.
+        reference_from_estimate: the least-squares similarity transform (Umeyama, PAMI 1991).
+        position: (N,) float64, distance between the centres, in units of the reference.
         rotation_deg: (N,) float64, angle between the orientations.
-        path_length: of the reference, in its units.
-        extent: largest side of the bounding box of the reference's centres.
+        path_length: length of the reference trajectory, in its units.
+        extent: largest side of the bounding box of the reference centres, in the same units.
     """
 
     reference_from_estimate: pycolmap.Sim3d
@@ -43,15 +43,15 @@ def compare_paths(estimate: Floats, reference: Floats) -> PathDifference:
     """Compare the poses (N, 3, 4) cam_from_world of the same N >= 3 frames in two reconstructions.
 
     Raises:
-        LumenError: if there are too few frames, or the camera does not move, or on a line alone.
+        LumenError: if there are fewer than 3 frames, or the camera centres are identical or collinear.
     """
     if len(estimate) < 3:
-        raise LumenError(f"{len(estimate)} frames in common: at least 3 are needed to compare camera paths")
+        raise LumenError(f"{len(estimate)} frames in common: at least 3 are needed to compare trajectories")
     found = invert_poses(estimate)[:, :, 3]
     true = invert_poses(reference)[:, :, 3]
     similarity = pycolmap.estimate_sim3d(found, true)
     if similarity is None:
-        raise LumenError("the camera's centres are in one place or on one line, so the paths cannot be compared")
+        raise LumenError("the camera centres are identical or collinear: the trajectories cannot be aligned")
     moved = similarity.scale * found @ similarity.rotation.matrix().T + similarity.translation
     estimated_rotations = estimate[:, :, :3] @ similarity.rotation.matrix().T
     between = np.einsum("nij,nkj->nik", estimated_rotations, reference[:, :, :3])
@@ -66,18 +66,19 @@ def compare_paths(estimate: Floats, reference: Floats) -> PathDifference:
 
 
 def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
-    """The similarity reference_from_estimate that fits orientations first, and then centres.
+    """Estimate the similarity reference_from_estimate from the orientations first, then from the centres.
 
-    A path that is nearly straight, as in a tube, leaves the turn about itself open when only its centres are aligned,
-    and points beside it go astray. Here the rotation is the chordal mean of those that align the single orientations
-    (Hartley et al., Rotation Averaging, IJCV 2013), and scale and translation are the least-squares ones for it.
+    The centres of a nearly straight trajectory, as in a tube, do not determine the rotation about its axis, so an
+    alignment of the centres alone misplaces the points. Here the rotation is the chordal mean of the rotations that
+    align the single orientations (Hartley et al., Rotation Averaging, IJCV 2013); scale and translation are the
+    least-squares solution given that rotation.
 
     Args:
         estimate, reference: (N, 3, 4) cam_from_world of the same frames.
 
     Raises:
-        LumenError: if there are fewer than 2 frames, the camera does not move, or the centres run against each other,
-            so that no positive scale fits.
+        LumenError: if there are fewer than 2 frames, the camera does not move, or the trajectories run in opposite
+            directions, so that no positive scale fits.
     """
     total = np.einsum("nji,njk->ik", reference[:, :, :3], estimate[:, :, :3])
     left, _, right = np.linalg.svd(total)
@@ -86,24 +87,24 @@ def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
     true = invert_poses(reference)[:, :, 3]
     spread = found - found.mean(axis=0)
     if len(found) < 2 or (spread**2).sum() <= _ROUNDING**2 * (found**2).sum():
-        raise LumenError("the camera's centres are all in one place, so the paths cannot be compared")
+        raise LumenError("the camera centres are identical: the trajectories cannot be aligned")
     scale = float((spread * (true - true.mean(axis=0))).sum() / (spread**2).sum())
     if scale <= 0:
-        raise LumenError("the camera paths run against each other, so no similarity brings them together")
+        raise LumenError("the trajectories run in opposite directions: no similarity transform aligns them")
     translation = true.mean(axis=0) - scale * found.mean(axis=0)
     return pycolmap.Sim3d(scale, pycolmap.Rotation3d(rotation), translation)
 
 
 def relative_pose_errors(estimate: Floats, reference: Floats, scale: float) -> float:
-    """Relative pose error (Sturm et al., IROS 2012) of the translations of neighbouring frames, as a share.
+    """Compute the relative pose error (Sturm et al., IROS 2012) of translations between neighbouring frames.
 
     Args:
         estimate, reference: (N, 3, 4) cam_from_world of the same frames, N >= 2.
-        scale: of the reference's world over the estimate's.
+        scale: from units of the estimate to units of the reference.
 
     Returns:
-        Root mean square of the differences of the steps in the cameras' own frames, over the reference's mean step;
-        NaN if the reference does not move.
+        Root mean square of the step differences, in camera coordinates, divided by the mean step of the reference; NaN
+        if the reference does not move.
     """
     steps = [_steps(poses, factor) for poses, factor in ((estimate, scale), (reference, 1.0))]
     error = np.sqrt(((steps[0] - steps[1]) ** 2).sum(axis=1).mean())
@@ -112,6 +113,6 @@ def relative_pose_errors(estimate: Floats, reference: Floats, scale: float) -> f
 
 
 def _steps(cam_from_world: Floats, scale: float) -> Floats:
-    """(N - 1, 3): where each next camera's centre is, in the frame of the one before."""
+    """(N - 1, 3) centre of each next camera in the coordinates of the camera before it."""
     centers = scale * invert_poses(cam_from_world)[:, :, 3]
     return np.asarray(np.einsum("nij,nj->ni", cam_from_world[:-1, :, :3], np.diff(centers, axis=0)))

@@ -1,4 +1,4 @@
-"""What is exactly true of a phantom, as far as a reconstruction is measured by it."""
+"""Ground truth of a phantom: trajectory, surface and depth maps."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SurfaceTruth:
-    """Camera path and surface of a phantom, mm.
+    """Ground-truth trajectory and surface of a phantom, mm.
 
     Attributes:
-        paths: of the phantom.
-        camera: of the video as recorded.
-        cam_from_world: (N, 3, 4) of all frames of the video.
-        shows: (N,) bool, which frames show something.
-        scene: the surfaces.
+        paths: files of the phantom.
+        camera: camera of the video as recorded.
+        cam_from_world: (N, 3, 4) poses of all frames of the video.
+        shows: (N,) bool, frames that are not black.
+        scene: the surface mesh.
     """
 
     paths: PhantomPaths
@@ -39,37 +39,37 @@ class SurfaceTruth:
         """Read a phantom's folder.
 
         Raises:
-            LumenError: if `root` holds no phantom, or one of another format version.
+            LumenError: if `root` holds no phantom, or its format version is not supported.
         """
         paths = PhantomPaths(root)
         if not paths.truth.exists():
             raise LumenError(
-                f"{root} is no folder of a phantom (no {paths.truth.name} in it), as data_prep/phantom.py makes"
+                f"{root} is not a phantom folder: {paths.truth.name} is missing; data_prep/phantom.py renders one"
             )
         facts = read_facts(paths)
         with explain_os_errors("read", paths.poses):
             poses = np.load(paths.poses)
         mesh = o3d.t.io.read_triangle_mesh(paths.mesh) if paths.mesh.is_file() else None
         if mesh is None or "positions" not in mesh.vertex:
-            raise LumenError(f"{paths.mesh} holds no mesh: render the phantom again")
+            raise LumenError(f"{paths.mesh} contains no mesh: render the phantom again")
         scene = o3d.t.geometry.RaycastingScene()
         scene.add_triangles(mesh)
         shows = np.array([not frame["is_black"] for frame in facts["frames"]])
         return cls(paths, pycolmap.Camera(**facts["camera"], camera_id=1), poses, shows, scene)
 
     def distance(self, points_mm: Floats) -> Floats:
-        """Distance of points (N, 3) to the nearest surface: (N,), mm."""
+        """Distance from points (N, 3) to the surface: (N,) float64, mm."""
         query = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_mm, np.float32))
         return np.asarray(self.scene.compute_distance(query).numpy(), np.float64)
 
     def depth(self, frame: int) -> npt.NDArray[np.float32] | None:
-        """(H, W) float32 depth along the optical axis, mm, 0 where there is none; None without a depth map."""
+        """(H, W) float32 depth along the optical axis, mm, 0 where unknown; None if there is no depth map."""
         path = self.paths.depth(frame)
         stored = read_pixels(path, cv2.IMREAD_UNCHANGED)
         return None if stored is None else (stored * np.float32(DEPTH_UNIT_MM)).astype(np.float32)
 
     def surface_points(self, frame: int, step: int) -> Floats:
-        """What every `step`-th pixel of a frame shows, (N, 3) mm; none without a depth map."""
+        """Back-project every `step`-th pixel of a depth map: (N, 3) mm; N = 0 if there is no depth map."""
         depth = self.depth(frame)
         if depth is None:
             return np.zeros((0, 3))
@@ -82,7 +82,16 @@ class SurfaceTruth:
         return np.asarray((in_camera - pose[:, 3]) @ pose[:, :3])
 
     def sees(self, frame: int, points_mm: Floats, tolerance: float) -> npt.NDArray[np.bool_]:
-        """Which points (N, 3) a frame shows: inside the content area, and no surface more than a share nearer."""
+        """Which points (N, 3) a frame sees.
+
+        Args:
+            frame: index of the frame.
+            points_mm: (N, 3).
+            tolerance: largest difference from the depth map, as a share of the depth.
+
+        Returns:
+            (N,) bool; all False if the frame has no depth map.
+        """
         depth = self.depth(frame)
         seen = np.zeros(len(points_mm), bool)
         if depth is None:

@@ -1,4 +1,4 @@
-"""A reconstruction of a phantom against its truth."""
+"""Accuracy and completeness of a phantom's reconstruction against ground truth."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,31 +16,31 @@ from sfm.mapping.triangulation import camera_centers
 
 Floats = npt.NDArray[np.float64]
 
-# Surface within this share of the scene's depth of a point is reconstructed.
+# A surface sample counts as reconstructed if a point is within this share of the scene depth.
 COMPLETE_SHARE = 0.005
 _SEEN_FRAMES = 3
 _PIXEL_STEP = 8
-# Of the depth: how far a surface point may be from what a depth map's pixel shows and still be the same.
+# Largest difference of a visible surface sample from the depth map, as a share of the depth.
 _SAME_DEPTH = 0.03
 
 
 @dataclass(frozen=True)
 class TruthFigures:
-    """How good a reconstruction is.
+    """Errors of a reconstruction against ground truth.
 
     Attributes:
-        registered_share: frames with a pose, of all that are not black, 0..1.
-        ate_share: absolute trajectory error after the Sim(3) of the camera centres, of the path's length.
-        rpe_share: root mean square error of the steps between neighbouring frames, of their mean length.
-        rotation_deg: median angle between orientations after the alignment of the poses.
-        surface_mm: median distance of the points to the true surface after the alignment of the poses; NaN, as the next
-            and `spacing_mm`, if no frame sees a point.
-        depth_mm: median distance of the points from the cameras that see them, the scene's depth.
+        registered_share: registered frames over frames that are not black, 0..1.
+        ate_share: absolute trajectory error after Sim(3) alignment of the camera centres, over the trajectory length.
+        rpe_share: root mean square error of the steps between neighbouring frames, over the mean step.
+        rotation_deg: median angle between the orientations after alignment of the poses.
+        surface_mm: median distance of the points to the true surface after alignment of the poses; NaN if no point is
+            observed, as are `depth_mm` and `spacing_mm`.
+        depth_mm: median distance of the points from the cameras that see them: the scene depth.
         completeness: share of the surface seen by 3 frames or more that has a point within `COMPLETE_SHARE` of the
-            depth, 0..1; None where the phantom has no depth maps, or no frame sees a point.
+            scene depth, 0..1; None if the phantom has no depth maps, or no point is observed.
         spacing_mm: median distance of a point to its nearest neighbour.
-        focal_share: the focal length over the lens's; it tells nothing of a fisheye lens, because undistorted frames
-            have another.
+        focal_share: estimated over true focal length; meaningless for a fisheye lens, whose undistorted frames have
+            another focal length.
     """
 
     registered_share: float
@@ -55,20 +55,21 @@ class TruthFigures:
 
     @property
     def surface_share(self) -> float:
-        """The distance to the surface as a share of the scene's depth."""
+        """Distance to the surface as a share of the scene depth."""
         return self.surface_mm / self.depth_mm
 
 
 def evaluate(data: TrainingData, truth: SurfaceTruth) -> TruthFigures:
-    """Compare a reconstruction with the phantom that its video shows; frames are known by their index.
+    """Compare a reconstruction with the phantom whose video it is made from; frames are matched by index.
 
     Raises:
-        LumenError: if fewer than 3 frames are registered, or it is of another video.
+        LumenError: if fewer than 3 frames are registered, or the phantom has fewer frames than the reconstruction.
     """
     last = int(data.frame_index.max(initial=0))
     require(
         last < len(truth.cam_from_world),
-        f"frame {last} is reconstructed, the phantom has {len(truth.cam_from_world)}: give the phantom of this video",
+        f"frame {last} is registered, but the phantom has only {len(truth.cam_from_world)} frames: give the phantom of "
+        "this video",
     )
     reference = truth.cam_from_world[data.frame_index]
     difference = compare_paths(data.cam_from_world, reference)
@@ -87,7 +88,7 @@ def evaluate(data: TrainingData, truth: SurfaceTruth) -> TruthFigures:
 
 
 def _point_figures(data: TrainingData, truth: SurfaceTruth, alignment: pycolmap.Sim3d) -> dict[str, Any]:
-    """The figures of `TruthFigures` that need points."""
+    """The fields of `TruthFigures` that need points."""
     if not len(data.observation_point):
         return {"surface_mm": np.nan, "depth_mm": np.nan, "completeness": None, "spacing_mm": np.nan}
     points_mm = _transformed(alignment, data.points)
@@ -111,9 +112,9 @@ def _cloud(points: Floats) -> o3d.geometry.PointCloud:
 
 
 def _completeness(points_mm: Floats, truth: SurfaceTruth, tolerance_mm: float) -> float | None:
-    """The share of the surface that has a point near to it, of all that enough frames see.
+    """Share of the sufficiently observed surface that has a point within the tolerance; None without depth maps.
 
-    The surface is sampled through the pixels of some frames, and evenly: one sample in each cube of the tolerance.
+    Surface samples are back-projected depth maps of some frames, thinned to one sample per cube of the tolerance.
     """
     frames = np.flatnonzero(truth.shows)
     some = frames[np.unique(np.linspace(0, len(frames) - 1, 30).astype(int))]

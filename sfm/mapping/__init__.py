@@ -1,1 +1,1 @@
-"""Structure from Motion: tracks → cameras, poses and points."""
+"""Structure from Motion: tracks → camera, poses and points."""

@@ -1,4 +1,4 @@
-"""Models of a video without the points that are not to be trusted."""
+"""Removal of unreliable points from the models of a video."""
 
 import logging
 from dataclasses import replace
@@ -20,12 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def explained_share(model: TrackModel, tracks: Tracks, min_views: int) -> float:
-    """The share 0..1 of the observations in a model's own frames that agree with its points.
+    """Compute the share 0..1 of the observations in the registered frames that agree with the points.
 
     Args:
-        model: of the tracks.
-        tracks: of the whole video; only those count that are observed in `min_views` of the model's frames.
-        min_views: fewest frames of a point.
+        model: model of the tracks.
+        tracks: tracks of the whole video; those with fewer than `min_views` observations in registered frames are
+            ignored.
+        min_views: smallest number of observations of a point.
     """
     inside = model.registered[tracks.frame]
     views = np.bincount(tracks.track[inside], minlength=tracks.track_count)
@@ -36,7 +37,7 @@ def explained_share(model: TrackModel, tracks: Tracks, min_views: int) -> float:
 def clean_models(
     found: VideoModels, tracks: Tracks, colors: npt.NDArray[np.float64], config: MapConfig, report: StageReport
 ) -> VideoModels:
-    """Remove points of uncertain depth and of inconsistent colour, and models that are left with too few.
+    """Remove points with uncertain depth or inconsistent colour, and models that are left with too few points.
 
     Args:
         found: at least one model.
@@ -54,7 +55,7 @@ def clean_models(
     for number, share in enumerate(explained):
         if share < _EXPLAINED_WARNED:
             report.warnings.append(
-                f"model {number} explains only {share:.0%} of what was followed in its frames: check its point cloud "
+                f"model {number} explains only {share:.0%} of the observations in its frames: check its point cloud "
                 "before you use it"
             )
             logger.warning(report.warnings[-1])
@@ -65,9 +66,9 @@ def clean_models(
     report.counts |= {"points_of_uncertain_depth": best.uncertain, "points_of_inconsistent_color": best.inconsistent}
     if not enough:
         raise NoReconstruction(
-            f"no reconstruction: of {before} points {best.model.point_count} are certain enough; the camera may hardly "
-            "move, or loosen --max_depth_uncertainty"
+            f"no reconstruction: only {best.model.point_count} of {before} points are certain enough, because the "
+            "camera hardly moves or --max_depth_uncertainty is too small"
         )
     facts = (best.model.point_count, best.uncertain, best.inconsistent)
-    logger.info("%d points left; %d of uncertain depth and %d of inconsistent colour removed", *facts)
+    logger.info("%d points kept; %d with uncertain depth and %d with inconsistent colour removed", *facts)
     return replace(found, models=[each.model for each in enough])

@@ -1,4 +1,4 @@
-"""Removing points of a sparse cloud that are not to be trusted."""
+"""Removal of unreliable points from a sparse model."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Cleaning:
-    """How many points went, and why.
+    """A cleaned model and the number of points removed by each criterion.
 
     Attributes:
-        model: what is left.
-        uncertain: points whose depth is too uncertain.
-        inconsistent: points whose colour differs too much from view to view.
+        model: the cleaned model.
+        uncertain: number of points removed for the uncertainty of their depth.
+        inconsistent: number of points removed because their colour varies too much between views.
     """
 
     model: TrackModel
@@ -31,14 +31,14 @@ class Cleaning:
 def clean(
     model: TrackModel, tracks: Tracks, colors: Floats, max_depth_uncertainty: float, inlier_percentage: float
 ) -> Cleaning:
-    """Remove points of uncertain depth, and then the share whose colour is the least consistent; poses stay.
+    """Remove points with uncertain depth, then the share of points with the least consistent colour; keep all poses.
 
     Args:
-        model: adjusted.
-        tracks: of the whole video.
-        colors: (O, 3) of each observation, 0..255; NaN where unknown.
+        model: model after bundle adjustment.
+        tracks: tracks of the whole video.
+        colors: (O, 3) colour of each observation, 0..255; NaN where unknown.
         max_depth_uncertainty: largest standard deviation of a point, as a share of its distance.
-        inlier_percentage: share of the points to keep by colour, 0..1; DDL's name for it.
+        inlier_percentage: share of the points with the most consistent colour to keep, 0..1; named as in DDL.
     """
     before = model.point_count
     certain = depth_uncertainty(model, tracks) <= max_depth_uncertainty
@@ -54,17 +54,20 @@ def clean(
 
 
 def depth_uncertainty(model: TrackModel, tracks: Tracks) -> Floats:
-    """(T,) standard deviation of each point along its most uncertain direction, as a share of its mean distance.
+    """Compute the standard deviation of each point along its most uncertain direction.
 
-    From the inverse of the normal matrix of its rays (Hartley & Zisserman, Multiple View Geometry, section 5.2), with
-    the residuals of the whole model as the noise. Infinite where there is no point.
+    It follows from the inverse of the normal matrix of the rays of the point (Hartley & Zisserman, Multiple View
+    Geometry, section 5.2), with the noise estimated from the residuals of the whole model.
+
+    Returns:
+        (T,) standard deviation as a share of the mean distance; infinite where there is no point.
     """
     used = model.used
     if not used.any():
         return np.full(tracks.track_count, np.inf)
     track = tracks.track[used]
     error_px = reprojection_errors(tracks, model.points, model.camera, model.cam_from_world)[used]
-    # An error is the length of two independent components.
+    # An error is the norm of two independent components.
     noise_rad = np.sqrt((error_px**2).mean() / 2) / model.camera.mean_focal_length()
     rotations = model.cam_from_world[tracks.frame[used], :, :3]
     rays = np.einsum("nji,nj->ni", rotations, bearing_vectors(model.camera, tracks.pixels[used]))

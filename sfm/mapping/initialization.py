@@ -1,11 +1,11 @@
-"""Beginning at the right place: two views of a smooth wall have two solutions, and only one of them is true.
+"""Choice of the initial image pair: two views of a smooth surface have two solutions, and only one is correct.
 
-When the camera moves little, sliding sideways past a bulge looks nearly the same as turning in front of a hollow (the
-reversal and bas-relief ambiguities of small motion; Oliensis, Int. J. Computer Vision 61(3), 2005). Mapping that begins
-with the wrong one goes on with it, every pose is wrong alike, and adjusting cannot bring it back. But more views do not
-agree with it as well. So a few pairs are tried with the keyframes around them, and the one whose model explains the
-largest share of the observations is taken. Windows are placed only where the camera moves; they cover all of the video,
-because any part of it may be the only one that can be mapped.
+When the camera moves little, translating past a bulge looks nearly the same as rotating in front of a hollow (the
+reversal and bas-relief ambiguities of small motion; Oliensis, Int. J. Computer Vision 61(3), 2005). Mapping that starts
+from the wrong solution keeps it: all poses are wrong consistently, and bundle adjustment cannot correct them. Further
+views agree with it less well, though. So a few pairs are mapped together with the keyframes around them, and the one
+whose model explains the largest share of the observations is taken. Windows are placed only where the camera moves;
+they cover the whole video, because any part of it may be the only one that can be mapped.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,30 +23,30 @@ from sfm.mapping.triangulation import Limits
 
 WINDOW_KEYFRAMES = 12
 MIN_KEYFRAMES = 3
-# Windows of one run of keyframes are no nearer to each other than this.
+# Smallest distance between windows of one run of keyframes.
 _WINDOW_STEP = WINDOW_KEYFRAMES // 2
-# Stop after this many windows that gave a model.
+# Stop after this many windows with a model.
 _WINDOWS_WITH_START = 3
-# Two places around the middle of the window; None leaves the choice to COLMAP.
+# Initial pairs, relative to the middle of the window; None leaves the choice to COLMAP.
 _PAIRS: tuple[tuple[int, int] | None, ...] = ((0, 2), (0, 4), (-3, 3), None)
-# True starts explained 86 % and more on phantoms, reversed ones 63 to 66 %.
-_CLEARLY_TRUE = 0.85
+# On phantoms, correct starts explain 86 % and more, reversed ones 63 to 66 %.
+_CLEARLY_CORRECT = 0.85
 _MIN_REGISTERED_SHARE = 0.5
 _ROUGH_FACTOR = 4.0
-# Fewest keyframes of a window in which a point is observed.
+# Smallest number of observations of a point in the keyframes of a window.
 _WINDOW_VIEWS = 3
 
 
 @dataclass(frozen=True)
 class Start:
-    """A way to begin.
+    """An initial model.
 
     Attributes:
-        window: the keyframes that were tried, rows of the tracks' `frame_index`.
-        database: of these and further keyframes.
-        begun: COLMAP's model of some of the window's keyframes.
-        model: the same, adjusted.
-        explained: share of the observations in these keyframes that the model agrees with, 0..1.
+        window: keyframes that were mapped, rows of `tracks.frame_index`.
+        database: database of these and further keyframes.
+        begun: folder of the COLMAP model of some of these keyframes.
+        model: the same model after bundle adjustment.
+        explained: share of the observations in these keyframes that agree with the model, 0..1.
     """
 
     window: Integers
@@ -57,21 +57,21 @@ class Start:
 
 
 def too_few_keyframes(keyframes: Integers) -> str:
-    """Say why fewer keyframes than `MIN_KEYFRAMES` give no reconstruction."""
+    """The reason why fewer than `MIN_KEYFRAMES` keyframes give no reconstruction."""
     return (
-        f"the image changes so little that there are only {len(keyframes)} keyframes: the camera has to move, and not "
-        "only turn"
+        f"the video has only {len(keyframes)} keyframes, because its images hardly change: the camera has to "
+        "translate, not only rotate"
     )
 
 
 def windows_in(runs: Sequence[range]) -> list[range]:
     """Place windows of at most `WINDOW_KEYFRAMES` keyframes in runs of keyframes.
 
-    Windows cover each run and overlap by half or more. The list takes the middle of every run first, the longest run
-    before the others, then the quarters, the eighths, and so on.
+    Windows cover each run and overlap by half or more. The middle of every run comes first, starting with the longest
+    run, then the quarters, the eighths, and so on.
 
     Args:
-        runs: consecutive keyframes by their places, the longest run first; shorter ones than `MIN_KEYFRAMES` give no
+        runs: runs of consecutive keyframe positions, the longest first; runs shorter than `MIN_KEYFRAMES` get no
             window.
     """
     levels: dict[int, list[range]] = {}
@@ -83,7 +83,7 @@ def windows_in(runs: Sequence[range]) -> list[range]:
 
 
 def _windows_of_run(run: range) -> Iterator[tuple[int, range]]:
-    """Windows with the level of subdivision that they belong to."""
+    """Windows of a run, each with its level of subdivision."""
     seen = set()
     level = 0
     while level == 0 or len(run) / 2**level >= _WINDOW_STEP:
@@ -106,30 +106,30 @@ def choose_start(
     *,
     refine_camera: bool = False,
 ) -> Start | None:
-    """Try a few pairs of keyframes and take the one whose surroundings fit best.
+    """Map windows of keyframes from several initial pairs, and choose the model that explains the most observations.
 
     Args:
-        tracks: of the whole video.
-        windows: keyframes to start with, rows of `tracks.frame_index`, in the order in which to try them.
-        database: of the keyframes (`sfm.mapping.incremental.write_keyframes`); the models are written beside it.
-        limits: of points.
+        tracks: tracks of the whole video.
+        windows: windows of keyframes, rows of `tracks.frame_index`, in the order in which to try them.
+        database: database of the keyframes (`sfm.mapping.incremental.write_keyframes`); models are written next to it.
+        limits: acceptance limits of points.
         log: file to which pycolmap's log is appended.
-        seed: of the random choices.
-        refine_camera: adjust the camera with each model.
+        seed: random seed.
+        refine_camera: refine the camera with each model.
 
     Returns:
-        The best start, or None if no pair gives a model.
+        The best initial model, or None if no pair gives one.
     """
     some = replace(limits, views=_WINDOW_VIEWS)
     best: Start | None = None
     found = 0
-    for number, window in enumerate(progress(windows, "trying starts", unit="window")):
+    for number, window in enumerate(progress(windows, "initializing", unit="window")):
         place = database.with_name(f"start_{number}")
         start = _best_in_window(tracks, window, database, place, some, log, seed, refine_camera=refine_camera)
         found += start is not None
         if start is not None and (best is None or start.explained > best.explained):
             best = start
-        if best is not None and (best.explained > _CLEARLY_TRUE or found == _WINDOWS_WITH_START):
+        if best is not None and (best.explained > _CLEARLY_CORRECT or found == _WINDOWS_WITH_START):
             break
     return best
 
@@ -150,19 +150,19 @@ def _best_in_window(
     for pair in _pairs(window):
         place = folder if pair is None else folder.with_name(f"{folder.name}_{pair[0]}_{pair[1]}")
         chosen = None if pair is None else (names[pair[0]], names[pair[1]])
-        begun = map_images(database, names, place, log, seed, pair=chosen)
-        if begun is None:
+        mapped = map_images(database, names, place, log, seed, pair=chosen)
+        if mapped is None:
             continue
-        judged = _judge(begun, tracks, window, limits, log, refine_camera=refine_camera)
-        if judged is not None and (best is None or judged[1] > best.explained):
-            best = Start(window, database, begun, *judged)
-        if best is not None and best.explained > _CLEARLY_TRUE:
+        scored = _score(mapped, tracks, window, limits, log, refine_camera=refine_camera)
+        if scored is not None and (best is None or scored[1] > best.explained):
+            best = Start(window, database, mapped, *scored)
+        if best is not None and best.explained > _CLEARLY_CORRECT:
             break
     return best
 
 
 def _pairs(window: Integers) -> Iterator[tuple[int, int] | None]:
-    """The pairs of places in a window to start with."""
+    """Initial pairs, as positions in a window."""
     middle = len(window) // 2
     for pair in _PAIRS:
         if pair is None:
@@ -171,11 +171,11 @@ def _pairs(window: Integers) -> Iterator[tuple[int, int] | None]:
             yield middle + pair[0], middle + pair[1]
 
 
-def _judge(
-    begun: Path, tracks: Tracks, window: Integers, limits: Limits, log: Path, *, refine_camera: bool
+def _score(
+    mapped: Path, tracks: Tracks, window: Integers, limits: Limits, log: Path, *, refine_camera: bool
 ) -> tuple[TrackModel, float] | None:
-    """The model, adjusted, and the share of the observations that it explains; None if it has too few keyframes."""
-    found = pycolmap.Reconstruction(begun)
+    """The model after bundle adjustment and the share of observations it explains; None with too few keyframes."""
+    found = pycolmap.Reconstruction(mapped)
     if found.num_reg_images() < max(limits.views, _MIN_REGISTERED_SHARE * len(window)):
         return None
     nearby = tracks.select(np.isin(tracks.frame, window)).at_least(limits.views)

@@ -1,12 +1,13 @@
-"""Estimating an unknown camera from the tracks themselves.
+"""Self-calibration: estimate an unknown camera from the tracks.
 
-Focal length and distortion run away when they are free from the first pair on: two views of a tube hardly determine
-them. So each of a few fields of view is held while some keyframes are mapped, then all is adjusted together; the
-starts agree in the end, and the camera model that explains clearly more observations is taken.
+Focal length and distortion diverge if they are refined from the first pair on, because two views of a tube hardly
+determine them. So each of a few fields of view is fixed while some keyframes are mapped, and bundle adjustment then
+refines it; different initial values converge to one camera. The camera model that explains clearly more observations is
+chosen.
 
-Any one window of keyframes may be misleading. So several windows are used, only where the camera moves; they vote for
-the model. If their cameras differ, each is held while the other windows are mapped, and the one that explains most is
-taken.
+A single window of keyframes may mislead. So several windows are used, only where the camera translates, and the model
+that explains the most in all of them is chosen. If their cameras differ, each camera is fixed while the other windows
+are mapped, and the one that explains the most observations is chosen.
 """
 
 import logging
@@ -27,19 +28,19 @@ from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_share, 
 
 CameraModel = Literal["SIMPLE_RADIAL", "OPENCV_FISHEYE"]
 
-# Angles across the longer side of the content area, from the likeliest on: rigid scopes have 60 to 90 degrees, flexible
-# ones 100 to 140.
+# Initial fields of view across the longer side of the content area, the likeliest first: rigid scopes have 60 to 90
+# degrees, flexible ones 100 to 140.
 _STARTS_DEG: dict[CameraModel, tuple[float, ...]] = {
     "SIMPLE_RADIAL": (80.0, 60.0, 110.0),
     "OPENCV_FISHEYE": (125.0, 90.0),
 }
-# Cameras for the question whether it only turns: a field of view every 5 %, with little and with much distortion.
+# Cameras of the rotation test: a field of view every 5 %, with weak and strong distortion.
 _TURNING_DEG = np.geomspace(40.0, 140.0, 26)
 _TURNING_DISTORTIONS: dict[CameraModel, tuple[float, ...]] = {"SIMPLE_RADIAL": (0.0, -0.15), "OPENCV_FISHEYE": (0.0,)}
-# Windows to use, and how far the focal lengths of the first two may differ if no further one is needed.
+# Number of windows to use; if the focal lengths of the first two agree within this factor, no third one is needed.
 _WINDOWS = 3
 _AGREEING = 1.03
-# Another start, or the model with more parameters, has to explain so many times the observations to be preferred.
+# A later initial value, or a model with more parameters, is preferred if it explains this factor more observations.
 _CLEARLY_MORE = 1.02
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CameraEstimate:
-    """A camera, and how well the video determines it.
+    """An estimated camera and its uncertainty.
 
     Attributes:
-        camera: SIMPLE_RADIAL or OPENCV_FISHEYE.
-        focal_range_px: the shortest and the longest focal length among the windows, and among the starts in a window
-            that explain as much.
+        camera: SIMPLE_RADIAL or OPENCV_FISHEYE camera.
+        focal_range_px: smallest and largest focal length of the estimates, from all windows and initial values, that
+            explain nearly as many observations.
     """
 
     camera: pycolmap.Camera
@@ -70,21 +71,21 @@ def estimate_camera(
     log: Path,
     seed: int,
 ) -> CameraEstimate:
-    """Estimate focal length and distortion; the principal point is the middle of the content area.
+    """Estimate focal length and distortion; the principal point is the centre of the content area.
 
     Args:
-        tracks: of the whole video, in pixels of the frames as recorded.
-        keyframes: (K,) rows of `tracks.frame_index`; windows of them are used.
+        tracks: tracks of the whole video, in pixels of the frames as recorded.
+        keyframes: (K,) rows of `tracks.frame_index`.
         size: width and height of the frames, px.
         content_box: first column, first row, end column, end row of the content area, px.
-        models: the camera models to try, the simplest first.
-        limits: of points.
-        folder: for databases and snapshots.
+        models: camera models to try, the simplest first.
+        limits: acceptance limits of points.
+        folder: folder for databases and snapshots.
         log: file to which pycolmap's log is appended.
-        seed: of the random choices.
+        seed: random seed.
 
     Raises:
-        NoReconstruction: if no start gives one, or the camera only turns.
+        NoReconstruction: if no initial camera gives a model, or the camera only rotates.
     """
     if len(keyframes) < MIN_KEYFRAMES:
         raise NoReconstruction(f"no reconstruction: {too_few_keyframes(keyframes)}")
@@ -106,8 +107,8 @@ def estimate_camera(
             break
     if not windows:
         raise NoReconstruction(
-            "no reconstruction, because no camera that was tried explains the motion: give a calibration "
-            "(data_prep/calibrate.py, then extract.py --calibration)"
+            "no reconstruction: no camera that was tried explains the motion; calibrate the camera "
+            "(data_prep/calibrate.py, then data_prep/extract.py --calibration)"
         )
 
     def explained(attempt: Start) -> float:
@@ -122,17 +123,17 @@ def estimate_camera(
 def _moving_runs(
     tracks: Tracks, keyframes: Integers, size: tuple[int, int], content_box: tuple[int, int, int, int], limits: Limits
 ) -> list[range]:
-    """Runs of keyframes in which the camera moves, long enough to map.
+    """Runs of keyframes in which the camera translates, long enough to map.
 
     Raises:
-        NoReconstruction: if it only turns everywhere.
+        NoReconstruction: if there are none.
     """
     shares = turning_shares(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
     runs = [run for run in moving_runs(shares, sharing_neighbours(tracks, keyframes)) if len(run) >= MIN_KEYFRAMES]
     if not runs:
         raise NoReconstruction(
-            f"no reconstruction: a camera that only turns explains {turning_share(shares):.0%} of what its frames "
-            "share; depth needs one that moves, too"
+            f"no reconstruction: pure rotation explains {turning_share(shares):.0%} of the points that keyframes "
+            "share; the camera has to translate"
         )
     return runs
 
@@ -148,7 +149,7 @@ def _attempt(
     *,
     held: bool = False,
 ) -> Start | None:
-    """Map a window with a camera, then adjust both, or the window alone if the camera is held."""
+    """Map a window with a camera, then refine both, or only the model if the camera is held fixed."""
     focal_px = camera.mean_focal_length()
     name = f"{camera.model_name} from {focal_px:.0f} px, keyframes {window[0]} to {window[-1]}"
     place = folder / f"{camera.model_name.lower()}_{focal_px:.0f}_{window[0]}_{window[-1]}"
@@ -165,7 +166,7 @@ def _attempt(
 
 
 def _best_start_of_each_model(found: Mapping[tuple[CameraModel, float], Start]) -> list[tuple[CameraModel, float]]:
-    """For the next window, which needs no more: starts of one model mostly end at the same camera."""
+    """Initial values for the next window: one per model, as those of one model mostly converge to one camera."""
     by_model: dict[CameraModel, tuple[CameraModel, float]] = {}
     for start, attempt in found.items():
         best = by_model.setdefault(start[0], start)
@@ -175,24 +176,24 @@ def _best_start_of_each_model(found: Mapping[tuple[CameraModel, float], Start]) 
 
 
 def _is_another(window: Integers, used: Integers) -> bool:
-    """Whether a window adds to one that was used: it is not much shorter, and most of its keyframes are others."""
+    """Whether a window adds information to a used one: at least half as long, and at least half of it is new."""
     return 2 * len(window) >= len(used) and 2 * np.isin(window, used).sum() <= len(window)
 
 
 def _agree(windows: Sequence[Sequence[Start]]) -> bool:
-    """Whether the windows by themselves give the same camera model and nearly the same focal length."""
+    """Whether each window alone gives the same camera model and nearly the same focal length."""
     cameras = [_choose([window]).camera for window in windows]
     focal_px = [camera.mean_focal_length() for camera in cameras]
     return len({camera.model for camera in cameras}) == 1 and max(focal_px) < _AGREEING * min(focal_px)
 
 
 def _choose(windows: Sequence[Sequence[Start]], explained: Callable[[Start], float] | None = None) -> CameraEstimate:
-    """The camera of the window whose camera explains most, of the model that explains clearly more.
+    """Choose the camera model that explains clearly more observations, and of its cameras the one that explains most.
 
     Args:
-        windows: at least one with an attempt; a window's attempts in the order of preference.
-        explained: how much the camera of an attempt explains in all windows; by default, each window is explained by
-            its own cameras.
+        windows: at least one window, each with its attempts in order of preference.
+        explained: attempt → share of the observations in all windows that its camera explains, summed; by default,
+            each window is scored with its own cameras.
     """
     names = dict.fromkeys(attempt.model.camera.model_name for window in windows for attempt in window)
     of_model = {
@@ -210,7 +211,7 @@ def _choose(windows: Sequence[Sequence[Start]], explained: Callable[[Start], flo
             if attempt.explained * _CLEARLY_MORE > own.explained
         ]
     else:
-        # The best camera of one window may explain no other: a lens of many coefficients fits a short window too well.
+        # The best camera of one window may not explain the others: a model with many parameters overfits a short one.
         scores = {name: [explained(attempt) for attempt in attempts] for name, attempts in best.items()}
         most = {name: max(values) for name, values in scores.items()}
         name = _first_of_the_most(most)
@@ -225,7 +226,7 @@ def _choose(windows: Sequence[Sequence[Start]], explained: Callable[[Start], flo
 
 
 def _choose_model(windows: Sequence[Sequence[Start]]) -> str:
-    """The name of the model that explains most in all windows; an earlier one unless another is clearly better."""
+    """The model that explains most in all windows; an earlier one unless another is clearly better."""
     explained: dict[str, float] = {}
     for window in windows:
         for name in dict.fromkeys(attempt.model.camera.model_name for attempt in window):
@@ -265,11 +266,11 @@ def starting_camera(
     content_box: tuple[int, int, int, int],
     distortion: float = 0.0,
 ) -> pycolmap.Camera:
-    """Make a camera of the angle that it would see across the longer side of the content area without distortion.
+    """Create a camera from the field of view that it would have without distortion.
 
     Args:
-        model: of the camera.
-        angle_deg: the angle.
+        model: camera model.
+        angle_deg: field of view across the longer side of the content area, degrees.
         size: width and height of the frames, px.
         content_box: first column, first row, end column, end row of the content area, px.
         distortion: SIMPLE_RADIAL's k or OPENCV_FISHEYE's k1.

@@ -1,7 +1,7 @@
-"""Tracks from SIFT (Lowe, IJCV 2004), extracted, matched and verified by pycolmap with settings for tissue.
+"""Tracks from SIFT (Lowe, IJCV 2004), extracted, matched and verified by pycolmap with settings tuned for tissue.
 
-The settings were chosen on 60 frames each of two places of a sinus video: many observations that the video's reference
-poses explain to 3 px, a large share of such, little time.
+The settings were tuned on two parts of a sinus video with 60 frames each: for a large number and share of observations
+that the reference poses explain within 3 px, and for little time.
 """
 
 import logging
@@ -24,20 +24,20 @@ from pipeline.progress import ProgressBar
 from sfm.colmap.writing import own_mapping_files
 from sfm.mapping.incremental import colmap_log
 
-# Longest side of the content area in the images that SIFT sees (it doubles them first). Larger ones cost time and
-# bring keypoints on noise.
+# Longest side of the content area in the images passed to SIFT, which upsamples them by 2. Larger images take time and
+# yield keypoints on noise.
 _CONTENT_SIZE_PX = 550
-# Tissue has hardly any contrast; COLMAP's threshold is 0.0067.
+# Tissue has low contrast; COLMAP's default is 0.0067.
 _PEAK_THRESHOLD = 0.001
-# The edge of the content area makes keypoints that stand still, and they would pass for a camera that does. This share
-# of its longest side is left out.
+# The edge of the content area yields static keypoints, which look like a static camera. A margin of this share of the
+# longest side is excluded.
 _EDGE_MARGIN = 0.02
-# Each frame is matched with so many after it.
+# Number of later frames that each frame is matched with.
 _OVERLAP_FRAMES = 10
-# In pixels that SIFT sees. It holds for images with distortion too: within the overlap a fundamental matrix makes up
-# for it.
+# In pixels of the images passed to SIFT. It suits distorted images too: within the overlap, the fundamental matrix
+# absorbs the distortion.
 _MAX_EPIPOLAR_ERROR_PX = 0.75
-# How much pycolmap gets at once: progress is shown between.
+# Batch sizes of pycolmap calls; progress is shown between batches.
 _FRAMES_AT_ONCE = 32
 _PAIRS_AT_ONCE = 320
 
@@ -47,23 +47,24 @@ logger = logging.getLogger(__name__)
 def match_sift(
     paths: SequencePaths, frame_index: Sequence[int], camera: pycolmap.Camera, folder: Path, log: Path, seed: int
 ) -> Tracks:
-    """Extract SIFT from the frames, match each with those after it, and make tracks of the verified matches.
+    """Extract SIFT features, match each frame with the following ones, and build tracks from the verified matches.
 
     Args:
-        paths: the sequence.
-        frame_index: its frames to use, ascending. Those missing, damaged or of another size than the camera's get no
-            observations.
-        camera: of all frames; its focal length is taken as known if `has_prior_focal_length` is set.
-        folder: for `sift.db`, from which a killed run goes on. What is there is taken to be of the same images.
+        paths: files of the sequence.
+        frame_index: indices of the frames to use, ascending. Frames that are missing, damaged or do not have the size
+            of the camera get no observations.
+        camera: camera of all frames; its focal length is trusted if `has_prior_focal_length` is set.
+        folder: folder of `sift.db`, from which an interrupted run resumes. An existing database is assumed to hold the
+            same images.
         log: file to which pycolmap's log is appended.
-        seed: of the random choices.
+        seed: random seed.
 
     Returns:
-        The tracks of 2 frames or more, px in COLMAP's convention.
+        Tracks with 2 or more observations, px in COLMAP's convention.
 
     Raises:
-        LumenError: if the content area is missing or of another size than the camera's, or if the database is damaged
-            or of another camera.
+        LumenError: if the content area is missing or does not have the size of the camera, or if the database is
+            damaged or has another camera.
     """
     content = _read_content(paths.mask, camera)
     database = folder / "sift.db"
@@ -87,22 +88,22 @@ def tracks_from_matches(
     keypoints: Sequence[Floats],
     matches: Mapping[tuple[int, int], npt.NDArray[np.integer]],
 ) -> Tracks:
-    """Join matches to tracks: the connected components of keypoints.
+    """Build tracks from matches: the connected components of keypoints.
 
-    A component with two keypoints in one frame has a wrong match in it. Its matches are then joined one by one, those
-    between the nearest frames first, and what would bring two keypoints of a frame together is left out. Dropping the
-    components with more than two such frames would lose a fifth to a quarter of the right observations.
+    A component with two keypoints in one frame contains a wrong match. Its matches are then merged one by one, those
+    between the nearest frames first, and a match that would join two keypoints of one frame is skipped. Dropping the
+    components with more than two such frames instead would lose a fifth to a quarter of the correct observations.
 
     Args:
-        frame_index: F frames, ascending.
-        keypoints: of each frame (N, 2) px.
-        matches: two rows of `frame_index` → (M, 2) rows of the keypoints of the first and of the second.
+        frame_index: indices of F frames, ascending.
+        keypoints: (N, 2) px of each frame.
+        matches: two rows of `frame_index` → (M, 2) keypoint indices in the first and second frame.
 
     Returns:
-        The tracks of 2 frames or more; pixels are those of the keypoints.
+        Tracks with 2 or more observations, at the pixels of the keypoints.
 
     Raises:
-        ValueError: if a match names a keypoint that is not there.
+        ValueError: if a match has an invalid keypoint index.
     """
     counts = np.array([len(each) for each in keypoints], np.int64)
     first = np.cumsum(counts) - counts
@@ -111,7 +112,7 @@ def tracks_from_matches(
     for pair in pairs:
         rows = np.asarray(matches[pair], np.int64).reshape(-1, 2)
         if (rows < 0).any() or (rows >= counts[list(pair)]).any():
-            raise ValueError(f"a match of frames {pair} names a keypoint outside 0..{counts[list(pair)]}")
+            raise ValueError(f"a match of frames {pair} has a keypoint index outside 0..{counts[list(pair)]}")
         joined.append(rows + first[list(pair)])
     matched, edges = np.unique(np.concatenate(joined), return_inverse=True)
     edges = edges.reshape(-1, 2)
@@ -123,7 +124,7 @@ def tracks_from_matches(
 
 
 def _connect(count: int, edges: Integers) -> Integers:
-    """Union-find on all edges (E, 2) at once: (count,) the smallest member of each one's component."""
+    """Vectorized union-find on edges (E, 2): (count,) smallest member of the component of each keypoint."""
     root = np.arange(count)
     while True:
         ends = np.sort(root[edges], axis=1)
@@ -136,7 +137,7 @@ def _connect(count: int, edges: Integers) -> Integers:
 
 
 def _separate(component: Integers, edges: Integers, frame: Integers) -> Integers:
-    """Split the components that have two keypoints in one frame: (N,) the smallest member of each one's component."""
+    """Split components with two keypoints in one frame: (N,) smallest member of the component of each keypoint."""
     frame_count = int(frame.max(initial=-1)) + 1
     _, place, times = np.unique(component * frame_count + frame, return_inverse=True, return_counts=True)
     ambiguous = np.isin(component, component[times[place] > 1])
@@ -163,7 +164,7 @@ def _read_content(path: Path, camera: pycolmap.Camera) -> npt.NDArray[np.uint8]:
     content = read_mask(path)
     if content.shape != (camera.height, camera.width):
         raise LumenError(
-            f"{path} is of {content.shape[1]}x{content.shape[0]} pixels, the camera of {camera.width}x{camera.height}: "
+            f"{path} has {content.shape[1]}x{content.shape[0]} pixels, but the camera {camera.width}x{camera.height}: "
             "extract the sequence again, or give the camera that it was extracted with"
         )
     return content
@@ -178,8 +179,7 @@ def _extraction_options(longest_px: int, scale: float) -> pycolmap.FeatureExtrac
     options = pycolmap.FeatureExtractionOptions()
     options.max_image_size = max(1, round(scale * longest_px))
     options.sift.peak_threshold = _PEAK_THRESHOLD
-    # A scope hardly turns about its axis within the overlap, and descriptors that need not allow for it tell more of
-    # the tissue apart.
+    # A scope hardly rotates about its axis within the overlap, and upright descriptors are more distinctive on tissue.
     options.sift.upright = True
     return options
 
@@ -188,13 +188,13 @@ def _verification_options(scale: float, seed: int) -> pycolmap.TwoViewGeometryOp
     options = pycolmap.TwoViewGeometryOptions()
     options.ransac.max_error = _MAX_EPIPOLAR_ERROR_PX / scale
     options.ransac.random_seed = seed
-    # The content area's round border is no watermark.
+    # The round border of the content area is not a watermark.
     options.detect_watermark = False
     return options
 
 
 def _open_database(path: Path, camera: pycolmap.Camera) -> int:
-    """Begin the database, or go on with it; the number of its one camera."""
+    """Create the database or open an existing one, and return the ID of its camera."""
     own_mapping_files(path.parent)
     try:
         with pycolmap.Database.open(path) as database:
@@ -219,17 +219,17 @@ def _extract(
     reader: pycolmap.ImageReaderOptions,
     options: pycolmap.FeatureExtractionOptions,
 ) -> None:
-    """Extract what the database does not have yet."""
+    """Extract the features that are not in the database yet."""
     with ProgressBar("extracting SIFT", total=len(frame_index)) as bar:
         for start in range(0, len(frame_index), _FRAMES_AT_ONCE):
             batch = frame_index[start : start + _FRAMES_AT_ONCE]
             for masked in (True, False):
-                # pycolmap leaves out a frame whose mask is missing if it expects one.
+                # pycolmap skips a frame whose mask is missing if a mask folder is set.
                 reader.mask_path = paths.frame_masks if masked else ""
                 chosen = [index for index in batch if paths.frame_mask(index).exists() == masked]
                 names = [paths.image(index).name for index in chosen if _can_be_read(paths.image(index))]
                 if names:
-                    # The CPU also where there is a GPU: its SIFT is another one, for which nothing here was tuned.
+                    # Always the CPU: the GPU implementation of SIFT differs, and the settings are not tuned for it.
                     pycolmap.extract_features(
                         database,
                         paths.images,
@@ -243,7 +243,7 @@ def _extract(
 
 
 def _can_be_read(path: Path) -> bool:
-    """Whether the file is there and whole; pycolmap would make up what is cut off."""
+    """Whether the file exists and is complete; pycolmap would fill in the truncated part."""
     try:
         return not is_cut_off(path.read_bytes())
     except OSError:
@@ -255,7 +255,7 @@ def _pairs_to_match(database: Path, names: Sequence[str], log: Path) -> list[tup
         extracted = {image.name for image in opened.read_all_images() if opened.exists_descriptors(image.image_id)}
     without = [name for name in names if name not in extracted]
     if without:
-        logger.warning("%d frames have no SIFT, the first is %s; %s says why", len(without), without[0], log)
+        logger.warning("%d frames have no SIFT features, the first is %s; see %s", len(without), without[0], log)
     return [
         (name, other)
         for row, name in enumerate(names)
@@ -283,7 +283,7 @@ def _match(database: Path, pairs: Sequence[tuple[str, str]], verification: pycol
 def _read(
     database: Path, names: Sequence[str]
 ) -> tuple[list[npt.NDArray[np.float32]], dict[tuple[int, int], npt.NDArray[np.int64]]]:
-    """The keypoints of each name (N, 2), and the verified matches by two rows of the names."""
+    """Keypoints (N, 2) of each image, and verified matches by two rows of `names`."""
     row = {name: number for number, name in enumerate(names)}
     keypoints = [np.zeros((0, 2), np.float32) for _ in names]
     rows = {}

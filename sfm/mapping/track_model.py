@@ -1,4 +1,4 @@
-"""A reconstruction made of tracks: poses of a video's frames, and a point for each track that the poses agree on."""
+"""Sparse model of a video: poses of the frames, and a point for each track that agrees with them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ _ADJUSTMENT_ITERATIONS = 12
 
 @dataclass(frozen=True)
 class TrackModel:
-    """Poses and points of one connected part of a video.
+    """Poses and points of one connected part of a video with F frames, T tracks and O observations.
 
     Attributes:
-        camera: of all frames.
+        camera: camera of all frames.
         cam_from_world: (F, 3, 4) float64, NaN for frames without a pose.
         points: (T, 3) float64, NaN for tracks without a point.
-        used: (O,) bool, which observations agree with their point.
+        used: (O,) bool, observations that agree with their point.
     """
 
     camera: pycolmap.Camera
@@ -38,7 +38,7 @@ class TrackModel:
 
     @property
     def registered(self) -> Booleans:
-        """(F,) bool: which frames have a pose."""
+        """(F,) bool, frames with a pose."""
         return np.isfinite(self.cam_from_world[:, 0, 0])
 
     @property
@@ -49,13 +49,13 @@ class TrackModel:
 def model_from_keyframes(
     reconstruction: pycolmap.Reconstruction, rows: dict[str, int], tracks: Tracks, limits: Limits
 ) -> TrackModel:
-    """Take camera and poses from a reconstruction of some of the frames, and triangulate the tracks anew.
+    """Triangulate the tracks with the camera and poses of a COLMAP model of some of the frames.
 
     Args:
-        reconstruction: images with one camera.
-        rows: image's name → row of its frame in `tracks.frame_index`.
-        tracks: of the whole video.
-        limits: of points.
+        reconstruction: COLMAP model with one camera.
+        rows: image name → row of the frame in `tracks.frame_index`.
+        tracks: tracks of the whole video.
+        limits: acceptance limits of points.
     """
     poses = np.full((len(tracks.frame_index), 3, 4), np.nan)
     for image_id in reconstruction.reg_image_ids():
@@ -68,10 +68,17 @@ def model_from_keyframes(
 def register_frames(
     model: TrackModel, tracks: Tracks, rows: Iterable[int], max_error_px: float, seed: int
 ) -> tuple[TrackModel, dict[int, str]]:
-    """Find the poses of frames from the points that they see (Lepetit et al., EPnP, IJCV 2009, in LO-RANSAC).
+    """Estimate the poses of frames from the points they observe (EPnP, Lepetit et al., IJCV 2009, in LO-RANSAC).
+
+    Args:
+        model: model with points.
+        tracks: tracks of the whole video.
+        rows: rows of the frames to register.
+        max_error_px: largest reprojection error of an inlier.
+        seed: random seed.
 
     Returns:
-        The model with the poses that were found, and why each other frame of `rows` has none.
+        The model with the new poses, and the reason for each frame of `rows` that has none.
     """
     poses = model.cam_from_world.copy()
     options = pycolmap.AbsolutePoseEstimationOptions()
@@ -83,7 +90,7 @@ def register_frames(
         points = model.points[tracks.track[part]]
         known = np.isfinite(points[:, 0])
         if known.sum() < MIN_FRAME_POINTS:
-            reasons[row] = f"sees only {known.sum()} points of the model; {MIN_FRAME_POINTS} are needed"
+            reasons[row] = f"observes only {known.sum()} points of the model; {MIN_FRAME_POINTS} are needed"
             continue
         found = pycolmap.estimate_and_refine_absolute_pose(
             tracks.pixels[part][known].astype(np.float64), points[known], model.camera, options
@@ -92,22 +99,22 @@ def register_frames(
         if found and inliers >= max(MIN_FRAME_POINTS, _MIN_POSE_INLIER_SHARE * known.sum()):
             poses[row] = found["cam_from_world"].matrix()
         else:
-            reasons[row] = f"only {inliers} of the {known.sum()} points that it sees agree on a pose"
+            reasons[row] = f"only {inliers} of its {known.sum()} points agree on a pose"
     return replace(model, cam_from_world=poses), reasons
 
 
 def refine(model: TrackModel, tracks: Tracks, limits: Limits, log: Path, *, refine_camera: bool = False) -> TrackModel:
-    """Triangulate all tracks with the poses as they are, adjust the whole, and keep what then agrees.
+    """Triangulate all tracks, run bundle adjustment, and remove observations, points and frames that do not agree.
 
     Args:
-        model: at least its camera and poses.
-        tracks: of the whole video.
-        limits: of points.
+        model: model whose camera and poses are used.
+        tracks: tracks of the whole video.
+        limits: acceptance limits of points.
         log: file to which pycolmap's log is appended.
-        refine_camera: adjust focal length and distortion too.
+        refine_camera: also refine focal length and distortion.
 
     Returns:
-        The model without the frames that see too few of its points then.
+        The refined model; frames that observe fewer than `MIN_FRAME_POINTS` points lose their pose.
     """
     model = triangulate_all(model.camera, model.cam_from_world, tracks, limits)
     if not model.point_count:
@@ -136,7 +143,7 @@ def _adjust(reconstruction: pycolmap.Reconstruction, log: Path, refine_camera: b
     options.print_summary = False
     options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
     options.ceres.solver_options.max_num_iterations = _ADJUSTMENT_ITERATIONS
-    # What pycolmap.bundle_adjustment does, which logs to the terminal whatever is set.
+    # Equivalent to pycolmap.bundle_adjustment, which always logs to the terminal.
     problem = pycolmap.BundleAdjustmentConfig()
     for image_id in reconstruction.reg_image_ids():
         problem.add_image(image_id)
@@ -146,24 +153,24 @@ def _adjust(reconstruction: pycolmap.Reconstruction, log: Path, refine_camera: b
 
 
 def without_poor_frames(model: TrackModel, tracks: Tracks) -> TrackModel:
-    """Take their pose from frames that see fewer than `MIN_FRAME_POINTS` of the points."""
+    """Remove the poses of frames that observe fewer than `MIN_FRAME_POINTS` points."""
     seen = np.bincount(tracks.frame[model.used], minlength=len(tracks.frame_index))
     poses = np.where((seen < MIN_FRAME_POINTS)[:, None, None], np.nan, model.cam_from_world)
     return replace(model, cam_from_world=poses, used=model.used & np.isfinite(poses[tracks.frame, 0, 0]))
 
 
 def keep_points(model: TrackModel, tracks: Tracks, kept: Booleans) -> TrackModel:
-    """Only the points of some tracks (T,) bool."""
+    """Remove all points except those of the tracks in `kept`, (T,) bool."""
     return replace(model, points=np.where(kept[:, None], model.points, np.nan), used=model.used & kept[tracks.track])
 
 
 def reconstruction_from(
     model: TrackModel, tracks: Tracks
 ) -> tuple[pycolmap.Reconstruction, dict[int, int], dict[int, int]]:
-    """A COLMAP model with the frames that have a pose, and the points with the observations that agree.
+    """Convert a model to COLMAP: the frames with a pose, and the points with the observations that agree.
 
     Returns:
-        The model; track → its point's number; frame's row → its image's number.
+        The COLMAP model; track → point ID; frame row → image ID.
     """
     reconstruction = pycolmap.Reconstruction()
     camera = pycolmap.Camera(model.camera.todict())
@@ -195,8 +202,8 @@ def reconstruction_from(
 
 
 def in_first_camera(model: TrackModel, tracks: Tracks) -> TrackModel:
-    """The same in a world that does not depend on how it came about: the first frame with a pose looks along z with y
-    down from the origin, and observed points are at a median distance of 1 from their cameras."""
+    """Transform a model to a canonical world: the first registered camera is at the origin, looks along +z with y down,
+    and the median distance of the observed points from their cameras is 1."""
     if not model.used.any():
         return model
     first = model.cam_from_world[np.flatnonzero(model.registered)[0]]
@@ -209,12 +216,12 @@ def in_first_camera(model: TrackModel, tracks: Tracks) -> TrackModel:
 
 
 def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Floats) -> pycolmap.Reconstruction:
-    """The same with colours and errors of the points.
+    """Convert a model to COLMAP, with colours and errors of the points.
 
     Args:
-        model: to carry over.
-        tracks: of the whole video.
-        colors: (T, 3) of each track, 0..255; NaN, black, where unknown.
+        model: model to convert.
+        tracks: tracks of the whole video.
+        colors: (T, 3) colour of each track, 0..255; NaN where unknown, which becomes black.
     """
     reconstruction, point_ids, _ = reconstruction_from(model, tracks)
     rounded = np.round(np.nan_to_num(colors)).astype(np.uint8)
@@ -225,7 +232,7 @@ def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Floats) ->
 
 
 def triangulate_all(camera: pycolmap.Camera, poses: Floats, tracks: Tracks, limits: Limits) -> TrackModel:
-    """Every track that the poses (F, 3, 4) agree on gets its point."""
+    """Triangulate all tracks with poses (F, 3, 4), and keep the points within the limits."""
     rays = bearing_vectors(camera, tracks.pixels)
     points, used = triangulate(tracks, rays, camera, poses, limits)
     return TrackModel(camera, poses, points, used)

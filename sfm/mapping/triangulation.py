@@ -1,7 +1,7 @@
-"""Points from tracks and known poses, all at once.
+"""Triangulation of all tracks at once from known poses.
 
-The linear solution for many views: the point nearest to all rays in the least-squares sense, weighted by the inverse
-square of its depth so that the error is measured in the images (Hartley & Sturm, CVIU 1997, discuss both).
+The linear multi-view solution: the point closest to all rays in the least-squares sense, weighted by the inverse square
+of its depth so that it approximates the reprojection error (Hartley & Sturm, CVIU 1997, discuss both).
 """
 
 from dataclasses import dataclass
@@ -16,19 +16,18 @@ Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
 _MIN_DETERMINANT = 1e-12
-# Residuals are cut at these multiples of the limit in turn, so that a few bad observations do not take the good ones of
-# their track with them.
+# The error limit decreases by these factors in turn, so that a few outliers do not remove the inliers of their track.
 _LIMIT_FACTORS = (4.0, 2.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a point and its observations have to satisfy.
+    """Acceptance limits of a point and its observations.
 
     Attributes:
         error_px: largest reprojection error of an observation.
-        views: fewest observations of a point.
-        angle_deg: smallest angle between some two of its rays.
+        views: smallest number of observations of a point.
+        angle_deg: smallest triangulation angle: the largest angle between two rays of a point.
     """
 
     error_px: float
@@ -37,7 +36,7 @@ class Limits:
 
 
 def bearing_vectors(camera: pycolmap.Camera, pixels: npt.NDArray) -> Floats:
-    """Pixels (N, 2) → unit rays (N, 3) in the camera's frame."""
+    """Pixels (N, 2) → unit rays (N, 3) in camera coordinates."""
     rays: Floats = np.asarray(camera.cam_ray_from_img(np.ascontiguousarray(pixels, np.float64)))
     return rays
 
@@ -50,12 +49,12 @@ def triangulate(
     Args:
         tracks: T tracks with O observations in F frames.
         rays: (O, 3) bearing vectors of the observations.
-        camera: of all frames.
+        camera: camera of all frames.
         cam_from_world: (F, 3, 4), NaN for frames without a pose.
-        limits: what to accept.
+        limits: acceptance limits.
 
     Returns:
-        (T, 3) points, NaN where there is none, and (O,) which observations agree with them.
+        (T, 3) points, NaN for tracks without one, and (O,) bool, the observations that agree with their point.
     """
     usable = np.isfinite(cam_from_world[tracks.frame, 0, 0]) & np.isfinite(rays).all(axis=1)
     used = usable
@@ -64,7 +63,7 @@ def triangulate(
     for factor in _LIMIT_FACTORS:
         points = _nearest_to_rays(tracks, directions, centers, used, points)
         error_px = reprojection_errors(tracks, points, camera, cam_from_world)
-        # What a bad observation put out comes back once that one is gone.
+        # Restart from all usable observations: inliers that an outlier displaced become inliers again.
         used = usable & (error_px < factor * limits.error_px)
         used &= np.bincount(tracks.track[used], minlength=tracks.track_count)[tracks.track] >= limits.views
     used &= parallax_deg(tracks, points, centers, used)[tracks.track] >= limits.angle_deg
@@ -73,7 +72,10 @@ def triangulate(
 
 
 def reprojection_errors(tracks: Tracks, points: Floats, camera: pycolmap.Camera, cam_from_world: Floats) -> Floats:
-    """(O,) px; infinite where the track has no point, the frame no pose, or the point is not in front of the camera."""
+    """Compute reprojection errors (O,) px.
+
+    The error is infinite if the track has no point, the frame has no pose, or the point is not in front of the camera.
+    """
     poses = cam_from_world[tracks.frame]
     in_camera = np.einsum("nij,nj->ni", poses[:, :, :3], points[tracks.track]) + poses[:, :, 3]
     known = np.isfinite(in_camera).all(axis=1) & (in_camera[:, 2] > 0)
@@ -84,20 +86,26 @@ def reprojection_errors(tracks: Tracks, points: Floats, camera: pycolmap.Camera,
 
 
 def parallax_deg(tracks: Tracks, points: Floats, centers: Floats, used: Booleans) -> Floats:
-    """(T,) the angle from a point's ray that is farthest from the mean to the one farthest from that; 0 without rays.
+    """Compute the triangulation angle of each point.
 
-    That is the largest angle between two of its rays where the camera moves along a line.
+    It is the largest angle to the ray that is farthest from the mean ray: the largest angle between two rays if the
+    camera moves along a line, and a lower bound of it otherwise.
 
     Args:
-        centers: (O, 3) the camera's centre of each observation.
-        used: (O,) which observations count.
+        tracks: T tracks with O observations.
+        points: (T, 3).
+        centers: (O, 3) camera centre of each observation.
+        used: (O,) bool, observations to use.
+
+    Returns:
+        (T,) degrees; 0 for tracks without used observations.
     """
     track = tracks.track[used]
     rays = points[track] - centers[used]
     rays /= np.linalg.norm(rays, axis=1, keepdims=True)
     mean = sum_by_track(track, rays, tracks.track_count)
     mean /= np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
-    # The last of each track in this order is farthest from the mean.
+    # The last ray of each track in this order is farthest from the mean.
     order = np.lexsort((-_cosine(rays, mean[track]), track))
     last = np.append(np.flatnonzero(np.diff(track[order])), len(track) - 1)[: len(track)]
     outermost = np.zeros((tracks.track_count, 3))
@@ -113,7 +121,7 @@ def _cosine(rays: Floats, others: Floats) -> Floats:
 
 
 def camera_centers(cam_from_world: Floats) -> Floats:
-    """(F, 3, 4) poses → (F, 3) centres in the world; NaN where there is no pose."""
+    """Poses (F, 3, 4) → camera centres (F, 3) in the world; NaN for frames without a pose."""
     centers: Floats = -np.einsum("nji,nj->ni", cam_from_world[:, :, :3], cam_from_world[:, :, 3])
     return centers
 
@@ -124,7 +132,7 @@ def _world_rays(tracks: Tracks, rays: Floats, cam_from_world: Floats) -> tuple[F
 
 
 def _nearest_to_rays(tracks: Tracks, directions: Floats, centers: Floats, used: Booleans, points: Floats) -> Floats:
-    """(T, 3): the points that minimise the sum of w |(I - d d^T)(x - c)|^2, w = 1 / depth^2 where one is known."""
+    """(T, 3) points that minimise the sum of w |(I - d d^T)(x - c)|^2; w = 1 / depth^2 if known, otherwise 1."""
     track, directions, centers = tracks.track[used], directions[used], centers[used]
     distance = np.linalg.norm(points[track] - centers, axis=1)
     weight = np.where(np.isfinite(distance) & (distance > 0), 1 / np.maximum(distance, 1e-12) ** 2, 1.0)
@@ -140,5 +148,5 @@ def _nearest_to_rays(tracks: Tracks, directions: Floats, centers: Floats, used: 
 
 
 def sum_by_track(track: npt.NDArray[np.int64], values: Floats, count: int) -> Floats:
-    """Add up the rows (N, C) of each track: (T, C)."""
+    """Sum the rows (N, C) of each track: (T, C)."""
     return np.stack([np.bincount(track, column, count) for column in values.T], axis=1).astype(np.float64)

@@ -1,9 +1,9 @@
-"""Telling a camera that only turns from one that moves, before its focal length is known.
+"""Detection of a purely rotating camera before its focal length is known.
 
-Without parallax there are no points, but a self-calibration does not see it: with a wrong focal length it explains a
-panorama by depth that is not there. So the other explanation is tried first, by itself: that some camera in one place
-turns between two keyframes, which moves all rays by one rotation (Hartley, Self-calibration from multiple views with a
-rotating camera, ECCV 1994).
+Without parallax there are no points, but self-calibration does not notice: with a wrong focal length it explains a
+panorama by spurious depth. So the alternative is tested first: that a camera in one place rotates between two
+keyframes, which moves all rays by one rotation (Hartley, Self-calibration from multiple views with a rotating camera,
+ECCV 1994).
 """
 
 from collections.abc import Iterable
@@ -18,78 +18,78 @@ from sfm.mapping.triangulation import bearing_vectors
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
-# Keyframes between the two of a pair: far enough for parallax to show.
+# Distance of the two keyframes of a pair, large enough for parallax.
 _APART = 3
 _MIN_SHARED = 30
-# Points of a pair that rotations are fitted to; more of them change the share by a few percent.
+# Points per pair that rotations are fitted to; more points change the share by a few percent.
 _SAMPLE = 150
 _TRIMMING_ROUNDS = 5
-# Phantoms and the tubes of the tests give 0.3 and less, mostly 0.1; a camera that only turns 0.6 and more.
-_MOST_BY_TURNING = 0.5
+# Phantoms and the tubes of the tests have shares of 0.3 and less, mostly 0.1; a rotating camera has 0.6 and more.
+_MAX_ROTATION_SHARE = 0.5
 
 
 def turning_shares(
     tracks: Tracks, keyframes: Integers, cameras: Iterable[pycolmap.Camera], max_error_px: float
 ) -> Floats:
-    """Compute how much of what two keyframes share is explained by a rotation alone.
+    """Compute the share of the common points of two keyframes that a pure rotation explains.
 
     Args:
-        tracks: in pixels of the frames as recorded.
+        tracks: tracks in pixels of the frames as recorded.
         keyframes: (K,) rows of `tracks.frame_index`.
-        cameras: the cameras to try; the one that explains most pairs is taken for all of them.
-        max_error_px: largest distance from where the rotation takes a point.
+        cameras: cameras to try; the one that explains the most pairs is used for all of them.
+        max_error_px: largest error of a point that the rotation explains.
 
     Returns:
-        (max(0, K - 3),) the share of each pair of keyframes three apart, 0..1; NaN if it shares too few points.
+        (max(0, K - 3),) share for each pair of keyframes three apart, 0..1; NaN if a pair shares too few points.
     """
     pixels_a, pixels_b, known = _pairs(tracks, keyframes)
     shares = np.full(len(known), np.nan)
     if known.any():
         found = [_explained(pixels_a, pixels_b, camera, max_error_px) for camera in cameras]
-        shares[known] = max(found, key=lambda each: ((each > _MOST_BY_TURNING).sum(), each.sum()))
+        shares[known] = max(found, key=lambda each: ((each > _MAX_ROTATION_SHARE).sum(), each.sum()))
     return shares
 
 
 def turning_share(shares: Floats) -> float:
-    """The median of the shares; 0 if no pair shares enough points."""
+    """Median of the shares; 0 if no pair shares enough points."""
     known = shares[np.isfinite(shares)]
     return float(np.median(known)) if len(known) else 0.0
 
 
 def sharing_neighbours(tracks: Tracks, keyframes: Integers) -> Booleans:
-    """(max(0, K - 1),) whether keyframes (K,) share enough points with the next one to be mapped with it."""
+    """(max(0, K - 1),) bool: whether each keyframe shares enough points with the next one to be mapped with it."""
     pairs = zip(keyframes[:-1].tolist(), keyframes[1:].tolist(), strict=True)
     return np.array([len(_shared(tracks, *pair)[0]) >= _MIN_SHARED for pair in pairs], np.bool_)
 
 
 def moving_runs(shares: Floats, sharing: Booleans) -> list[range]:
-    """Find the runs of keyframes in which the camera moves.
+    """Find the runs of keyframes in which the camera translates.
 
     Args:
-        shares: (max(0, K - 3),) of `turning_shares`.
-        sharing: (K - 1,) of `sharing_neighbours`.
+        shares: (max(0, K - 3),) result of `turning_shares`.
+        sharing: (K - 1,) result of `sharing_neighbours`.
 
     Returns:
-        Places of keyframes, the longest run first. A run ends where the next keyframe shares too few points, and where
-        both are within a pair that a rotation explains. Every keyframe is in one run; where the camera only turns, runs
-        have one keyframe.
+        Ranges of keyframe positions, the longest first. A run ends if the next keyframe shares too few points, or if
+        both keyframes are within a pair that a rotation explains. Every keyframe is in one run; where the camera only
+        rotates, runs have one keyframe.
     """
     apart = ~sharing
-    for first in np.flatnonzero(np.nan_to_num(shares) > _MOST_BY_TURNING).tolist():
+    for first in np.flatnonzero(np.nan_to_num(shares) > _MAX_ROTATION_SHARE).tolist():
         apart[first : first + _APART] = True
     ends = [0, *(np.flatnonzero(apart) + 1).tolist(), len(sharing) + 1]
     return sorted((range(first, end) for first, end in zip(ends, ends[1:], strict=False)), key=len, reverse=True)
 
 
 def _shared(tracks: Tracks, first: int, second: int) -> tuple[npt.NDArray, npt.NDArray]:
-    """Where two frames see the points that they share: (N, 2) and (N, 2) px."""
+    """Pixels of the common points of two frames: (N, 2) and (N, 2)."""
     a, b = tracks.in_frame(first), tracks.in_frame(second)
     _, in_a, in_b = np.intersect1d(tracks.track[a], tracks.track[b], assume_unique=True, return_indices=True)
     return tracks.pixels[a][in_a], tracks.pixels[b][in_b]
 
 
 def _pairs(tracks: Tracks, keyframes: Integers) -> tuple[Floats, Floats, Booleans]:
-    """Where pairs of keyframes see points that they share: twice (P, `_SAMPLE`, 2) px, and which pairs these are."""
+    """Pixels of common points of P keyframe pairs, twice (P, `_SAMPLE`, 2), and which of all pairs these are."""
     every = list(zip(keyframes[:-_APART].tolist(), keyframes[_APART:].tolist(), strict=True))
     pixels, known = [], np.zeros(len(every), np.bool_)
     for number, (first, second) in enumerate(every):
@@ -103,22 +103,22 @@ def _pairs(tracks: Tracks, keyframes: Integers) -> tuple[Floats, Floats, Boolean
 
 
 def _explained(pixels_a: Floats, pixels_b: Floats, camera: pycolmap.Camera, max_error_px: float) -> Floats:
-    """(P,) shares of points (P, N, 2) that the rotation of each pair takes to the right place."""
+    """(P,) share of the points (P, N, 2) of each pair that a rotation maps within the error."""
     rays_a, rays_b = (
         bearing_vectors(camera, pixels.reshape(-1, 2)).reshape(*pixels.shape[:2], 3) for pixels in (pixels_a, pixels_b)
     )
     seen: Booleans = np.isfinite(np.concatenate([rays_a, rays_b], axis=2)).all(axis=2)
     rays_a, rays_b = np.where(seen[..., None], rays_a, 0), np.where(seen[..., None], rays_b, 0)
-    moved = _turned(rays_a, rays_b, seen)
+    moved = _rotated(rays_a, rays_b, seen)
     found = np.asarray(camera.img_from_cam(np.ascontiguousarray(moved.reshape(-1, 3))), np.float64)
     error_px = np.linalg.norm(found.reshape(pixels_b.shape) - pixels_b, axis=2)
-    # Comparisons with NaN, of points behind the camera, are false.
+    # Points behind the camera are NaN, and comparisons with NaN are false.
     shares: Floats = (seen & (error_px < max_error_px)).mean(axis=1)
     return shares
 
 
-def _turned(rays_a: Floats, rays_b: Floats, seen: Booleans) -> Floats:
-    """Rays (P, N, 3) after the rotation of each pair that brings most of them onto others."""
+def _rotated(rays_a: Floats, rays_b: Floats, seen: Booleans) -> Floats:
+    """Rotate rays (P, N, 3) with the rotation of each pair that aligns most of them; trimmed least squares."""
     kept = seen
     for _ in range(_TRIMMING_ROUNDS):
         b_from_a = _rotations(rays_a * kept[..., None], rays_b)
@@ -129,7 +129,7 @@ def _turned(rays_a: Floats, rays_b: Floats, seen: Booleans) -> Floats:
 
 
 def _rotations(rays_a: Floats, rays_b: Floats) -> Floats:
-    """The rotations (P, 3, 3) that bring rays (P, N, 3) onto others with the least squares (Kabsch 1976)."""
+    """Least-squares rotations (P, 3, 3) that align rays (P, N, 3) with others (Kabsch 1976)."""
     left, _, right = np.linalg.svd(rays_b.transpose(0, 2, 1) @ rays_a)
     flip = np.sign(np.linalg.det(left @ right))
     scale = np.stack([np.ones_like(flip), np.ones_like(flip), flip], axis=1)

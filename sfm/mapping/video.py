@@ -1,4 +1,4 @@
-"""Tracks of a video → models: keyframes first, then every frame, again for what is left, and joined where they meet."""
+"""Tracks of a video → models: map the keyframes, register all frames, repeat for the rest, join overlapping models."""
 
 import logging
 from collections.abc import Iterator
@@ -26,15 +26,15 @@ from sfm.mapping.track_model import (
 from sfm.mapping.triangulation import Limits, camera_centers
 from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_shares
 
-# The first triangulation is with poses that are not adjusted yet.
+# The first triangulation uses poses before bundle adjustment.
 _ROUGH_FACTOR = 2.0
 _REGISTRATION_FACTOR = 4.0
-# Keyframes of the models before that a further model may use, so that they share frames.
+# Keyframes of earlier models that a further model also uses, so that the models share frames.
 _OVERLAP_KEYFRAMES = 5
 _KEYFRAME_VIEWS = 3
 _MIN_SHARED_FRAMES = 3
 _MIN_SHARED_POINTS = 30
-# Points agree in two models when they are as near as this share of their distance.
+# Points of two models agree if they are within this share of their distance from the cameras.
 _SHARED_POINT_TOLERANCE = 0.05
 
 logger = logging.getLogger(__name__)
@@ -42,18 +42,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class VideoModels:
-    """What could be reconstructed of a video.
+    """Models of a video.
 
     Attributes:
-        models: the best first; no two of them share enough frames to be joined.
-        reasons: row of a frame that could not be registered in the first model → why.
+        models: the largest first; no two of them share enough frames to be joined.
+        reasons: row of each frame that could not be registered in the first model → reason.
     """
 
     models: list[TrackModel]
     reasons: dict[int, str]
 
     def missing(self, tracks: Tracks) -> dict[int, str]:
-        """Row of each frame that is in no model → why."""
+        """Row of each frame that is in no model → reason."""
         return _missing(self.models, tracks, self.reasons)
 
 
@@ -68,20 +68,20 @@ def map_video(
     *,
     refine_camera: bool,
 ) -> VideoModels:
-    """Reconstruct as much of a video as its tracks connect.
+    """Reconstruct all parts of a video.
 
     Args:
-        tracks: of the whole video.
+        tracks: tracks of the whole video.
         keyframes: (K,) rows of `tracks.frame_index`.
-        camera: of all frames.
-        limits: of points.
-        folder: for databases and snapshots; a killed run goes on from there.
+        camera: camera of all frames.
+        limits: acceptance limits of points.
+        folder: folder for databases and snapshots, from which an interrupted run resumes.
         log: file to which pycolmap's log is appended.
-        seed: of the random choices.
-        refine_camera: adjust the camera with the first model; the further ones take what comes out.
+        seed: random seed.
+        refine_camera: refine the camera with the first model; further models use the refined camera.
 
     Raises:
-        NoReconstruction: if there is no model at all.
+        NoReconstruction: if there is no model.
     """
     models: list[TrackModel] = []
     reasons: dict[int, str] = {}
@@ -93,7 +93,7 @@ def map_video(
         attempts += 1
         place = folder / f"attempt_{attempts}_{to_map[0]}_{to_map[-1]}"
         start = model = None
-        with _noting(failures):
+        with _collecting(failures):
             start = _start(tracks, to_map, _covered(models) | given_up, camera, limits, place, log, seed)
             model = _map_from(start, tracks, to_map, limits, place, log, seed)
         if model is not None:
@@ -102,7 +102,7 @@ def map_video(
             if first:
                 camera, reasons = model.camera, missing
         if model is None or not (model.registered & ~_covered(models)).any():
-            # Another part of the video may still do.
+            # Other parts of the video may still be mapped.
             given_up[to_map if start is None else start.window] = True
         else:
             models.append(model)
@@ -125,26 +125,26 @@ def _start(
     log: Path,
     seed: int,
 ) -> Start:
-    """Map a few keyframes, of which some are not done yet.
+    """Find an initial model of a window of keyframes that are not all done.
 
     Args:
-        tracks: of the whole video.
-        keyframes: (K,) rows of `tracks.frame_index`; the database is of all of them.
-        done: (F,) bool, frames that need no start any more.
-        camera: of all frames.
-        limits: of points.
-        folder: for the database and the models.
+        tracks: tracks of the whole video.
+        keyframes: (K,) rows of `tracks.frame_index`; the database holds all of them.
+        done: (F,) bool, frames that are mapped or given up.
+        camera: camera of all frames.
+        limits: acceptance limits of points.
+        folder: folder for the database and the models.
         log: file to which pycolmap's log is appended.
-        seed: of the random choices.
+        seed: random seed.
 
     Raises:
-        NoReconstruction: says why in its message, without more around it.
+        NoReconstruction: if there is none; the message is the bare reason.
     """
     database = write_keyframes(tracks, keyframes, camera, folder, log, seed)
     if database is None or not has_verified_pairs(database):
         raise NoReconstruction(
-            "neighbouring keyframes share too few points, or these agree on no camera motion: the frames hardly "
-            "overlap (extract more a second), or what they show moves by itself"
+            "neighbouring keyframes share too few points, or no camera motion explains them: the frames hardly overlap "
+            "(extract more frames per second), or the tissue itself moves"
         )
     shares = turning_shares(tracks, keyframes, [camera], limits.error_px)
     runs = moving_runs(shares, sharing_neighbours(tracks, keyframes))
@@ -153,8 +153,8 @@ def _start(
     start = choose_start(tracks, windows, database, limits, log, seed)
     if start is None:
         raise NoReconstruction(
-            "no two keyframes see their common points from clearly different places: the camera may only turn or "
-            "hardly move, or the calibration may be wrong"
+            "no two keyframes have enough parallax: the camera only rotates or hardly moves, or the calibration is "
+            "wrong"
         )
     return start
 
@@ -162,17 +162,17 @@ def _start(
 def _map_from(
     start: Start, tracks: Tracks, keyframes: Integers, limits: Limits, folder: Path, log: Path, seed: int
 ) -> TrackModel:
-    """Map keyframes from a start on.
+    """Map all keyframes from an initial model.
 
     Raises:
-        NoReconstruction: says why in its message, without more around it.
+        NoReconstruction: if this fails; the message is the bare reason.
     """
     names = frame_names(tracks, keyframes)
     found = map_images(start.database, names, folder, log, seed, begun=start.begun)
     if found is None:
-        raise NoReconstruction("mapping stopped at its first keyframes; the log says more")
+        raise NoReconstruction("mapping registered no keyframe beyond the initial model; see the log of pycolmap")
     rows = dict(zip(names, keyframes.tolist(), strict=True))
-    # Keyframes alone may be too few for a point to be in as many as are asked of the whole video.
+    # A point may have fewer observations in keyframes than the limit for the whole video requires.
     some = replace(_wider(limits, _ROUGH_FACTOR), views=min(limits.views, _KEYFRAME_VIEWS))
     model = model_from_keyframes(pycolmap.Reconstruction(found), rows, tracks, some)
     if model.point_count < MIN_FRAME_POINTS:
@@ -181,8 +181,8 @@ def _map_from(
 
 
 @contextmanager
-def _noting(failures: list[str]) -> Iterator[None]:
-    """Go on without a reconstruction of a part, and note why there is none."""
+def _collecting(failures: list[str]) -> Iterator[None]:
+    """Suppress NoReconstruction, and append its message to `failures`."""
     try:
         yield
     except NoReconstruction as error:
@@ -192,14 +192,14 @@ def _noting(failures: list[str]) -> Iterator[None]:
 def _extend(
     model: TrackModel, tracks: Tracks, limits: Limits, log: Path, seed: int, *, refine_camera: bool
 ) -> tuple[TrackModel, dict[int, str]]:
-    """Register every frame that sees the model, adjust, and go on until no more come in."""
+    """Register frames and refine the model until no more frames can be registered."""
     limit = _wider(limits, _ROUGH_FACTOR)
     while True:
         before = int(model.registered.sum())
         missing = np.flatnonzero(~model.registered).tolist()
         model, reasons = register_frames(model, tracks, missing, _REGISTRATION_FACTOR * limits.error_px, seed)
         model = refine(model, tracks, limit, log, refine_camera=refine_camera)
-        # Counted after the adjustment, which may put a frame out again each time that it comes in.
+        # Counted after refinement, which may remove the same frame each time it is registered.
         grown = int(model.registered.sum()) > before
         if not grown and limit == limits:
             return model, reasons
@@ -211,7 +211,7 @@ def _covered(models: list[TrackModel]) -> npt.NDArray[np.bool_]:
 
 
 def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) -> Integers:
-    """The longest run of keyframes without a pose, and some with one on either side of it."""
+    """The longest run of keyframes without a pose, extended by some registered keyframes on both sides."""
     missing = np.flatnonzero(~covered[keyframes])
     if len(missing) < MIN_KEYFRAMES:
         return keyframes[:0]
@@ -224,7 +224,7 @@ def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) ->
 
 
 def _join(models: list[TrackModel], tracks: Tracks, limits: Limits, log: Path) -> list[TrackModel]:
-    """Bring models that share frames into one, as long as there are any; the rest stay, the largest first."""
+    """Join models that share frames until no two can be joined; return all models, the largest first."""
     models = sorted(models, key=_rank, reverse=True)
     for first, base in enumerate(models):
         for second in range(first + 1, len(models)):
@@ -241,7 +241,11 @@ def _join(models: list[TrackModel], tracks: Tracks, limits: Limits, log: Path) -
 
 
 def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> npt.NDArray[np.float64] | None:
-    """The poses (F, 3, 4) of two models in the world of the first, or None if they do not share enough, or disagree."""
+    """Express the poses of two models in the world of the first.
+
+    Returns:
+        (F, 3, 4) poses, or None if the models share too few frames or points, or disagree on them.
+    """
     shared = base.registered & other.registered
     common = np.flatnonzero(np.isfinite(base.points[:, 0]) & np.isfinite(other.points[:, 0]))
     if shared.sum() < _MIN_SHARED_FRAMES or len(common) < _MIN_SHARED_POINTS:
@@ -251,7 +255,7 @@ def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> npt.NDA
     options = pycolmap.RANSACOptions()
     options.max_error = _SHARED_POINT_TOLERANCE * float(distance)
     options.random_seed = 0
-    # The stubs promise the similarity alone; what comes is a dictionary with the inliers.
+    # The stubs declare a Sim3d, but the function returns a dictionary that also holds the inliers.
     found: Any = pycolmap.estimate_sim3d_robust(other.points[common], base.points[common], options)
     if found is None or found["num_inliers"] < 0.5 * len(common):
         return None
@@ -268,9 +272,9 @@ def _rank(model: TrackModel) -> tuple[int, int]:
 
 
 def without_points(tracks: Tracks) -> dict[int, str]:
-    """Row of each frame in which no track was observed → that this is why it cannot be registered."""
+    """Row of each frame without observations → reason why it cannot be registered."""
     seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
-    return dict.fromkeys(np.flatnonzero(seen == 0).tolist(), "no point of another frame was found in it")
+    return dict.fromkeys(np.flatnonzero(seen == 0).tolist(), "no point of another frame was matched in it")
 
 
 def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) -> dict[int, str]:
@@ -280,7 +284,7 @@ def _missing(models: list[TrackModel], tracks: Tracks, reasons: dict[int, str]) 
         if row in unseen:
             result[row] = unseen[row]
         else:
-            result[row] = reasons.get(row, f"sees fewer than {MIN_FRAME_POINTS} points that agree after the adjustment")
+            result[row] = reasons.get(row, f"fewer than {MIN_FRAME_POINTS} of its points agree after bundle adjustment")
     return result
 
 

@@ -1,1 +1,1 @@
-"""What a reconstruction is handed on as: exports, overlay video, plots, report."""
+"""Outputs of a reconstruction: exports, overlay video, plots and report."""

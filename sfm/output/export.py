@@ -1,4 +1,4 @@
-"""Camera paths and cameras in the formats of other tools."""
+"""Export of trajectories and cameras to TUM and nerfstudio formats."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pipeline.errors import LumenError, require
 from pipeline.outputs.files import write_bytes, write_json
 
 _GREY = 128
-# nerfstudio's camera and what it calls the distortion, for each of COLMAP's cameras that it can express.
+# COLMAP camera model → nerfstudio camera model and the names of its distortion parameters.
 _NERFSTUDIO_LENSES = {
     "SIMPLE_PINHOLE": ("OPENCV", ()),
     "PINHOLE": ("OPENCV", ()),
@@ -34,11 +34,11 @@ _NERFSTUDIO_DISTORTION = {"OPENCV": ("k1", "k2", "p1", "p2"), "OPENCV_FISHEYE": 
 
 @dataclass(frozen=True)
 class NerfstudioLens:
-    """A lens in nerfstudio's terms.
+    """Camera model and distortion as nerfstudio defines them.
 
     Attributes:
         model: OPENCV or OPENCV_FISHEYE.
-        distortion: its coefficients, by nerfstudio's names.
+        distortion: distortion coefficients by nerfstudio's names.
     """
 
     model: str = "OPENCV"
@@ -48,15 +48,15 @@ class NerfstudioLens:
 
     @classmethod
     def of(cls, camera: pycolmap.Camera) -> "NerfstudioLens":
-        """The lens of a COLMAP camera.
+        """Convert a COLMAP camera.
 
         Raises:
-            LumenError: if nerfstudio has no such lens.
+            LumenError: if nerfstudio does not support the camera model.
         """
         if camera.model_name not in _NERFSTUDIO_LENSES:
             raise LumenError(
-                f"camera {camera.camera_id} is {camera.model_name}, unknown to nerfstudio: undistort the model "
-                "first (colmap image_undistorter)"
+                f"camera {camera.camera_id} is {camera.model_name}, which nerfstudio does not support: undistort the "
+                "model first (colmap image_undistorter)"
             )
         model, names = _NERFSTUDIO_LENSES[camera.model_name]
         values = [float(camera.params[index]) for index in camera.extra_params_idxs()]
@@ -64,12 +64,12 @@ class NerfstudioLens:
 
 
 def write_tum(data: TrainingData, timestamps_s: npt.NDArray[np.float64], path: Path) -> None:
-    """Write a TUM trajectory: a line `timestamp tx ty tz qx qy qz qw` for each view, camera-to-world.
+    """Write a TUM trajectory: one line `timestamp tx ty tz qx qy qz qw` per view, camera-to-world.
 
     Args:
-        data: its poses, (V, 3, 4).
-        timestamps_s: (V,) when each view was shown.
-        path: the text file.
+        data: poses of V views.
+        timestamps_s: (V,) timestamp of each view, s.
+        path: text file to write.
     """
     world_from_cam = invert_poses(data.cam_from_world)
     quaternion_xyzw = quaternions_from_rotations(world_from_cam[:, :, :3])[:, [1, 2, 3, 0]]
@@ -83,25 +83,24 @@ def write_tum(data: TrainingData, timestamps_s: npt.NDArray[np.float64], path: P
 def write_nerfstudio(
     data: TrainingData, path: Path, cloud: Path, masks: Sequence[Path], lenses: Sequence[NerfstudioLens] = ()
 ) -> None:
-    """Write nerfstudio's `transforms.json`: camera-to-world, camera axes x right, y up, z back (OpenGL's).
+    """Write nerfstudio's `transforms.json`: camera-to-world, camera axes x right, y up, z back (OpenGL).
 
-    nerfstudio keeps COLMAP's pixels: the centre of the first one is (0.5, 0.5). File paths are relative to `path`.
+    Pixel coordinates are COLMAP's: the centre of the first pixel is (0.5, 0.5). File paths are relative to `path`.
 
     Args:
-        data: its cameras, points and images.
-        path: the JSON file.
-        cloud: where to write the points as PLY, for methods that begin with them; in the same world. Not written if
-            there are none.
-        masks: of each view, 255 = use; empty for none.
-        lenses: of each view; empty for pinholes.
+        data: cameras, points and images of V views.
+        path: JSON file to write.
+        cloud: PLY file of the points, for methods that initialize from them; not written if there are no points.
+        masks: mask of each view, 255 = use; empty for no masks.
+        lenses: camera model of each view; empty for pinhole cameras.
 
     Raises:
-        LumenError: if some lenses are fisheyes and others are not.
+        LumenError: if some cameras are fisheyes and others are not.
     """
     lenses = lenses or [NerfstudioLens()] * len(data.frame_index)
     models = sorted({lens.model for lens in lenses})
-    require(len(models) == 1, f"nerfstudio has one camera model for all images, not {' and '.join(models)}")
-    # nerfstudio reads the distortion of each image only where there is none for all.
+    require(len(models) == 1, f"nerfstudio needs one camera model for all images, not {' and '.join(models)}")
+    # nerfstudio reads per-image distortion only if no shared one is given.
     is_shared = all(lens == lenses[0] for lens in lenses)
     world_from_cam = np.tile(np.eye(4), (len(data.frame_index), 1, 1))
     world_from_cam[:, :3] = invert_poses(data.cam_from_world)
@@ -123,7 +122,7 @@ def write_nerfstudio(
         frame["mask_path"] = os.path.relpath(mask, path.parent)
     head: dict[str, object] = {"camera_model": models[0], **(lenses[0].distortion if is_shared else {})}
     if len(data.points):
-        # nerfstudio takes the colours of a cloud without asking whether it has any.
+        # nerfstudio reads the colours of a point cloud without checking that there are any.
         colors = np.full((len(data.points), 3), _GREY, np.uint8) if data.colors is None else data.colors
         write_point_cloud(cloud, data.points, colors)
         head["ply_file_path"] = os.path.relpath(cloud, path.parent)

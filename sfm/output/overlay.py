@@ -1,4 +1,4 @@
-"""The video with the reconstruction on it: what lies right stays on the tissue from frame to frame."""
+"""Overlay video: points projected into every frame. Accurate points stay on the same tissue."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,35 +32,35 @@ def write_overlay(
     fps: float,
     why_no_pose: Callable[[int], str] = lambda _: "no pose",
 ) -> None:
-    """Write a video of all frames, each with some of the points that it sees at where they project to.
+    """Write a video of all frames with a sample of their observed points, projected with the estimated poses.
 
-    Near points are red, far ones blue. Points are the same from frame to frame as long as they are seen; a frame
-    without a pose is marked.
+    Near points are red, far points blue. A point is drawn in every frame that observes it; a frame without a pose
+    shows the reason instead.
 
     Args:
-        path: MP4 to write.
-        read: a row → (H, W, 3) uint8 BGR; None if it cannot be read.
+        path: MP4 file to write.
+        read: frame row → (H, W, 3) uint8 BGR; None if the frame cannot be read.
         tracks: O observations of T points in F frames.
         points: (T, 3).
-        camera: of all frames.
+        camera: camera of all frames.
         cam_from_world: (F, 3, 4), NaN for frames without a pose.
-        fps: frames a second.
-        why_no_pose: the row of a frame without a pose → what to write on it.
+        fps: frame rate, 1/s.
+        why_no_pose: row of a frame without a pose → text to write on it.
 
     Raises:
-        LumenError: if it cannot be written.
+        LumenError: if the video cannot be written.
     """
     scale = min(1.0, _MOST_WIDTH_PX / camera.width)
-    # Video has an even number of pixels in both directions.
+    # yuv420p needs an even width and height.
     size = (int(camera.width * scale) // 2 * 2, int(camera.height * scale) // 2 * 2)
     near, far = _depth_range(tracks, points, cam_from_world)
-    # The same points in all frames, by their numbers, so that none comes and goes with how many others are seen.
+    # Sample by track number, so that a point does not flicker with the number of points in each frame.
     seen = np.bincount(tracks.frame, minlength=len(tracks.frame_index))
     tracks = tracks.select(tracks.track % max(1, round(float(np.median(seen)) / _SHOWN_POINTS)) == 0)
     with atomic_write(path) as partial, av.open(ffmpeg_url(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(max(1.0, fps)), options={"crf": "23"})
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        for row in progress(range(len(tracks.frame_index)), "drawing the overlay"):
+        for row in progress(range(len(tracks.frame_index)), "rendering overlay"):
             image = read(row)
             small = np.zeros((size[1], size[0], 3), np.uint8)
             if image is not None:

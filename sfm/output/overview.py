@@ -1,4 +1,4 @@
-"""One picture that tells whether a first SfM can be trusted: cloud, camera path, and what each frame has in them."""
+"""Overview plot of a sparse model: point cloud, trajectory, points and reprojection error of each frame."""
 
 from io import BytesIO
 from pathlib import Path
@@ -23,35 +23,41 @@ _OUTLIER_QUANTILES = (0.01, 0.99)
 def draw_overview(
     path: Path, title: str, model: TrackModel, figures: ModelFigures, tracks: Tracks, colors: Floats
 ) -> None:
-    """Write the picture of a model as PNG.
+    """Write the overview plot of a model.
 
     Args:
-        path: where.
-        title: the line above it.
-        model: what is drawn.
-        figures: of the model.
-        tracks: of the whole video.
-        colors: (T, 3) of each track's point, 0..255.
+        path: PNG file to write.
+        title: title of the plot.
+        model: model to draw.
+        figures: statistics of the model.
+        tracks: tracks of the whole video.
+        colors: (T, 3) colour of each point, 0..255.
     """
     figure = Figure(figsize=(13, 8.2), dpi=100, layout="constrained")
-    # A name may hold dollar signs, which would begin a formula.
+    # A dollar sign in a name would start a formula.
     figure.suptitle(title, parse_math=False)
     axes = figure.subplot_mosaic([["top", "side"], ["frames", "lengths"]], width_ratios=(1, 1), height_ratios=(1.6, 1))
     points, centers, shades = _principal_axes(model, colors)
-    _draw_cloud(axes["top"], points[:, :2], centers[:, :2], shades, "cloud and camera path across their least axis")
-    _draw_cloud(axes["side"], points[:, ::2], centers[:, ::2], shades, "turned by 90 degrees")
+    _draw_cloud(
+        axes["top"],
+        points[:, :2],
+        centers[:, :2],
+        shades,
+        "points and trajectory along the shortest axis",
+    )
+    _draw_cloud(axes["side"], points[:, ::2], centers[:, ::2], shades, "along the second axis")
     _draw_frames(axes["frames"], figures, tracks)
     lengths = np.bincount(tracks.track[model.used])
     bins = np.arange(1.5, max(3, lengths.max(initial=2)) + 1).tolist()
     axes["lengths"].hist(lengths[lengths > 0], bins=bins, color="0.4")
-    axes["lengths"].set(xlabel="frames in which a point is observed", ylabel="points")
+    axes["lengths"].set(xlabel="track length, images", ylabel="points")
     buffer = BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
 
 
 def _principal_axes(model: TrackModel, colors: Floats) -> tuple[Floats, Floats, Floats]:
-    """Points and camera centres in the axes of the whole, the longest first, without the farthest points."""
+    """Points and camera centres in their principal axes, the longest first, without outliers; and the point colours."""
     known = np.flatnonzero(np.isfinite(model.points[:, 0]))
     known = known[:: max(1, len(known) // _MOST_POINTS_DRAWN)]
     points = model.points[known]
@@ -73,8 +79,8 @@ def _draw_cloud(axes: Axes, points: Floats, centers: Floats, shades: Floats, tit
 
 
 def _draw_frames(axes: Axes, figures: ModelFigures, tracks: Tracks) -> None:
-    axes.plot(tracks.frame_index, figures.points_in_frame, color="0.3", label="points seen")
-    axes.set(xlabel="frame", ylabel="points seen", ylim=(0, None))
+    axes.plot(tracks.frame_index, figures.points_in_frame, color="0.3", label="observed points")
+    axes.set(xlabel="frame", ylabel="observed points", ylim=(0, None))
     right = axes.twinx()
     right.plot(tracks.frame_index, figures.error_px_in_frame, color="tab:orange", linewidth=1)
     right.set_ylabel("mean reprojection error, px", color="tab:orange")
@@ -83,4 +89,4 @@ def _draw_frames(axes: Axes, figures: ModelFigures, tracks: Tracks) -> None:
     for row in missing.tolist():
         axes.axvspan(tracks.frame_index[row] - 0.5, tracks.frame_index[row] + 0.5, color="tab:red", alpha=0.25)
     if len(missing):
-        axes.set_title(f"{len(missing)} frames without a pose (red)", fontsize=9)
+        axes.set_title(f"unregistered frames (red): {len(missing)}", fontsize=9)

@@ -1,4 +1,4 @@
-"""`report.html`: one file, without a network, that says whether a reconstruction can be trusted, and shows it."""
+"""`report.html`: a self-contained page with the warnings, statistics and interactive plots of a reconstruction."""
 
 import base64
 import hashlib
@@ -26,8 +26,7 @@ _FRUSTA = 40
 _GRAPH_ROWS = 120
 _GREY, _BLUE, _RED = "#555", "#1f77b4", "#d62728"
 
-# Plotly's toolbar would have a button that sends the points to its makers, and a link to them: navigation, which no
-# policy of a page forbids.
+# Remove Plotly's button that uploads the plot and its logo link: a Content-Security-Policy cannot forbid navigation.
 _CONFIG = {"responsive": True, "displaylogo": False, "showSendToCloud": False}
 
 _STYLE = """
@@ -45,19 +44,19 @@ td:first-child,th:first-child{text-align:left}p{margin:.3rem 0;color:#444}
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What the page shows.
+    """Content of the page.
 
     Attributes:
-        title: of the page.
+        title: title of the page.
         warnings: one line each.
-        facts: what it comes to, name → value in words.
+        facts: statistics, name → formatted value.
         tracks: O observations of T points in F frames.
         points: (T, 3).
         colors: (T, 3) uint8.
         cam_from_world: (F, 3, 4), NaN for frames without a pose.
-        error_px: (O,) of each observation.
-        coverage: (F,) share of each frame's cells that hold an observation.
-        stages: the stages' reports in their order.
+        error_px: (O,) reprojection error of each observation.
+        coverage: (F,) share of the cells of each frame that hold an observation, 0..1.
+        stages: reports of the stages in their order.
     """
 
     title: str
@@ -76,7 +75,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     """Write the page.
 
     Raises:
-        LumenError: if it cannot be written.
+        LumenError: if the page cannot be written.
     """
     figures = {
         "cloud": cloud_figure(content),
@@ -108,15 +107,16 @@ def _page(content: ReportContent, figures: Mapping[str, go.Figure]) -> str:
             f"<h1>{html.escape(content.title)}</h1>",
             *(warnings or ['<div class="fine">No warnings.</div>']),
             f'<div class="facts">{"".join(facts)}</div>',
-            "<h2>Cloud and cameras</h2><p>Drag to turn, scroll to come nearer; click a name to hide what it stands "
-            "for. A good cloud has the shape of the anatomy: a surface, not a fog.</p>",
+            "<h2>Point cloud and cameras</h2><p>Drag to rotate, scroll to zoom, click a legend entry to hide it. A "
+            "good reconstruction is a thin surface in the shape of the anatomy.</p>",
             '<div id="cloud" style="height:620px"></div>',
-            "<h2>Frames</h2><p>Red: no pose. Coverage is the share of a frame's cells that hold an observation.</p>",
+            "<h2>Frames</h2><p>Coverage: share of the image cells that hold an observation. Red: unregistered frames."
+            "</p>",
             '<div id="frames" style="height:330px"></div>',
             '<div class="two"><div><h2>Track lengths</h2><div id="lengths" style="height:320px"></div></div>',
             '<div><h2>Reprojection errors</h2><div id="errors" style="height:320px"></div></div></div>',
-            "<h2>Pair graph</h2><p>How many points two frames share. A broad band is a well-tied path; light off the "
-            "band means that the camera came back.</p>",
+            "<h2>Covisibility</h2><p>Number of points that two frames share. A wide band means a well-constrained "
+            "trajectory; bright areas off the diagonal mean that the camera returned to an earlier place.</p>",
             '<div id="graph" style="height:520px"></div>',
             f"<h2>Stages</h2>{_stage_table(content.stages)}",
             f"<script>{plots}</script></body></html>",
@@ -125,9 +125,9 @@ def _page(content: ReportContent, figures: Mapping[str, go.Figure]) -> str:
 
 
 def _policy(*scripts: str) -> str:
-    """A Content-Security-Policy that forbids every request, and every script but these.
+    """A Content-Security-Policy that forbids all requests, and all scripts except these.
 
-    Plotly sets inline styles, and makes the picture that its camera button saves from a blob of the page's own.
+    Plotly needs inline styles; its camera button saves an image through a blob URL.
     """
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{each}'" for each in hashes)
@@ -138,12 +138,12 @@ def _policy(*scripts: str) -> str:
 
 
 def _json(figure: go.Figure) -> str:
-    # A closing tag inside a text would end the script.
+    # "</script>" inside a string would end the script.
     return str(figure.to_json()).replace("</", "<\\/")
 
 
 def cloud_figure(content: ReportContent) -> go.Figure:
-    """The cloud, the camera's path and some of its frusta."""
+    """Interactive plot of the point cloud, the trajectory and a sample of the camera frusta."""
     points, colors = _shown_points(content)
     text = [f"rgb({r},{g},{b})" for r, g, b in colors.tolist()]
     registered = np.isfinite(content.cam_from_world[:, 0, 0])
@@ -157,7 +157,7 @@ def cloud_figure(content: ReportContent) -> go.Figure:
         **_axes(path),
         mode="lines",
         line={"color": _BLUE, "width": 4},
-        name="camera path",
+        name="trajectory",
         text=[f"frame {number}" for number in index.tolist()],
         hoverinfo="text",
     )
@@ -171,14 +171,14 @@ def cloud_figure(content: ReportContent) -> go.Figure:
         scene={"aspectmode": "data", "xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "bgcolor": "#111"},
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         legend={"itemsizing": "constant", "x": 0.01, "y": 0.99, "bgcolor": "rgba(255,255,255,0.75)"},
-        # The first camera looks along z with y down.
+        # The first camera looks along +z with y down.
         scene_camera={"up": {"x": 0, "y": -1, "z": 0}, "eye": {"x": 0.6, "y": -0.5, "z": -1.6}},
     )
     return figure
 
 
 def _shown_points(content: ReportContent) -> tuple[Floats, npt.NDArray[np.uint8]]:
-    """Some of the points, without the farthest, which would make the rest small."""
+    """A random sample of the points, without outliers, which would shrink the rest of the plot."""
     chosen = np.random.default_rng(0).permutation(len(content.points))[:_SHOWN_POINTS]
     points, colors = content.points[chosen], content.colors[chosen]
     low, high = np.quantile(points, _OUTLIER_QUANTILES, axis=0)
@@ -191,7 +191,7 @@ def _axes(points: Floats) -> dict[str, Any]:
 
 
 def _frusta(poses: Floats, points: Floats) -> Floats:
-    """Outlines of some cameras, one after the other with gaps."""
+    """Frusta of a sample of the cameras as one polyline, separated by NaN rows."""
     some = poses[np.unique(np.linspace(0, len(poses) - 1, _FRUSTA).astype(int))]
     size = 0.02 * float(np.ptp(points, axis=0).max())
     corners = size * np.array([[0, 0, 0], [-1, -0.8, 1], [1, -0.8, 1], [1, 0.8, 1], [-1, 0.8, 1]])
@@ -208,7 +208,7 @@ def _frames_figure(content: ReportContent) -> go.Figure:
     figure = go.Figure(
         [
             go.Scatter(x=index, y=100 * content.coverage, name="coverage, %", line={"color": _BLUE}),
-            go.Scatter(x=index, y=seen, name="points seen", yaxis="y2", line={"color": _GREY, "width": 1}),
+            go.Scatter(x=index, y=seen, name="observed points", yaxis="y2", line={"color": _GREY, "width": 1}),
         ]
     )
     shapes = [
@@ -218,14 +218,14 @@ def _frames_figure(content: ReportContent) -> go.Figure:
         }
         for first, last in _runs(~np.isfinite(content.cam_from_world[:, 0, 0]))
     ]
-    right = {"overlaying": "y", "side": "right", "rangemode": "tozero", "title": "points seen", "showgrid": False}
+    right = {"overlaying": "y", "side": "right", "rangemode": "tozero", "title": "observed points", "showgrid": False}
     left = {"title": "coverage, %", "rangemode": "tozero"}
     legend = {"orientation": "h", "y": 1.12}
     return _plain(figure, xaxis={"title": "frame"}, yaxis=left, yaxis2=right, shapes=shapes, legend=legend)
 
 
 def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """First and last of each stretch of True."""
+    """First and last index of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]])))
     return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
 
@@ -234,7 +234,7 @@ def _lengths_figure(content: ReportContent) -> go.Figure:
     counts = np.bincount(content.tracks.lengths())
     lengths = np.arange(len(counts))
     figure = go.Figure(go.Bar(x=lengths[1:], y=counts[1:], marker={"color": _GREY}))
-    return _plain(figure, xaxis={"title": "frames in which a point is seen"}, yaxis={"title": "points"})
+    return _plain(figure, xaxis={"title": "track length, images"}, yaxis={"title": "points"})
 
 
 def _errors_figure(content: ReportContent) -> go.Figure:
@@ -261,7 +261,7 @@ def _graph_figure(content: ReportContent) -> go.Figure:
 
 
 def shared_points(tracks: Tracks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Some frames, evenly chosen, by their index (G,), and how many points every two of them share (G, G)."""
+    """Evenly sampled frames, by index (G,), and the number of points that each two of them share (G, G)."""
     count = len(tracks.frame_index)
     rows = np.unique(np.linspace(0, count - 1, min(count, _GRAPH_ROWS)).astype(int))
     shared = np.zeros((len(rows), len(rows)), np.int64)
@@ -288,5 +288,5 @@ def _stage_table(stages: Sequence[Mapping[str, Any]]) -> str:
     total = sum(stage["total_s"] for stage in stages) / 60
     last = f"<tr><th>total</th><th>{total:.1f}</th><th></th></tr>"
     return (
-        f"<table><tr><th>stage</th><th>minutes</th><th>most memory so far, GiB</th></tr>{''.join(rows)}{last}</table>"
+        f"<table><tr><th>stage</th><th>time, min</th><th>peak memory so far, GiB</th></tr>{''.join(rows)}{last}</table>"
     )

@@ -244,9 +244,9 @@ def test_frames_of_which_none_can_be_used_give_no_reconstruction(
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"pinhole": None}, "is not fx, fy, cx, cy"),
-        ({"pinhole": [100.0, 160.0, 128.0]}, "is not fx, fy, cx, cy"),
-        ({"pinhole": [0.0, 100.0, 160.0, 128.0]}, "is not fx, fy, cx, cy"),
+        ({"pinhole": None}, "must be fx, fy, cx, cy"),
+        ({"pinhole": [100.0, 160.0, 128.0]}, "must be fx, fy, cx, cy"),
+        ({"pinhole": [0.0, 100.0, 160.0, 128.0]}, "must be fx, fy, cx, cy"),
     ],
 )
 def test_a_calibration_that_is_none_is_refused(sequence: SequencePaths, damage: dict[str, Any], message: str) -> None:
@@ -303,7 +303,7 @@ def test_a_mask_of_another_size_is_named(sequence: SequencePaths, which: str) ->
     frame = Sequence.load(sequence.sequence).frames[5].index
     path = sequence.mask if which == "content" else sequence.frame_mask(frame)
     cv2.imwrite(str(path), np.full((120, 160), 255, np.uint8))
-    with pytest.raises(LumenError, match=f"{path.name} is of 160x120 pixels, the sequence of 320x256"):
+    with pytest.raises(LumenError, match=f"{path.name} .* 160x120 pixels, .*320x256"):
         reconstruct(sequence)
 
 
@@ -329,7 +329,7 @@ def test_frames_without_masks_of_their_own_use_the_content_area(sequence: Sequen
 
 def test_a_black_mask_is_refused(sequence: SequencePaths) -> None:
     cv2.imwrite(str(sequence.mask), np.zeros_like(read_mask(sequence.mask)))
-    with pytest.raises(LumenError, match="leaves nothing to use"):
+    with pytest.raises(LumenError, match="is black, so no pixel is usable"):
         reconstruct(sequence)
 
 
@@ -355,7 +355,7 @@ def test_a_camera_that_does_not_move_gives_no_reconstruction_and_can_be_tried_ag
     originals = {frame.index: sequence.image(frame.index).read_bytes() for frame in frames}
     for index in originals:
         sequence.image(index).write_bytes(originals[frames[0].index])
-    with pytest.raises(LumenError, match="no reconstruction: .*keyframes: the camera has to move"):
+    with pytest.raises(LumenError, match="no reconstruction: .*the camera has to translate"):
         reconstruct(sequence)
     for index, content in originals.items():
         sequence.image(index).write_bytes(content)
@@ -368,7 +368,7 @@ def test_what_is_no_sequence_is_told_apart(
 ) -> None:
     with pytest.raises(LumenError, match="is not a folder"):
         reconstruct(SequencePaths(tmp_path / "missing"))
-    with pytest.raises(LumenError, match=r"no sequence \(no sequence.yaml\); make one with extract.py"):
+    with pytest.raises(LumenError, match=r"not a sequence \(no sequence.yaml\); extract one with data_prep/extract.py"):
         (tmp_path / "empty").mkdir()
         reconstruct(SequencePaths(tmp_path / "empty"))
     with pytest.raises(LumenError, match="choose one of its sequences, such as .*segment_00"):
@@ -384,7 +384,7 @@ def test_a_part_of_a_sequence_names_the_whole(sequence: SequencePaths, part: str
     folder.mkdir(parents=True, exist_ok=True)
     if part == "recorded":
         shutil.copy(sequence.sequence, folder)
-    with pytest.raises(LumenError, match=f"is a part of a sequence: give the whole, {sequence.root}$"):
+    with pytest.raises(LumenError, match=f"is part of a sequence: give the sequence itself, {sequence.root}$"):
         reconstruct(SequencePaths(folder))
 
 
@@ -393,12 +393,12 @@ def test_training_data_are_told_from_a_sequence(tmp_path: Path, layout: Literal[
     motion = TrainingPaths(tmp_path / "training", layout).motion
     motion.parent.mkdir(parents=True)
     motion.touch()
-    with pytest.raises(LumenError, match=f"have their poses already: .*data_prep/extract.py {tmp_path / images}$"):
+    with pytest.raises(LumenError, match=f"already have poses: .*data_prep/extract.py {tmp_path / images}$"):
         reconstruct(SequencePaths(tmp_path / "training"))
 
 
 def test_a_video_and_a_sequence_without_its_mask_say_what_to_do(sequence: SequencePaths, video: PhantomPaths) -> None:
-    with pytest.raises(LumenError, match=f"make one of it with python data_prep/extract.py {video.video}$"):
+    with pytest.raises(LumenError, match=f"extract a sequence with python data_prep/extract.py {video.video}$"):
         reconstruct(SequencePaths(video.video))
     sequence.mask.unlink()
     with pytest.raises(LumenError, match=r"undistorted_mask.bmp is missing: extract .* again, .*320x256 pixels, 255"):

@@ -300,7 +300,7 @@ def test_images_with_the_same_number_are_refused_and_stay_what_they_are(sequence
     for number, path in enumerate(names):
         cv2.imwrite(str(images / path), np.full((SIZE[1], SIZE[0], 3), 10 * number, np.uint8))
     before = [(images / path).read_bytes() for path in names]
-    with pytest.raises(LumenError, match="'left0_2.jpg' and 'left1_2.jpg' have the same number"):
+    with pytest.raises(LumenError, match="'left0_2.jpg' and 'left1_2.jpg' have the same frame number"):
         convert(tmp_path / "model", "training", tmp_path / "out", mask=TrainingPaths(sequence).mask)
     assert [(images / path).read_bytes() for path in names] == before
 

@@ -277,7 +277,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
 ) -> None:
     evaluate.run(EvaluateConfig(whole.root, truth=video.root))
     printed = capsys.readouterr().out
-    for name in ("ATE", "RPE", "points to the surface", "completeness"):
+    for name in ("ATE", "RPE", "distance to surface", "completeness"):
         assert name in printed
     evaluate.run(EvaluateConfig(whole.sparse, against=whole.root))
     printed = capsys.readouterr().out
@@ -285,9 +285,9 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
 
 
 def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: Path) -> None:
-    with pytest.raises(LumenError, match="--truth PHANTOM, or --against"):
+    with pytest.raises(LumenError, match="--truth PHANTOM or --against"):
         EvaluateConfig(whole.root)
-    with pytest.raises(LumenError, match="is no folder of a phantom"):
+    with pytest.raises(LumenError, match="is not a phantom folder"):
         evaluate.run(EvaluateConfig(whole.root, truth=tmp_path))
     with pytest.raises(LumenError, match="holds no COLMAP model"):
         evaluate.run(EvaluateConfig(tmp_path, truth=tmp_path))
@@ -298,7 +298,7 @@ def test_without_a_display_the_viewer_says_what_to_do(
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(LumenError, match="no display to show it on: write a picture with --render"):
+    with pytest.raises(LumenError, match="there is no display: render an image with --render"):
         view.run(ViewConfig(whole.root))
 
 

@@ -1,4 +1,4 @@
-"""From tracks to the files of a model: colours, pixels of undistorted frames, and the limits that were asked for."""
+"""Tracks → model files: colours, undistortion of observations, and the limits from the config."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +34,7 @@ def video() -> SyntheticVideo:
 
 @pytest.fixture
 def ramps(tmp_path: Path) -> SequencePaths:
-    """Three frames: red grows by 2 from column to column, green from row to row, and blue tells the frame."""
+    """Three frames: red increases by 2 per column, green by 2 per row, and blue identifies the frame."""
     paths = SequencePaths(tmp_path)
     paths.images.mkdir()
     columns, rows = np.meshgrid(np.arange(RAMP_SIZE[0]), np.arange(RAMP_SIZE[1]))
@@ -58,7 +58,7 @@ def model_of(video: SyntheticVideo) -> TrackModel:
 
 
 def seen_undistorted(video: SyntheticVideo) -> np.ndarray:
-    """(O, 2) px where a pinhole camera sees the points, from their places in the world."""
+    """(O, 2) px projections of the points into a pinhole camera."""
     tracks = video.tracks
     return project(make_camera("PINHOLE"), video.cam_from_world[tracks.frame], video.points[tracks.track])
 
@@ -67,16 +67,16 @@ def in_frame(pixels: np.ndarray) -> np.ndarray:
     return ((pixels >= 0) & (pixels < [WIDTH, HEIGHT])).all(axis=1)
 
 
-def test_a_colour_is_that_of_its_place_and_its_frame(ramps: SequencePaths) -> None:
+def test_colors_are_sampled_at_the_observation_in_its_frame(ramps: SequencePaths) -> None:
     tracks = scattered_tracks()
     colors = sample_colors(ramps, tracks, RAMP_SIZE)
-    # The value of a column is that of its middle, which is half a pixel further.
+    # The centre of a pixel is at half a pixel in COLMAP's convention.
     expected = np.column_stack([2 * (tracks.pixels - 0.5), np.array(RAMP_BLUE)[tracks.frame]])
     np.testing.assert_allclose(colors, expected, atol=3)
     np.testing.assert_allclose((colors - expected).mean(axis=0), 0, atol=0.3)
 
 
-def test_frames_that_cannot_be_read_have_no_colour(ramps: SequencePaths) -> None:
+def test_frames_that_cannot_be_read_have_no_color(ramps: SequencePaths) -> None:
     tracks = scattered_tracks()
     ramps.image(53).unlink()
     colors = sample_colors(ramps, tracks, RAMP_SIZE)
@@ -84,13 +84,13 @@ def test_frames_that_cannot_be_read_have_no_colour(ramps: SequencePaths) -> None
     np.testing.assert_array_equal(np.isnan(colors).any(axis=1), tracks.frame == 1)
 
 
-def test_without_observations_there_are_no_colours(ramps: SequencePaths) -> None:
+def test_without_observations_there_are_no_colors(ramps: SequencePaths) -> None:
     tracks = scattered_tracks()
     nothing = tracks.select(np.zeros(len(tracks.frame), np.bool_))
     assert sample_colors(ramps, nothing, RAMP_SIZE).shape == (0, 3)
 
 
-def test_observations_move_to_where_the_pinhole_sees_their_points(video: SyntheticVideo) -> None:
+def test_observations_move_to_the_pinhole_projections_of_their_points(video: SyntheticVideo) -> None:
     moved, (model,), kept = into_pinhole(video.tracks, [model_of(video)], make_camera("PINHOLE"), EVERYWHERE)
     expected = seen_undistorted(video)
     np.testing.assert_array_equal(kept, in_frame(expected))
@@ -103,7 +103,7 @@ def test_observations_move_to_where_the_pinhole_sees_their_points(video: Synthet
     assert figures_of(model, moved).mean_error_px < 0.01
 
 
-def test_observations_outside_the_mask_of_the_undistorted_frames_go(video: SyntheticVideo) -> None:
+def test_observations_outside_the_undistorted_mask_are_removed(video: SyntheticVideo) -> None:
     mask = EVERYWHERE.copy()
     mask[:, :240] = 0
     mask[300:] = 0
@@ -115,11 +115,11 @@ def test_observations_outside_the_mask_of_the_undistorted_frames_go(video: Synth
     assert len(moved.frame) == len(model.used) == inside.sum()
 
 
-def test_points_left_in_fewer_than_two_frames_go(video: SyntheticVideo) -> None:
+def test_points_with_fewer_than_two_observations_are_removed(video: SyntheticVideo) -> None:
     mask = EVERYWHERE.copy()
     mask[:, :240] = 0
     before = model_of(video)
-    # Not every observation agreed with its point.
+    # Some observations do not agree with their point.
     before = replace(before, used=np.arange(len(before.used)) % 3 > 0)
     moved, (model,), kept = into_pinhole(video.tracks, [before], make_camera("PINHOLE"), mask)
     views = np.bincount(video.tracks.track[kept & before.used], minlength=len(video.points))
@@ -130,7 +130,7 @@ def test_points_left_in_fewer_than_two_frames_go(video: SyntheticVideo) -> None:
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
-def test_mapping_keeps_to_the_limits_that_were_asked_for(
+def test_mapping_uses_the_limits_of_the_config(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calibrated: bool
 ) -> None:
     asked = []

@@ -1,4 +1,4 @@
-"""A COLMAP model that is cut off is told before COLMAP reads it, which may never come back."""
+"""A truncated COLMAP model is detected before COLMAP reads it, which may hang."""
 
 import struct
 from pathlib import Path
@@ -16,7 +16,7 @@ NAMES = ("cameras", "images", "points3D", "rigs", "frames")
 
 @pytest.fixture(scope="module")
 def model() -> pycolmap.Reconstruction:
-    """Two cameras of a rig, and one by itself; an image without points."""
+    """A rig of two cameras, a single camera, and an image without points."""
     options = pycolmap.SyntheticDatasetOptions()
     options.num_rigs, options.num_cameras_per_rig, options.num_frames_per_rig = 2, 2, 2
     options.num_points3D = 4
@@ -35,7 +35,7 @@ def binary(model: pycolmap.Reconstruction, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_pycolmap_writes_is_whole(model: pycolmap.Reconstruction, binary: Path, tmp_path: Path) -> None:
+def test_a_model_written_by_pycolmap_is_complete(model: pycolmap.Reconstruction, binary: Path, tmp_path: Path) -> None:
     check_model_files(binary)
     text = tmp_path / "text"
     text.mkdir()
@@ -45,33 +45,31 @@ def test_what_pycolmap_writes_is_whole(model: pycolmap.Reconstruction, binary: P
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_binary_file_that_is_cut_off_anywhere_or_goes_on_is_named(binary: Path, name: str) -> None:
+def test_a_truncated_or_extended_binary_file_is_named(binary: Path, name: str) -> None:
     path = binary / f"{name}.bin"
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
         assert not is_whole(binary), length
     path.write_bytes(content + b"\0")
-    with pytest.raises(LumenError, match=f"{name}.bin is cut off or damaged"):
+    with pytest.raises(LumenError, match=f"{name}.bin is truncated or damaged"):
         read_model(binary)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_text_that_lacks_lines_or_the_end_of_one_is_named(
-    model: pycolmap.Reconstruction, tmp_path: Path, name: str
-) -> None:
+def test_a_truncated_text_file_is_named(model: pycolmap.Reconstruction, tmp_path: Path, name: str) -> None:
     model.write_text(tmp_path)
     path = tmp_path / f"{name}.txt"
     lines = path.read_text().splitlines(keepends=True)
-    # The line of an image's points may be empty and lack at the end, and nothing is lost.
+    # The line of points of the last image may be empty, and its absence loses nothing.
     fewer = lines[:-2] if name == "images" else lines[:-1]
     for text in ("".join(fewer), "".join(lines)[:-3]):
         path.write_text(text)
-        with pytest.raises(LumenError, match=f"{name}.txt is cut off or damaged"):
+        with pytest.raises(LumenError, match=f"{name}.txt is truncated or damaged"):
             read_model(tmp_path)
 
 
-def test_an_older_model_has_no_rigs_and_no_frames(binary: Path) -> None:
+def test_an_older_model_without_rigs_and_frames_is_complete(binary: Path) -> None:
     (binary / "rigs.bin").unlink()
     (binary / "frames.bin").unlink()
     check_model_files(binary)
@@ -89,8 +87,8 @@ def test_a_focal_length_of_0_is_named(model: pycolmap.Reconstruction, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "place", "message"), [("frames", -28, "pose"), ("points3D", 16, "point")])
-def test_what_is_not_finite_is_named(binary: Path, name: str, place: int, message: str) -> None:
-    """The last number of the last frame's pose, and the first one of the first point."""
+def test_a_value_that_is_not_finite_is_named(binary: Path, name: str, place: int, message: str) -> None:
+    """The last number of the last pose, and the first coordinate of the first point."""
     path = binary / f"{name}.bin"
     content = bytearray(path.read_bytes())
     struct.pack_into("<d", content, place, np.nan)

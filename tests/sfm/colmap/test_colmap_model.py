@@ -1,4 +1,4 @@
-"""Training data through COLMAP's models and back: poses to 1e-9, tracks exactly."""
+"""Round trip of training data through COLMAP models: poses within 1e-9, tracks exactly."""
 
 import os
 from pathlib import Path
@@ -32,14 +32,14 @@ def assert_same(read: TrainingData, data: TrainingData) -> None:
 
 
 @pytest.mark.parametrize("text", [False, True])
-def test_through_colmap_and_back(tmp_path: Path, text: bool) -> None:
+def test_round_trip_through_colmap(tmp_path: Path, text: bool) -> None:
     data = scene()
     read = through_colmap(data, tmp_path / "model", text=text)
     assert_same(read, data)
     np.testing.assert_array_equal(read.colors, data.colors)
 
 
-def test_each_view_s_own_intrinsics_survive(tmp_path: Path) -> None:
+def test_intrinsics_of_each_view_are_kept(tmp_path: Path) -> None:
     data = scene()
     pinhole = data.pinhole + np.arange(len(data.pinhole))[:, None] // 2
     read = through_colmap(TrainingData(**{**vars(data), "pinhole": pinhole}), tmp_path / "model")
@@ -54,7 +54,7 @@ def test_observations_lie_where_colmap_projects_the_points() -> None:
     assert model.compute_num_observations() == len(scene().observation_point)
 
 
-def test_a_point_without_views_stays_a_point(tmp_path: Path) -> None:
+def test_a_point_without_observations_is_kept(tmp_path: Path) -> None:
     data = scene()
     seen = data.observation_point != 5
     fewer = TrainingData(
@@ -67,15 +67,15 @@ def test_a_point_without_views_stays_a_point(tmp_path: Path) -> None:
     assert_same(through_colmap(fewer, tmp_path / "model"), fewer)
 
 
-def test_what_is_no_model(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="holds no COLMAP model"):
         read_model(tmp_path)
     (tmp_path / "cameras.bin").write_bytes(b"broken")
-    with pytest.raises(LumenError, match="cameras.bin is cut off or damaged"):
+    with pytest.raises(LumenError, match="cameras.bin is truncated or damaged"):
         read_model(tmp_path)
 
 
-def test_a_camera_with_distortion_or_of_another_size_is_refused() -> None:
+def test_a_camera_with_distortion_or_the_wrong_size_is_refused() -> None:
     data = scene()
     image_paths = {path.name: path for path in data.image_paths}
     model = model_from_training_data(data)
@@ -83,13 +83,13 @@ def test_a_camera_with_distortion_or_of_another_size_is_refused() -> None:
     model.cameras[1].params = [90, 91, 80, 60, 0.1, 0, 0, 0]
     with pytest.raises(LumenError, match="undistort the model"):
         training_data_from_model(model, data.mask, data.selected_index, image_paths)
-    with pytest.raises(LumenError, match="the mask of 40x30"):
+    with pytest.raises(LumenError, match="but the mask 40x30"):
         training_data_from_model(
             model_from_training_data(data), np.zeros((30, 40), np.uint8), data.selected_index, image_paths
         )
 
 
-def test_names_tell_the_frame() -> None:
+def test_the_frame_index_is_the_last_number_in_the_name() -> None:
     assert frame_number("images/00002603.jpg") == 2603
     assert frame_number("case12_frame_7.png") == 7
     with pytest.raises(LumenError, match="no number"):
@@ -97,7 +97,7 @@ def test_names_tell_the_frame() -> None:
 
 
 @pytest.mark.skipif("LUMEN_REAL_DATA" not in os.environ, reason="LUMEN_REAL_DATA is not set")
-def test_the_published_example_through_colmap(tmp_path: Path) -> None:
+def test_round_trip_of_the_published_example(tmp_path: Path) -> None:
     (root,) = (Path(os.environ["LUMEN_REAL_DATA"]) / "sinus" / "1").glob("_start_*")
     data = read_training_data(root)
     assert_same(through_colmap(data, tmp_path / "model"), data)

@@ -1,4 +1,4 @@
-"""Correspondences: the part of the tracks that is mapped, and COLMAP's database as others read it."""
+"""Selection of the tracks to map, and the COLMAP database, read back with pycolmap and with SQLite."""
 
 import sqlite3
 from pathlib import Path
@@ -11,8 +11,13 @@ from pipeline.data.tracks import Tracks
 from pipeline.errors import LumenError
 from sfm.colmap.database import Pair, read_database, write_database
 from sfm.evaluation.alignment import compare_paths
-from sfm.mapping.incremental import map_images, verify_pairs
-from sfm.mapping.subset import correspondences_from_tracks, pair_keyframes, select_skeleton
+from sfm.mapping.incremental import (
+    correspondences_from_tracks,
+    map_images,
+    pair_keyframes,
+    select_skeleton,
+    verify_pairs,
+)
 from synthetic_video import SyntheticVideo, make_camera, make_video, project
 
 Keypoints = dict[str, np.ndarray]
@@ -28,7 +33,7 @@ def names_of(tracks: Tracks) -> list[str]:
 
 
 def write_video(video: SyntheticVideo, database: Path) -> dict[Pair, np.ndarray]:
-    """Write a video's tracks as the mapping does; the matches that were written."""
+    """Write the tracks of a video as the mapping does, and return the matches."""
     rows = range(len(video.tracks.frame_index))
     keypoints, matches = correspondences_from_tracks(video.tracks, rows, names_of(video.tracks), 30)
     camera = pycolmap.Camera(video.camera.todict())
@@ -38,7 +43,7 @@ def write_video(video: SyntheticVideo, database: Path) -> dict[Pair, np.ndarray]
 
 
 def keypoints_in(database: Path) -> dict[int, tuple[str, np.ndarray]]:
-    """Without pycolmap: image's number → its name and (N, 2) px."""
+    """Read without pycolmap: image ID → name and (N, 2) px."""
     with sqlite3.connect(database) as connection:
         rows = connection.execute("SELECT image_id, name, rows, cols, data FROM keypoints JOIN images USING (image_id)")
         return {
@@ -48,7 +53,7 @@ def keypoints_in(database: Path) -> dict[int, tuple[str, np.ndarray]]:
 
 
 def matches_in(database: Path, table: str = "matches") -> dict[tuple[int, int], np.ndarray]:
-    """Without pycolmap: two images' numbers → (M, 2)."""
+    """Read without pycolmap: two image IDs → (M, 2)."""
     with sqlite3.connect(database) as connection:
         rows = connection.execute(f"SELECT pair_id, rows, data FROM {table} WHERE rows > 0").fetchall()
     # https://colmap.github.io/database.html
@@ -65,7 +70,7 @@ def some_correspondences() -> tuple[Keypoints, dict[Pair, np.ndarray]]:
     return keypoints, {("b", "a"): np.array([[0, 2], [3, 0]])}
 
 
-def test_what_is_written_reads_back_exactly(tmp_path: Path) -> None:
+def test_keypoints_and_matches_read_back_exactly(tmp_path: Path) -> None:
     keypoints, matches = some_correspondences()
     write_database(tmp_path / "new" / "database.db", make_camera(), keypoints, matches)
     read_keypoints, read_matches = read_database(tmp_path / "new" / "database.db")
@@ -77,7 +82,7 @@ def test_what_is_written_reads_back_exactly(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read_matches[pair], matches[pair])
 
 
-def test_the_camera_and_what_is_known_of_it_are_written(tmp_path: Path) -> None:
+def test_the_camera_and_its_focal_length_prior_are_written(tmp_path: Path) -> None:
     for known in (False, True):
         camera = make_camera("OPENCV_FISHEYE")
         camera.has_prior_focal_length = known
@@ -89,8 +94,8 @@ def test_the_camera_and_what_is_known_of_it_are_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(read.params, camera.params)
 
 
-def test_a_pair_in_the_other_order_keeps_what_belongs_together(tmp_path: Path) -> None:
-    """COLMAP turns a pair round so that the image written first comes first."""
+def test_the_matches_of_a_reversed_pair_are_swapped(tmp_path: Path) -> None:
+    """COLMAP orders a pair so that the image with the smaller ID comes first."""
     keypoints, _ = some_correspondences()
     rows = np.array([[2, 0], [0, 3]])
     write_database(tmp_path / "database.db", make_camera(), keypoints, {("a", "b"): rows})
@@ -101,14 +106,14 @@ def test_a_pair_in_the_other_order_keeps_what_belongs_together(tmp_path: Path) -
     np.testing.assert_array_equal(read["b", "a"], rows[:, ::-1])
 
 
-def test_a_pair_without_matches_is_no_pair(tmp_path: Path) -> None:
+def test_a_pair_without_matches_is_not_read_back(tmp_path: Path) -> None:
     keypoints, matches = some_correspondences()
     matches["a", "c"] = np.zeros((0, 2), np.int64)
     write_database(tmp_path / "database.db", make_camera(), keypoints, matches)
     assert list(read_database(tmp_path / "database.db")[1]) == [("b", "a")]
 
 
-def test_a_database_in_the_way_is_replaced(tmp_path: Path) -> None:
+def test_an_existing_database_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "database.db"
     write_database(path, make_camera(), *some_correspondences())
     write_database(path, make_camera(), {"x": np.ones((1, 2), np.float32)}, {})
@@ -116,21 +121,21 @@ def test_a_database_in_the_way_is_replaced(tmp_path: Path) -> None:
     assert list(keypoints) == ["x"] and not matches
 
 
-def test_a_folder_in_the_way_is_told(tmp_path: Path) -> None:
+def test_a_folder_at_the_path_of_the_database_is_reported(tmp_path: Path) -> None:
     (tmp_path / "database.db").mkdir()
     with pytest.raises(LumenError, match="cannot write .*database.db"):
         write_database(tmp_path / "database.db", make_camera(), *some_correspondences())
 
 
 @pytest.mark.parametrize("row", [[4, 0], [0, 3], [-1, 0], [0, -1]])
-def test_a_match_of_no_keypoint_is_refused(tmp_path: Path, row: list[int]) -> None:
+def test_a_match_with_an_invalid_keypoint_index_is_refused(tmp_path: Path, row: list[int]) -> None:
     keypoints, _ = some_correspondences()
-    with pytest.raises(ValueError, match="a match of b and a names a keypoint outside"):
+    with pytest.raises(ValueError, match="a match of b and a has a keypoint index outside"):
         write_database(tmp_path / "database.db", make_camera(), keypoints, {("b", "a"): np.array([[0, 0], row])})
 
 
-def test_each_keypoint_in_the_file_lies_where_pycolmap_sees_its_point(tmp_path: Path, video: SyntheticVideo) -> None:
-    """To the rounding of float32, so half a pixel would be seen."""
+def test_each_keypoint_in_the_file_is_the_projection_of_its_point(tmp_path: Path, video: SyntheticVideo) -> None:
+    """Within float32 rounding, so that a shift of half a pixel fails."""
     write_video(video, tmp_path / "database.db")
     found = list(keypoints_in(tmp_path / "database.db").values())
     assert [name for name, _ in found] == names_of(video.tracks)
@@ -140,7 +145,7 @@ def test_each_keypoint_in_the_file_lies_where_pycolmap_sees_its_point(tmp_path: 
         np.testing.assert_allclose(pixels, expected, atol=5e-5)
 
 
-def test_each_match_in_the_file_joins_views_of_one_point(tmp_path: Path, video: SyntheticVideo) -> None:
+def test_each_match_in_the_file_links_observations_of_one_point(tmp_path: Path, video: SyntheticVideo) -> None:
     write_video(video, tmp_path / "database.db")
     numbers = list(keypoints_in(tmp_path / "database.db"))
     found = matches_in(tmp_path / "database.db")
@@ -155,7 +160,7 @@ def test_each_match_in_the_file_joins_views_of_one_point(tmp_path: Path, video: 
 
 
 def test_an_exact_scene_is_verified_and_mapped_exactly(tmp_path: Path, video: SyntheticVideo) -> None:
-    """The keypoints alone tell where the camera was, to less than a thousandth of what half a pixel would turn it."""
+    """The pose errors are below a thousandth of those that a shift of half a pixel would cause."""
     matches = write_video(video, tmp_path / "database.db")
     verify_pairs(tmp_path / "database.db", list(matches), tmp_path / "log", seed=0)
     verified = matches_in(tmp_path / "database.db", "two_view_geometries")
@@ -184,11 +189,11 @@ def test_verification_drops_wrong_matches(tmp_path: Path, video: SyntheticVideo)
     kept = {tuple(row) for row in found.tolist()}
     is_kept = np.array([tuple(row) in kept for row in rows.tolist()])
     assert is_kept[~wrong].mean() > 0.99
-    # Wrong ones along the epipolar line cannot be told.
+    # Wrong matches along the epipolar line cannot be detected.
     assert is_kept[wrong].mean() < 0.3
 
 
-def test_pairs_are_near_ones_and_some_far_ones() -> None:
+def test_keyframes_are_paired_with_near_and_some_far_keyframes() -> None:
     pairs = pair_keyframes(40)
     assert len(pairs) == len(set(pairs)) and all(0 <= first < second < 40 for first, second in pairs)
     assert [second for first, second in pairs if first == 0] == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
@@ -196,8 +201,8 @@ def test_pairs_are_near_ones_and_some_far_ones() -> None:
     assert pair_keyframes(1) == []
 
 
-def skeleton_tracks() -> Tracks:
-    """Rows 0 to 4: of the tracks that begin in 0, 0 has 3 views, 1 has 2, 2 has 4, 3 has 3; 4 begins in 1 and has 3."""
+def short_tracks() -> Tracks:
+    """Five frames. Tracks 0 to 3 start in frame 0 and have 3, 2, 4 and 3 views; track 4 starts in frame 1 and has 3."""
     seen = {0: [0, 1, 2], 1: [0, 1], 2: [0, 1, 2, 4], 3: [0, 2, 4], 4: [1, 2, 4]}
     pairs = sorted((row, track) for track, rows in seen.items() for row in rows)
     frame, track = np.array(pairs).T
@@ -205,21 +210,21 @@ def skeleton_tracks() -> Tracks:
 
 
 @pytest.mark.parametrize(("points", "chosen"), [(1, [2, 4]), (2, [0, 2, 4]), (9, [0, 2, 3, 4])])
-def test_the_skeleton_takes_the_longest_tracks_of_each_keyframe(points: int, chosen: list[int]) -> None:
-    tracks = skeleton_tracks()
-    skeleton = select_skeleton(tracks, np.arange(5), points)
-    assert np.unique(skeleton.track).tolist() == chosen
-    assert skeleton.lengths()[chosen].tolist() == tracks.lengths()[chosen].tolist()
+def test_the_longest_tracks_of_each_keyframe_are_selected(points: int, chosen: list[int]) -> None:
+    tracks = short_tracks()
+    selected = select_skeleton(tracks, np.arange(5), points)
+    assert np.unique(selected.track).tolist() == chosen
+    assert selected.lengths()[chosen].tolist() == tracks.lengths()[chosen].tolist()
 
 
-def test_the_skeleton_counts_keyframes_alone() -> None:
-    skeleton = select_skeleton(skeleton_tracks(), np.array([0, 2, 4]), 9)
-    assert np.unique(skeleton.frame).tolist() == [0, 2, 4]
-    assert np.unique(skeleton.track).tolist() == [2, 3]
+def test_only_observations_in_keyframes_count() -> None:
+    selected = select_skeleton(short_tracks(), np.array([0, 2, 4]), 9)
+    assert np.unique(selected.frame).tolist() == [0, 2, 4]
+    assert np.unique(selected.track).tolist() == [2, 3]
 
 
-def test_pairs_that_share_little_are_left_out() -> None:
-    tracks = skeleton_tracks()
+def test_pairs_that_share_few_points_are_left_out() -> None:
+    tracks = short_tracks()
     names = ["f0", "f1", "f2", "f4"]
     keypoints, matches = correspondences_from_tracks(tracks, [0, 1, 2, 4], names, 3)
     assert [len(keypoints[name]) for name in names] == [4, 4, 4, 3]

@@ -1,4 +1,4 @@
-"""Functions that read take a path as text, as a Path, or as anything path-like."""
+"""Functions that read files accept a path as str, Path, or any other path-like object."""
 
 import os
 from collections.abc import Callable
@@ -24,8 +24,8 @@ from sfm.input_video import InputVideo
 from textured_plane import write_plane
 
 
-class Place(os.PathLike[str]):
-    """Neither text nor a Path."""
+class CustomPath(os.PathLike[str]):
+    """A path-like object that is neither str nor Path."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -34,11 +34,11 @@ class Place(os.PathLike[str]):
         return str(self._path)
 
 
-FORMS = (str, Path, Place)
+FORMS = (str, Path, CustomPath)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_training_data_are_read(form: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_training_data_is_read(form: Callable[[Path], Any], tmp_path: Path) -> None:
     root = tmp_path / "1" / "plane"
     write_plane(root, frames=3)
     assert len(read_training_data(form(root)).frame_index) == 3
@@ -65,7 +65,7 @@ def test_other_files_are_read(form: Callable[[Path], Any], tmp_path: Path) -> No
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("read", [InputVideo.read, Sequence.load, Tracks.load, read_training_data, open_source])
-def test_what_is_missing_is_said_to_be(read: Callable[..., Any], form: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_a_missing_path_is_reported(read: Callable[..., Any], form: Callable[[Path], Any], tmp_path: Path) -> None:
     more = (30.0,) if read is open_source else ()
     with pytest.raises(LumenError, match="none"):
         read(form(tmp_path / "none"), *more)

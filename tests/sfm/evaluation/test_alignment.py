@@ -1,4 +1,4 @@
-"""Camera paths that differ by a known similarity, and by a known error on top."""
+"""Trajectories that differ by a known similarity transform, with and without a known error."""
 
 import numpy as np
 import pycolmap
@@ -24,7 +24,7 @@ def path_on_a_line(frames: int = 8) -> Floats:
     return np.concatenate([rotations, -rotations @ centers[:, :, None]], axis=2)
 
 
-def path_in_one_place(center: list[float], frames: int = 8) -> Floats:
+def standing_path(center: list[float], frames: int = 8) -> Floats:
     rotations = random_rotations(frames, np.random.default_rng(0))
     return np.concatenate([rotations, -rotations @ np.tile(np.array(center)[:, None], (frames, 1, 1))], axis=2)
 
@@ -43,7 +43,7 @@ def assert_same_similarity(found: pycolmap.Sim3d, true: pycolmap.Sim3d, toleranc
     np.testing.assert_allclose(found.translation, true.translation, atol=10 * tolerance)
 
 
-def test_a_similarity_is_found_exactly() -> None:
+def test_a_similarity_is_recovered_exactly() -> None:
     difference = compare_paths(path(), moved(path(), SIMILARITY))
     assert_same_similarity(difference.reference_from_estimate, SIMILARITY)
     assert difference.ate < 1e-9
@@ -52,7 +52,7 @@ def test_a_similarity_is_found_exactly() -> None:
     assert difference.rotation_deg.max() < 1e-5
 
 
-def test_lengths_are_those_of_the_reference() -> None:
+def test_lengths_are_in_units_of_the_reference() -> None:
     reference = moved(path(), SIMILARITY)
     centers = invert_poses(reference)[:, :, 3]
     difference = compare_paths(path(), reference)
@@ -61,7 +61,7 @@ def test_lengths_are_those_of_the_reference() -> None:
     assert difference.extent == pytest.approx(max(centers.max(axis=0) - centers.min(axis=0)))
 
 
-def test_rotations_differ_by_degrees() -> None:
+def test_rotation_errors_are_in_degrees() -> None:
     angles_deg = np.array([0.5, 3.0, 170.0])
     estimate = path()
     for row, angle_deg in zip((2, 5, 11), angles_deg, strict=True):
@@ -76,15 +76,15 @@ def test_rotations_differ_by_degrees() -> None:
     assert difference.ate < 1e-9
 
 
-def test_the_error_is_the_root_mean_square_in_the_reference_s_units() -> None:
-    """Shifts that turn and move nothing: along the axis, in turn up and down, at the corners of a square."""
+def test_ate_is_the_root_mean_square_in_units_of_the_reference() -> None:
+    """The corners of a square shift up and down in turn, which changes no rotation and no translation."""
     reference_centers = np.array([[1.0, 1, 0], [-1, 1, 0], [-1, -1, 0], [1, -1, 0], [0, 0, 2], [0, 0, -2]])
     centers = reference_centers + 0.1 * np.array([[0, 0, sign] for sign in (1, -1, 1, -1, 0, 0)])
     still = np.broadcast_to(np.eye(3), (6, 3, 3))
     reference = np.concatenate([still, -reference_centers[:, :, None]], axis=2)
     estimate = moved(np.concatenate([still, -centers[:, :, None]], axis=2), SIMILARITY)
     difference = compare_paths(estimate, reference)
-    # The scale that brings them nearest.
+    # The least-squares scale.
     scale = 16 / 16.04
     expected = np.linalg.norm(scale * centers - reference_centers, axis=1)
     np.testing.assert_allclose(difference.position, expected, atol=1e-9)
@@ -99,24 +99,24 @@ def test_two_frames_are_too_few_to_compare() -> None:
 
 @pytest.mark.parametrize("center", [[0, 0, 0], [0.1, -7.3, 5.2]])
 def test_a_camera_that_does_not_move_cannot_be_compared(center: list[float]) -> None:
-    standing = path_in_one_place(center)
+    standing = standing_path(center)
     for compare in (compare_paths, align_poses):
-        with pytest.raises(LumenError, match="in one place"):
+        with pytest.raises(LumenError, match="centres are identical"):
             compare(standing, path(8))
 
 
-def test_centers_on_a_line_leave_the_turn_open() -> None:
-    with pytest.raises(LumenError, match="on one line"):
+def test_collinear_centers_are_refused() -> None:
+    with pytest.raises(LumenError, match="collinear"):
         compare_paths(path_on_a_line(), path_on_a_line())
 
 
 @pytest.mark.parametrize("make", [path, path_on_a_line])
-def test_orientations_align_a_straight_path_too(make: object) -> None:
+def test_orientations_align_a_straight_trajectory(make: object) -> None:
     assert callable(make)
     assert_same_similarity(align_poses(make(), moved(make(), SIMILARITY)), SIMILARITY)
 
 
-def test_opposite_errors_of_orientation_do_not_matter() -> None:
+def test_opposite_orientation_errors_cancel() -> None:
     estimate = path_on_a_line()
     centers = invert_poses(estimate)[:, :, 3]
     for row in range(len(estimate)):

@@ -1,4 +1,4 @@
-"""Evaluation, trajectories and views of COLMAP models that have poses and little else, or lenses of any kind."""
+"""Evaluation, export and rendering of COLMAP models without points, without frame numbers and with any camera model."""
 
 import json
 from dataclasses import replace
@@ -32,7 +32,7 @@ NAMES = ("ant.png", "bee.png", "cow.png", "dog.png", "elk.png", "fox.png", "gnu.
 
 @pytest.fixture
 def reference(tmp_path: Path) -> Path:
-    """Training data of the scene."""
+    """Training data of the synthetic scene."""
     write_training_data(scene(), tmp_path / "reference")
     images = tmp_path / "reference" / "images"
     images.mkdir()
@@ -52,20 +52,20 @@ def to_tum(model: Path, output: Path, **settings: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("lens", LENSES)
-def test_poses_without_points_are_enough_with_any_lens(reference: Path, tmp_path: Path, lens: str) -> None:
+def test_poses_without_points_are_evaluated_for_any_camera_model(reference: Path, tmp_path: Path, lens: str) -> None:
     data = write_known_poses(tmp_path / "model", [f"{lens} {LENSES[lens]}"])
     lines = against_other(read_reconstruction(tmp_path / "model"), read_reconstruction(reference))
     assert figure(lines, "frames in common") == 7 and figure(lines, "ATE") < 1e-6
     rows = to_tum(tmp_path / "model", tmp_path / "tum")
     rotations = rotations_from_quaternions(rows[:, [7, 4, 5, 6]])
     np.testing.assert_allclose(rotations, data.cam_from_world[:, :, :3].transpose(0, 2, 1), atol=1e-9)
-    picture = tmp_path / "cameras.png"
-    view(ViewConfig(tmp_path / "model", render=picture, size=(320, 240)))
-    assert len(np.unique(cv2.imread(str(picture)).reshape(-1, 3), axis=0)) > 3
+    rendered = tmp_path / "cameras.png"
+    view(ViewConfig(tmp_path / "model", render=rendered, size=(320, 240)))
+    assert len(np.unique(cv2.imread(str(rendered)).reshape(-1, 3), axis=0)) > 3
 
 
 @pytest.mark.parametrize("lens", LENSES)
-def test_points_come_with_any_lens(tmp_path: Path, lens: str) -> None:
+def test_points_are_read_for_any_camera_model(tmp_path: Path, lens: str) -> None:
     model = model_from_training_data(scene())
     values = [float(value) for value in LENSES[lens].split()[2:]]
     model.cameras[1].model = getattr(pycolmap.CameraModelId, lens)
@@ -76,9 +76,7 @@ def test_points_come_with_any_lens(tmp_path: Path, lens: str) -> None:
     np.testing.assert_array_equal(data.observation_view, scene().observation_view)
 
 
-def test_what_points_would_give_is_said_to_be_missing(
-    reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_points_are_reported(reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_known_poses(tmp_path / "model")
     evaluate(EvaluateConfig(tmp_path / "model", against=reference))
     assert "points                   0 against 40" in capsys.readouterr().out
@@ -91,7 +89,7 @@ def test_what_points_would_give_is_said_to_be_missing(
 
 
 @pytest.mark.parametrize("views", [1, 2, 3])
-def test_few_cameras_alone_can_be_shown(tmp_path: Path, views: int) -> None:
+def test_one_to_three_cameras_without_points_can_be_rendered(tmp_path: Path, views: int) -> None:
     data = scene(views=7)
     few = replace(data, cam_from_world=data.cam_from_world[:views], image_paths=data.image_paths[:views])
     write_known_poses(tmp_path / "model", data=few)
@@ -99,26 +97,26 @@ def test_few_cameras_alone_can_be_shown(tmp_path: Path, views: int) -> None:
     assert (tmp_path / "few.png").exists()
 
 
-def test_frames_without_a_number_are_matched_by_their_names(tmp_path: Path) -> None:
+def test_frames_without_a_number_are_matched_by_name(tmp_path: Path) -> None:
     data = write_known_poses(tmp_path / "all", names=NAMES)
     some = replace(data, cam_from_world=data.cam_from_world[1:6])
     write_known_poses(tmp_path / "some", names=NAMES[1:6], data=some)
     lines = against_other(read_reconstruction(tmp_path / "some"), read_reconstruction(tmp_path / "all"))
     assert figure(lines, "frames in common") == 5 and figure(lines, "ATE") < 1e-6
     write_known_poses(tmp_path / "others", names=[f"other_{name}" for name in NAMES])
-    with pytest.raises(LumenError, match="they have 0 frames whose images have the same name"):
+    with pytest.raises(LumenError, match="share 0 frames by image name"):
         against_other(read_reconstruction(tmp_path / "some"), read_reconstruction(tmp_path / "others"))
 
 
-def test_frames_without_a_number_have_no_time_and_no_truth(tmp_path: Path) -> None:
+def test_frames_without_a_number_have_no_timestamp_and_no_ground_truth(tmp_path: Path) -> None:
     write_known_poses(tmp_path / "model", names=NAMES)
     with pytest.raises(LumenError, match="each needs a number of its own"):
         to_tum(tmp_path / "model", tmp_path / "tum")
-    with pytest.raises(LumenError, match="--truth needs the frame of each image"):
+    with pytest.raises(LumenError, match="--truth needs the frame index in each image name"):
         evaluate(EvaluateConfig(tmp_path / "model", truth=tmp_path / "phantom"))
 
 
-def test_cameras_side_by_side_are_matched_by_folder_and_name(tmp_path: Path) -> None:
+def test_images_of_a_stereo_camera_are_matched_by_folder_and_name(tmp_path: Path) -> None:
     names = [f"{side}/{frame:04d}.png" for frame in (8, 9, 10) for side in ("left", "right")] + ["left/0011.png"]
     cameras = [PINHOLE, "OPENCV 80 60 45 45 40 30 0.1 0 0 0"]
     of_image = [1, 2, 1, 2, 1, 2, 1]
@@ -134,27 +132,27 @@ def test_cameras_side_by_side_are_matched_by_folder_and_name(tmp_path: Path) -> 
         to_tum(tmp_path / "a", tmp_path / "tum")
 
 
-def test_images_in_folders_are_known_by_their_numbers(reference: Path, tmp_path: Path) -> None:
+def test_images_in_folders_are_matched_by_number(reference: Path, tmp_path: Path) -> None:
     write_known_poses(tmp_path / "model", names=[f"day 1/scope/{path.stem}.png" for path in scene().image_paths])
     lines = against_other(read_reconstruction(tmp_path / "model"), read_reconstruction(reference))
     assert figure(lines, "frames in common") == 7
 
 
-def test_a_trajectory_file_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_trajectory_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "trajectory.tum").write_text("0.0 0 0 0 0 0 0 1\n")
-    with pytest.raises(LumenError, match="is a file, .*evo compares trajectories"):
+    with pytest.raises(LumenError, match="is a file, .*use evo"):
         read_reconstruction(tmp_path / "trajectory.tum")
 
 
 @pytest.mark.parametrize("lens", ["FULL_OPENCV", "FOV", "THIN_PRISM_FISHEYE", "EQUIRECTANGULAR"])
-def test_a_lens_that_nerfstudio_lacks_is_named(reference: Path, tmp_path: Path, lens: str) -> None:
+def test_a_camera_model_that_nerfstudio_lacks_is_named(reference: Path, tmp_path: Path, lens: str) -> None:
     write_known_poses(tmp_path / "model", [f"{lens} {LENSES[lens]}"])
-    with pytest.raises(LumenError, match=f"camera 1 is {lens}, unknown to nerfstudio"):
+    with pytest.raises(LumenError, match=f"camera 1 is {lens}, which nerfstudio does not support"):
         convert(ConvertConfig(tmp_path / "model", "nerfstudio", tmp_path / "nerf", images=reference / "images"))
 
 
 def distorted(frame: dict[str, float], head: dict[str, Any], x: float, y: float) -> tuple[float, float]:
-    """Where nerfstudio's cameras, which are OpenCV's, see the ray (x, y, 1)."""
+    """Project the ray (x, y, 1) with nerfstudio's camera models, which are OpenCV's."""
     k = [{**head, **frame}.get(f"k{i}", 0.0) for i in range(1, 5)]
     p1, p2 = ({**head, **frame}.get(name, 0.0) for name in ("p1", "p2"))
     r = np.hypot(x, y)
@@ -181,7 +179,7 @@ def distorted(frame: dict[str, float], head: dict[str, Any], x: float, y: float)
         "SIMPLE_FISHEYE",
     ],
 )
-def test_nerfstudio_s_lenses_distort_as_colmap_s(reference: Path, tmp_path: Path, lens: str) -> None:
+def test_nerfstudio_cameras_distort_as_colmap_cameras(reference: Path, tmp_path: Path, lens: str) -> None:
     values = [float(value) for value in LENSES[lens].split()[2:]]
     write_known_poses(tmp_path / "model", [f"{lens} {LENSES[lens]}"])
     convert(ConvertConfig(tmp_path / "model", "nerfstudio", tmp_path / "nerf", images=reference / "images"))
@@ -192,7 +190,7 @@ def test_nerfstudio_s_lenses_distort_as_colmap_s(reference: Path, tmp_path: Path
         np.testing.assert_allclose(distorted(head["frames"][0], head, x, y), expected, atol=1e-6)
 
 
-def test_each_image_has_its_lens_where_they_differ(reference: Path, tmp_path: Path) -> None:
+def test_images_with_different_cameras_have_distortion_of_their_own(reference: Path, tmp_path: Path) -> None:
     cameras = [PINHOLE, f"OPENCV {LENSES['OPENCV']}"]
     write_known_poses(tmp_path / "model", cameras, camera_of_image=[1, 2, 1, 1, 1, 1, 2])
     convert(ConvertConfig(tmp_path / "model", "nerfstudio", tmp_path / "nerf", images=reference / "images"))
@@ -203,12 +201,12 @@ def test_each_image_has_its_lens_where_they_differ(reference: Path, tmp_path: Pa
         [*cameras, f"FISHEYE {PINHOLE.removeprefix('PINHOLE ')}"],
         camera_of_image=[1, 2, 1, 1, 3, 1, 2],
     )
-    with pytest.raises(LumenError, match="one camera model for all images, not OPENCV and OPENCV_FISHEYE"):
+    with pytest.raises(LumenError, match="needs one camera model for all images, not OPENCV and OPENCV_FISHEYE"):
         convert(ConvertConfig(tmp_path / "model", "nerfstudio", tmp_path / "two", images=reference / "images"))
 
 
 @pytest.mark.parametrize("settings", [{"to": "training"}, {"to": "colmap"}, {"to": "nerfstudio", "check": True}])
-def test_pinholes_are_asked_for_where_they_are_needed(
+def test_a_distorted_camera_is_refused_where_a_pinhole_is_needed(
     reference: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     write_known_poses(tmp_path / "model", [f"OPENCV {LENSES['OPENCV']}"])
@@ -217,7 +215,7 @@ def test_pinholes_are_asked_for_where_they_are_needed(
         convert(ConvertConfig(tmp_path / "model", output=tmp_path / "out", **places, **settings))
 
 
-def test_poses_alone_are_measured_against_the_truth(tmp_path: Path) -> None:
+def test_poses_without_points_are_compared_with_ground_truth(tmp_path: Path) -> None:
     data = replace(scene(), frame_index=np.arange(7))
     names = [f"{index:08d}.jpg" for index in range(7)]
     write_known_poses(tmp_path / "model", names=names, data=data)
@@ -226,4 +224,4 @@ def test_poses_alone_are_measured_against_the_truth(tmp_path: Path) -> None:
     truth = SurfaceTruth(PhantomPaths(tmp_path), camera, data.cam_from_world, np.ones(7, bool), surface)
     lines = against_truth(read_reconstruction(tmp_path / "model"), truth)
     assert figure(lines, "ATE") < 1e-6
-    assert lines[-1] == "points to the surface    not measured: no frame sees a point"
+    assert lines[-1] == "distance to surface      not measured: no point is observed"

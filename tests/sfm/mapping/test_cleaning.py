@@ -1,4 +1,4 @@
-"""Removing points: their uncertainty against repeated experiments, and exactly those of inconsistent colour."""
+"""Removal of points: the uncertainty against repeated experiments, and removal of exactly the inconsistent colours."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ def model(video: SyntheticVideo) -> TrackModel:
 
 
 def measured_uncertainty(video: SyntheticVideo, trials: int) -> np.ndarray:
-    """(T,) the largest deviation of points triangulated again and again with new noise, as a share of the distance."""
+    """(T,) largest standard deviation of points over triangulations with new noise, as a share of the distance."""
     rng = np.random.default_rng(1)
     true_pixels = video.true_pixels
     found = []
@@ -43,18 +43,18 @@ def measured_uncertainty(video: SyntheticVideo, trials: int) -> np.ndarray:
     return result
 
 
-def test_uncertainty_is_what_repeated_experiments_show(video: SyntheticVideo, model: TrackModel) -> None:
+def test_uncertainty_matches_repeated_experiments(video: SyntheticVideo, model: TrackModel) -> None:
     measured = measured_uncertainty(video, 150)
     known = np.isfinite(measured)
     ratio = depth_uncertainty(model, video.tracks)[known] / measured[known]
     assert known.mean() > 0.9
-    # Points of all kinds: near and far, seen often and seldom.
+    # The points differ: near and far, with many and few observations.
     assert np.quantile(measured[known], 0.9) > 5 * np.quantile(measured[known], 0.1)
     assert np.median(ratio) == pytest.approx(1.0, abs=0.05)
     assert ratio.min() > 0.7 and ratio.max() < 1.31
 
 
-def test_uncertainty_is_a_share_that_knows_no_units(video: SyntheticVideo, model: TrackModel) -> None:
+def test_uncertainty_is_invariant_to_scale(video: SyntheticVideo, model: TrackModel) -> None:
     poses = model.cam_from_world.copy()
     poses[:, :, 3] *= 100
     enlarged = replace(model, cam_from_world=poses, points=100 * model.points)
@@ -64,7 +64,7 @@ def test_uncertainty_is_a_share_that_knows_no_units(video: SyntheticVideo, model
     )
 
 
-def test_what_is_no_point_is_of_infinite_uncertainty(video: SyntheticVideo, model: TrackModel) -> None:
+def test_a_track_without_a_point_has_infinite_uncertainty(video: SyntheticVideo, model: TrackModel) -> None:
     uncertainty = depth_uncertainty(model, video.tracks)
     np.testing.assert_array_equal(np.isinf(uncertainty), np.isnan(model.points[:, 0]))
     assert 0 < np.isinf(uncertainty).sum() < 0.1 * len(uncertainty)
@@ -72,7 +72,7 @@ def test_what_is_no_point_is_of_infinite_uncertainty(video: SyntheticVideo, mode
     assert np.isinf(depth_uncertainty(replace(model, used=lost), video.tracks)).sum() == np.isinf(uncertainty).sum() + 1
 
 
-def test_one_ray_leaves_the_depth_open(video: SyntheticVideo, model: TrackModel) -> None:
+def test_a_single_ray_does_not_determine_the_depth(video: SyntheticVideo, model: TrackModel) -> None:
     track = int(np.argmax(video.tracks.lengths()))
     seen = np.flatnonzero(model.used & (video.tracks.track == track))
     used = model.used.copy()
@@ -81,7 +81,7 @@ def test_one_ray_leaves_the_depth_open(video: SyntheticVideo, model: TrackModel)
 
 
 def tissue_colors(video: SyntheticVideo, changing: np.ndarray) -> np.ndarray:
-    """(O, 3): each point has a colour under a light that changes a little; some points change at random."""
+    """(O, 3): points have a constant colour under slightly varying light; those in `changing` vary at random."""
     rng = np.random.default_rng(2)
     tracks = video.tracks
     own = rng.uniform([120, 60, 50], [200, 100, 90], (tracks.track_count, 3))
@@ -91,7 +91,7 @@ def tissue_colors(video: SyntheticVideo, changing: np.ndarray) -> np.ndarray:
     return np.where(changing[tracks.track, None], wild, colors)
 
 
-def test_exactly_the_points_of_inconsistent_color_go(video: SyntheticVideo, model: TrackModel) -> None:
+def test_exactly_the_points_with_inconsistent_color_are_removed(video: SyntheticVideo, model: TrackModel) -> None:
     there = np.flatnonzero(np.isfinite(model.points[:, 0]))
     changing = np.zeros(video.tracks.track_count, np.bool_)
     changing[np.random.default_rng(3).choice(there, len(there) // 10, replace=False)] = True
@@ -109,7 +109,7 @@ def test_all_points_may_be_kept(video: SyntheticVideo, model: TrackModel) -> Non
     np.testing.assert_array_equal(cleaning.model.points, model.points)
 
 
-def test_a_point_of_unknown_color_is_kept(video: SyntheticVideo, model: TrackModel) -> None:
+def test_a_point_with_unknown_color_is_kept(video: SyntheticVideo, model: TrackModel) -> None:
     unknown = np.arange(video.tracks.track_count) % 2 == 0
     colors = tissue_colors(video, np.zeros(video.tracks.track_count, np.bool_))
     colors[unknown[video.tracks.track]] = np.nan
@@ -121,7 +121,7 @@ def test_a_point_of_unknown_color_is_kept(video: SyntheticVideo, model: TrackMod
     assert clean(model, video.tracks, np.full_like(colors, np.nan), np.inf, 0.5).inconsistent == 0
 
 
-def test_exactly_the_uncertain_points_go(video: SyntheticVideo, model: TrackModel) -> None:
+def test_exactly_the_uncertain_points_are_removed(video: SyntheticVideo, model: TrackModel) -> None:
     uncertainty = depth_uncertainty(model, video.tracks)
     there = np.isfinite(uncertainty)
     limit = float(np.sort(uncertainty[there])[there.sum() * 3 // 4])

@@ -1,4 +1,4 @@
-"""The start is the one that explains most, and is taken at once when it explains nearly all."""
+"""The initial model is the one that explains most; one that explains nearly everything ends the search."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def database(video: SyntheticVideo, tmp_path: Path) -> Path:
     return found
 
 
-def test_a_start_that_explains_nearly_all_is_taken_at_once(video: SyntheticVideo, database: Path) -> None:
+def test_a_start_that_explains_nearly_everything_ends_the_search(video: SyntheticVideo, database: Path) -> None:
     start = choose_start(video.tracks, [KEYFRAMES], database, LIMITS, database.with_name("log"), 0)
     assert start is not None
     assert 0.95 < start.explained <= 1
@@ -43,33 +43,33 @@ def test_a_start_that_explains_nearly_all_is_taken_at_once(video: SyntheticVideo
     assert 0 < difference.ate < 0.005 * difference.path_length
 
 
-def test_of_poor_starts_the_one_that_explains_most_is_taken(
+def test_of_poor_starts_the_one_that_explains_most_is_chosen(
     video: SyntheticVideo, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares = iter([0.5, 0.7, 0.6, 0.65])
 
-    def judge(*_: object, refine_camera: bool) -> tuple[None, float]:
+    def score(*_: object, refine_camera: bool) -> tuple[None, float]:
         return None, next(shares)
 
-    monkeypatch.setattr(sfm.mapping.initialization, "_judge", judge)
+    monkeypatch.setattr(sfm.mapping.initialization, "_score", score)
     start = choose_start(video.tracks, [KEYFRAMES], database, LIMITS, database.with_name("log"), 0)
     assert start is not None and start.explained == 0.7
     assert start.begun == database.parent / "start_0_6_10" / "model"
     assert next(shares, None) is None
 
 
-def test_a_model_of_less_than_half_of_the_keyframes_is_no_start(video: SyntheticVideo, database: Path) -> None:
+def test_a_model_with_less_than_half_of_the_keyframes_is_rejected(video: SyntheticVideo, database: Path) -> None:
     log = database.with_name("log")
     for count, expected in ((5, False), (6, True)):
         names = frame_names(video.tracks, KEYFRAMES[:count])
-        begun = map_images(database, names, database.with_name(f"first_{count}"), log, 0)
-        assert begun is not None and pycolmap.Reconstruction(begun).num_reg_images() == count
-        judged = sfm.mapping.initialization._judge(begun, video.tracks, KEYFRAMES, LIMITS, log, refine_camera=False)
-        assert (judged is not None) is expected
+        mapped = map_images(database, names, database.with_name(f"first_{count}"), log, 0)
+        assert mapped is not None and pycolmap.Reconstruction(mapped).num_reg_images() == count
+        scored = sfm.mapping.initialization._score(mapped, video.tracks, KEYFRAMES, LIMITS, log, refine_camera=False)
+        assert (scored is not None) is expected
 
 
 @pytest.mark.parametrize("lengths", [(3,), (12,), (13,), (100,), (40, 7, 2, 3)])
-def test_windows_cover_every_run_that_is_long_enough_and_nothing_else(lengths: tuple[int, ...]) -> None:
+def test_windows_cover_exactly_the_runs_that_are_long_enough(lengths: tuple[int, ...]) -> None:
     ends = np.cumsum(lengths).tolist()
     runs = [range(end - length, end) for end, length in zip(ends, lengths, strict=True)]
     windows = windows_in(runs)
@@ -80,13 +80,13 @@ def test_windows_cover_every_run_that_is_long_enough_and_nothing_else(lengths: t
     assert len(set(windows)) == len(windows)
 
 
-def test_the_middle_of_every_run_comes_first_the_longest_run_before_the_others() -> None:
+def test_the_middles_of_the_runs_come_first_starting_with_the_longest_run() -> None:
     windows = windows_in([range(20, 60), range(8)])
     assert windows[:2] == [range(34, 46), range(8)]
     assert windows[2:4] == [range(24, 36), range(44, 56)]
 
 
-def test_a_window_that_gives_no_model_does_not_end_the_search(video: SyntheticVideo, database: Path) -> None:
+def test_a_window_without_a_model_does_not_end_the_search(video: SyntheticVideo, database: Path) -> None:
     elsewhere = np.array([3, 4])
     start = choose_start(video.tracks, [elsewhere, KEYFRAMES], database, LIMITS, database.with_name("log"), 0)
     assert start is not None

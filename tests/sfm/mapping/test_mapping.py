@@ -1,4 +1,4 @@
-"""The mapping goes on where it was killed, from the newest snapshot that is whole, and keeps its log out of sight."""
+"""Mapping resumes from the newest complete snapshot after a kill, and logs to a file only."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ _SNAPSHOT_FRAMES = 4
 
 
 class Killed(Exception):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def verified(video: SyntheticVideo, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the mapping counts as done, one entry a call; snapshots are frequent."""
+    """Counts passed to the progress bar, one entry per call; snapshots are frequent."""
     counts: list[int] = []
     monkeypatch.setattr(ProgressBar, "update", lambda self, count=1: counts.append(count))
     monkeypatch.setattr(sfm.mapping.incremental, "_SNAPSHOT_FRAMES", _SNAPSHOT_FRAMES)
@@ -56,7 +56,7 @@ def map_all(video: SyntheticVideo, database: Path, folder: Path) -> pycolmap.Rec
 def map_until(
     frames: int, video: SyntheticVideo, database: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Map until so many frames are in, and stop there as if killed."""
+    """Map until a number of frames is registered, and stop there as if killed."""
     done = 0
 
     def update(bar: ProgressBar, count: int = 1) -> None:
@@ -70,17 +70,17 @@ def map_until(
         map_all(video, database, folder)
 
 
-def assert_whole(model: pycolmap.Reconstruction, video: SyntheticVideo) -> None:
+def assert_complete(model: pycolmap.Reconstruction, video: SyntheticVideo) -> None:
     names, _ = keypoints_and_matches(video.tracks)
     assert sorted(image.name for image in model.images.values() if image.has_pose) == names
     poses = {image.name: image.cam_from_world().matrix() for image in model.images.values()}
     difference = compare_paths(np.array([poses[name] for name in names]), video.cam_from_world)
-    # COLMAP adjusts to pixels, not to the last digit.
+    # Bundle adjustment of float32 pixels is not exact.
     assert difference.ate < 1e-3 * difference.path_length
 
 
-def assert_went_on(counts: list[int], before: int) -> None:
-    """COLMAP calls back for a first pair even when it goes on from a model of more."""
+def assert_resumed(counts: list[int], before: int) -> None:
+    """COLMAP reports an initial pair even when it continues a model."""
     assert counts == [2] + [1] * (FRAMES - before)
 
 
@@ -95,28 +95,28 @@ def registered_in(snapshot: Path) -> int:
 def test_the_bar_counts_every_frame_once(
     video: SyntheticVideo, verified: Path, tmp_path: Path, counts: list[int]
 ) -> None:
-    assert_whole(map_all(video, verified, tmp_path), video)
+    assert_complete(map_all(video, verified, tmp_path), video)
     assert counts == [2] + [1] * (FRAMES - 2)
 
 
-def test_a_killed_mapping_goes_on_from_its_snapshot(
+def test_a_killed_mapping_resumes_from_its_snapshot(
     video: SyntheticVideo, verified: Path, tmp_path: Path, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     map_until(13, video, verified, tmp_path, monkeypatch)
     before = registered_in(snapshots_in(tmp_path)[-1])
     assert 13 - _SNAPSHOT_FRAMES <= before <= 13
-    assert_whole(map_all(video, verified, tmp_path), video)
-    assert_went_on(counts, before)
+    assert_complete(map_all(video, verified, tmp_path), video)
+    assert_resumed(counts, before)
 
 
-def cut_off(snapshot: Path, share: float) -> None:
-    """As a kill leaves it: COLMAP writes one file after the other, the points last."""
+def truncate(snapshot: Path, share: float) -> None:
+    """Truncate a snapshot as a kill does: COLMAP writes the points last."""
     points = snapshot / "points3D.bin"
     points.write_bytes(points.read_bytes()[: int(share * points.stat().st_size)])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.999])
-def test_a_truncated_snapshot_is_passed_over(
+def test_a_truncated_snapshot_is_skipped(
     video: SyntheticVideo,
     verified: Path,
     tmp_path: Path,
@@ -128,13 +128,13 @@ def test_a_truncated_snapshot_is_passed_over(
     *_, older, newest = snapshots_in(tmp_path)
     before = registered_in(older)
     assert before < registered_in(newest)
-    cut_off(newest, share)
-    assert_whole(map_all(video, verified, tmp_path), video)
-    assert_went_on(counts, before)
+    truncate(newest, share)
+    assert_complete(map_all(video, verified, tmp_path), video)
+    assert_resumed(counts, before)
 
 
 @pytest.mark.parametrize("missing", ["cameras.bin", "images.bin", "points3D.bin", "frames.bin", "rigs.bin"])
-def test_a_snapshot_that_lacks_a_file_is_passed_over(
+def test_a_snapshot_without_one_of_its_files_is_skipped(
     video: SyntheticVideo,
     verified: Path,
     tmp_path: Path,
@@ -145,14 +145,12 @@ def test_a_snapshot_that_lacks_a_file_is_passed_over(
     map_until(9, video, verified, tmp_path, monkeypatch)
     for snapshot in snapshots_in(tmp_path):
         (snapshot / missing).unlink()
-    assert_whole(map_all(video, verified, tmp_path), video)
+    assert_complete(map_all(video, verified, tmp_path), video)
     assert counts == [2] + [1] * (FRAMES - 2)
 
 
-def test_the_mapping_begins_with_the_pair_that_it_is_given(
-    video: SyntheticVideo, verified: Path, tmp_path: Path
-) -> None:
-    """The database has no matches of frames that are more than two apart, so nothing can begin with those."""
+def test_mapping_starts_from_a_given_pair(video: SyntheticVideo, verified: Path, tmp_path: Path) -> None:
+    """The database has no matches between frames more than two apart, so such a pair cannot initialize a model."""
     names, _ = keypoints_and_matches(video.tracks)
     log = tmp_path / "log"
     found = map_images(verified, names, tmp_path / "near", log, 0, pair=(names[9], names[7]))
@@ -160,19 +158,17 @@ def test_the_mapping_begins_with_the_pair_that_it_is_given(
     assert map_images(verified, names, tmp_path / "far", log, 0, pair=(names[9], names[5])) is None
 
 
-def test_the_mapping_goes_on_from_a_model(
-    video: SyntheticVideo, verified: Path, tmp_path: Path, counts: list[int]
-) -> None:
+def test_mapping_continues_a_model(video: SyntheticVideo, verified: Path, tmp_path: Path, counts: list[int]) -> None:
     names, _ = keypoints_and_matches(video.tracks)
-    begun = map_images(verified, names[3:9], tmp_path / "begun", tmp_path / "log", 0)
-    assert begun is not None
-    before = pycolmap.Reconstruction(begun)
+    partial = map_images(verified, names[3:9], tmp_path / "partial", tmp_path / "log", 0)
+    assert partial is not None
+    before = pycolmap.Reconstruction(partial)
     assert sorted(image.name for image in before.images.values() if image.has_pose) == names[3:9]
     counts.clear()
-    found = map_images(verified, names, tmp_path / "work", tmp_path / "log", 0, begun=begun)
+    found = map_images(verified, names, tmp_path / "work", tmp_path / "log", 0, begun=partial)
     assert found is not None
-    assert_whole(pycolmap.Reconstruction(found), video)
-    assert_went_on(counts, 6)
+    assert_complete(pycolmap.Reconstruction(found), video)
+    assert_resumed(counts, 6)
 
 
 KEYFRAMES = np.arange(0, FRAMES, 2)
@@ -198,7 +194,7 @@ def test_pairs_are_verified_once(video: SyntheticVideo, tmp_path: Path, monkeypa
     assert map_keyframes(video, database, tmp_path).num_reg_images() == len(KEYFRAMES)
 
 
-def test_an_interrupted_verification_begins_anew(
+def test_an_interrupted_verification_starts_over(
     video: SyntheticVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(*_: object) -> None:
@@ -217,7 +213,7 @@ def test_keyframes_that_share_nothing_have_no_database(video: SyntheticVideo, tm
     assert keyframes_in(alone, tmp_path) is None
 
 
-def test_the_camera_is_held(video: SyntheticVideo, tmp_path: Path) -> None:
+def test_the_camera_is_fixed(video: SyntheticVideo, tmp_path: Path) -> None:
     camera = pycolmap.Camera(video.camera.todict())
     camera.focal_length_x *= 1.05
     wrong = replace(video, camera=camera)
@@ -226,7 +222,7 @@ def test_the_camera_is_held(video: SyntheticVideo, tmp_path: Path) -> None:
     np.testing.assert_array_equal(map_keyframes(wrong, database, tmp_path).cameras[1].params, camera.params)
 
 
-def test_what_pycolmap_logs_goes_to_the_file_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_pycolmap_logs_only_to_the_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "new" / "pycolmap.log"
     for message in ("first message", "second message"):
         with colmap_log(log):
@@ -239,7 +235,7 @@ def test_what_pycolmap_logs_goes_to_the_file_alone(tmp_path: Path, capfd: pytest
     assert capfd.readouterr() == ("", "")
 
 
-def test_after_an_error_pycolmap_logs_as_before(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_logging_is_restored_after_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = pycolmap.logging
     before = settings.alsologtostderr, settings.stderrthreshold
     with pytest.raises(ZeroDivisionError), colmap_log(tmp_path / "log"):
@@ -251,7 +247,7 @@ def test_after_an_error_pycolmap_logs_as_before(tmp_path: Path, capfd: pytest.Ca
     assert "inside" in (tmp_path / "log").read_text() and "outside" not in (tmp_path / "log").read_text()
 
 
-def test_the_log_names_neither_the_machine_nor_the_folder_that_it_is_in(tmp_path: Path) -> None:
+def test_the_log_contains_neither_the_machine_name_nor_its_own_folder(tmp_path: Path) -> None:
     folder = tmp_path / "DOE JANE" / "colmap"
     (tmp_path / "DOE JANE").mkdir()
     for number in range(2):
@@ -264,9 +260,7 @@ def test_the_log_names_neither_the_machine_nor_the_folder_that_it_is_in(tmp_path
     assert [path.name for path in folder.iterdir()] == ["pycolmap.log"]
 
 
-def test_the_log_of_a_relative_folder_keeps_words_that_end_like_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_words_that_end_with_a_relative_folder_stay_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with colmap_log(Path("run") / "pycolmap.log"):
         pycolmap.logging.info("run/mapping of the prun/mapping")

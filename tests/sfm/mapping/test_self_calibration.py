@@ -1,4 +1,4 @@
-"""A camera from nothing but tracks: found from starts that are far off, and of the model that it is."""
+"""Self-calibration converges from distant initial focal lengths and chooses the right camera model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +49,7 @@ def chosen(*attempts: tuple[CameraModel, float, float]) -> tuple[str, float, tup
     return found.camera.model_name, found.camera.mean_focal_length(), found.focal_range_px
 
 
-def test_a_focal_length_is_found_from_40_percent_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_focal_length_is_recovered_from_40_percent_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     video = make_video(FRAMES, points_per_frame=150, model="SIMPLE_RADIAL", noise_px=0.3)
     focal_px = video.camera.params[0]
     starts = (angle_for(0.6 * focal_px), angle_for(1.4 * focal_px))
@@ -64,7 +64,7 @@ def test_a_focal_length_is_found_from_40_percent_off(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("model", ["SIMPLE_RADIAL", "OPENCV_FISHEYE"])
-def test_the_model_that_the_camera_is_of_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
+def test_the_true_camera_model_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str) -> None:
     video = make_video(FRAMES, points_per_frame=150, model=model, noise_px=0.3)
     monkeypatch.setattr(
         sfm.mapping.self_calibration, "_STARTS_DEG", {"SIMPLE_RADIAL": (80.0,), "OPENCV_FISHEYE": (125.0,)}
@@ -75,7 +75,7 @@ def test_the_model_that_the_camera_is_of_is_chosen(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("turning", [14, 30])
-def test_turning_in_the_middle_does_not_keep_the_camera_from_being_estimated(
+def test_the_camera_is_estimated_despite_pure_rotation_in_the_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turning: int
 ) -> None:
     monkeypatch.setitem(sfm.mapping.self_calibration._STARTS_DEG, "SIMPLE_RADIAL", (80.0,))
@@ -90,7 +90,7 @@ def test_turning_in_the_middle_does_not_keep_the_camera_from_being_estimated(
 
 
 @pytest.mark.parametrize(("first", "focal_range_px"), [(1.3, (400.0, 400.0)), (1.69, (400.0, 700.0))])
-def test_of_windows_that_disagree_the_camera_that_explains_most_of_all_is_taken(
+def test_if_windows_disagree_the_camera_that_explains_most_in_all_windows_is_chosen(
     first: float, focal_range_px: tuple[float, float]
 ) -> None:
     windows = [[attempt("SIMPLE_RADIAL", focal_px, share)] for focal_px, share in ((700.0, 0.95), (400.0, 0.9))]
@@ -102,7 +102,7 @@ def test_of_windows_that_disagree_the_camera_that_explains_most_of_all_is_taken(
 
 
 def test_a_model_whose_cameras_explain_only_their_own_windows_is_not_chosen() -> None:
-    """In each window by itself, the fisheye explains 10 % more than a radial camera that fits all of them."""
+    """In each single window, the fisheye explains 10 % more than a radial camera that fits all windows."""
     windows = [
         [attempt("SIMPLE_RADIAL", focal_px, 0.85), attempt("OPENCV_FISHEYE", focal_px + 50, 0.95)]
         for focal_px in (400.0, 440.0, 480.0)
@@ -115,8 +115,8 @@ def test_a_model_whose_cameras_explain_only_their_own_windows_is_not_chosen() ->
     assert sfm.mapping.self_calibration._choose(windows, explained).camera.model_name == "SIMPLE_RADIAL"
 
 
-def test_a_window_that_misleads_is_outvoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first window, all attempts end at twice the focal length and explain everything."""
+def test_a_misleading_window_is_outvoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first window, all attempts converge to twice the focal length and explain everything."""
     monkeypatch.setitem(sfm.mapping.self_calibration._STARTS_DEG, "SIMPLE_RADIAL", (80.0,))
     video = make_video_with_turns([20, 20], 14, points_per_frame=120, model="SIMPLE_RADIAL")
     original = sfm.mapping.self_calibration._attempt
@@ -150,20 +150,20 @@ def test_windows_vote_for_the_model() -> None:
     assert sfm.mapping.self_calibration._choose(windows).camera.model_name == "SIMPLE_RADIAL"
 
 
-def test_motion_that_no_camera_explains_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_motion_that_no_camera_explains_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sfm.mapping.self_calibration._STARTS_DEG, "SIMPLE_RADIAL", (80.0,))
     video = make_video(FRAMES, points_per_frame=100)
     monkeypatch.setattr(sfm.mapping.self_calibration, "choose_start", lambda *_, **__: None)
-    with pytest.raises(LumenError, match="no reconstruction, because no camera .* give a calibration"):
+    with pytest.raises(LumenError, match="no reconstruction: no camera .* calibrate the camera"):
         estimate(video, ["SIMPLE_RADIAL"], tmp_path)
 
 
-def test_of_equal_starts_the_first_is_taken_and_all_give_the_range() -> None:
+def test_of_equal_initial_values_the_first_is_chosen_and_all_count_in_the_range() -> None:
     attempts = (("SIMPLE_RADIAL", 400.0, 0.90), ("SIMPLE_RADIAL", 440.0, 0.91), ("SIMPLE_RADIAL", 390.0, 0.89))
     assert chosen(*attempts) == ("SIMPLE_RADIAL", 400.0, (390.0, 440.0))
 
 
-def test_a_start_that_explains_clearly_more_is_taken() -> None:
+def test_an_initial_value_that_explains_clearly_more_is_chosen() -> None:
     attempts = (("SIMPLE_RADIAL", 300.0, 0.60), ("SIMPLE_RADIAL", 400.0, 0.90), ("SIMPLE_RADIAL", 500.0, 0.88))
     assert chosen(*attempts) == ("SIMPLE_RADIAL", 400.0, (400.0, 400.0))
 
@@ -175,8 +175,8 @@ def test_the_model_with_more_parameters_has_to_explain_two_percent_more(explaine
     assert spread == (focal_px, focal_px) == ((400.0, 400.0) if model == "SIMPLE_RADIAL" else (300.0, 300.0))
 
 
-def test_a_pinhole_start_sees_the_content_area_under_the_angle() -> None:
-    """The content area is 300 wide and 200 high, its middle at (250, 150)."""
+def test_a_starting_pinhole_camera_has_the_field_of_view_across_the_content_area() -> None:
+    """The content area is 300 px wide and 200 px high, with its centre at (250, 150)."""
     camera = starting_camera("SIMPLE_RADIAL", 90.0, SIZE, (100, 50, 400, 250))
     assert (camera.width, camera.height) == SIZE and camera.model_name == "SIMPLE_RADIAL"
     np.testing.assert_allclose(camera.params, [150, 250, 150, 0], atol=1e-9)
@@ -184,8 +184,8 @@ def test_a_pinhole_start_sees_the_content_area_under_the_angle() -> None:
     assert np.rad2deg(np.arccos(left @ right)) == pytest.approx(90.0)
 
 
-def test_a_fisheye_start_sees_the_content_area_under_the_angle() -> None:
-    """Higher than wide, and wider than a pinhole could see."""
+def test_a_starting_fisheye_camera_has_the_field_of_view_across_the_content_area() -> None:
+    """The content area is higher than wide, and the field of view exceeds that of a pinhole camera."""
     camera = starting_camera("OPENCV_FISHEYE", 170.0, SIZE, (200, 100, 300, 400))
     np.testing.assert_allclose(camera.params[2:], [250, 250, 0, 0, 0, 0], atol=1e-9)
     top, bottom = np.asarray(camera.cam_ray_from_img(np.array([[250.0, 100], [250.0, 400]])))

@@ -1,4 +1,4 @@
-"""SIFT on pictures that move by a known number of pixels; tracks from matches exactly."""
+"""SIFT on images with a known translation in pixels; exact tracks from matches."""
 
 import shutil
 import signal
@@ -20,7 +20,7 @@ from sfm.mapping.sift import match_sift, tracks_from_matches
 WIDTH, HEIGHT = 320, 240
 RADIUS = 110
 FRAMES = [7, 8, 9, 12, 13]
-# Where the window on the texture is in each frame, px.
+# Offset of each frame in the texture, px.
 WINDOW = np.array([(20, 30), (24, 28), (29, 27), (31, 33), (36, 31)])
 FRAME_WITHOUT_MASK = 9
 
@@ -39,7 +39,7 @@ def camera(**changes: object) -> pycolmap.Camera:
 
 
 def texture(seed: int = 0) -> np.ndarray:
-    """Smooth, with detail of several sizes, larger than the frames."""
+    """A smooth texture with detail at several scales, larger than the frames."""
     noise = np.random.default_rng(seed).standard_normal((HEIGHT + 80, WIDTH + 80)).astype(np.float32)
     layers = [sigma * cv2.GaussianBlur(noise, (0, 0), sigma) for sigma in (1.5, 3.0, 6.0)]
     return cv2.normalize(sum(layers), None, 30, 220, cv2.NORM_MINMAX).astype(np.uint8)
@@ -50,7 +50,7 @@ def disc() -> np.ndarray:
 
 
 def own_mask(place: int) -> np.ndarray:
-    """The disc without a spot that is elsewhere in each frame, as a highlight is."""
+    """The disc without a spot that moves from frame to frame, like a highlight."""
     return cv2.circle(disc(), (120 + 20 * place, 100), 15, 0, -1)
 
 
@@ -59,9 +59,9 @@ def make_sequence(root: Path, mirrored: bool = False) -> SequencePaths:
     paths.images.mkdir(parents=True)
     paths.frame_masks.mkdir()
     cv2.imwrite(str(paths.mask), disc())
-    picture = texture()
+    scene = texture()
     for place, (index, (x, y)) in enumerate(zip(FRAMES, WINDOW, strict=True)):
-        frame = np.where(disc() > 0, picture[y : y + HEIGHT, x : x + WIDTH], 0)
+        frame = np.where(disc() > 0, scene[y : y + HEIGHT, x : x + WIDTH], 0)
         frame = frame[:, ::-1] if mirrored else frame
         cv2.imwrite(str(paths.image(index)), frame, [cv2.IMWRITE_JPEG_QUALITY, 97])
         if index != FRAME_WITHOUT_MASK and not mirrored:
@@ -91,12 +91,12 @@ def matched(tmp_path_factory: pytest.TempPathFactory) -> Matched:
 
 
 def points(*numbers: int) -> np.ndarray:
-    """Keypoints that can be told from each other."""
+    """Keypoints with distinct pixels."""
     return np.array([(number + 0.25, 10 * number) for number in numbers], np.float32).reshape(-1, 2)
 
 
 def described(tracks: Tracks) -> set[tuple[tuple[int, int], ...]]:
-    """Each track as (frame's index, keypoint's number of `points`), by frame."""
+    """Each track as (frame index, keypoint number in `points`), ordered by frame."""
     seen = zip(tracks.frame_index[tracks.frame].tolist(), tracks.pixels[:, 0].astype(int).tolist(), strict=True)
     by_track: dict[int, list[tuple[int, int]]] = {}
     for number, observation in zip(tracks.track.tolist(), seen, strict=True):
@@ -104,7 +104,7 @@ def described(tracks: Tracks) -> set[tuple[tuple[int, int], ...]]:
     return {tuple(observations) for observations in by_track.values()}
 
 
-def test_a_chain_of_matches_is_one_track_of_the_keypoints_pixels() -> None:
+def test_a_chain_of_matches_is_one_track_at_the_pixels_of_the_keypoints() -> None:
     keypoints = [points(1, 2), points(3), points(4, 5, 6)]
     tracks = tracks_from_matches([2, 4, 7], keypoints, {(0, 1): np.array([[1, 0]]), (1, 2): np.array([[0, 2]])})
     assert tracks.frame_index.tolist() == [2, 4, 7]
@@ -113,13 +113,13 @@ def test_a_chain_of_matches_is_one_track_of_the_keypoints_pixels() -> None:
     np.testing.assert_array_equal(tracks.pixels, points(2, 3, 6))
 
 
-def test_points_that_no_match_joins_are_tracks_of_their_own() -> None:
+def test_points_without_a_common_match_are_separate_tracks() -> None:
     keypoints = [points(1, 2), points(3, 4), points(5, 6)]
     matches = {(0, 1): np.array([[0, 1], [1, 0]]), (1, 2): np.array([[0, 0]])}
     assert described(tracks_from_matches([0, 1, 2], keypoints, matches)) == {((0, 1), (1, 4)), ((0, 2), (1, 3), (2, 5))}
 
 
-def test_it_does_not_matter_which_frame_of_a_pair_is_named_first() -> None:
+def test_the_order_of_the_frames_in_a_pair_does_not_matter() -> None:
     rng = np.random.default_rng(2)
     keypoints = [points(*range(20))] * 6
     pairs = [(first, second) for first in range(6) for second in range(first + 1, 6)]
@@ -128,7 +128,7 @@ def test_it_does_not_matter_which_frame_of_a_pair_is_named_first() -> None:
     assert_same(tracks_from_matches(range(6), keypoints, mixed), tracks_from_matches(range(6), keypoints, matches))
 
 
-def test_a_track_as_long_as_a_video_is_joined_whatever_the_order_of_its_matches() -> None:
+def test_a_track_across_the_whole_video_is_joined_for_any_order_of_matches() -> None:
     count = 500
     order = np.random.default_rng(0).permutation(count - 1).tolist()
     matches = {(row, row + 1): np.array([[0, 0]]) for row in order}
@@ -143,7 +143,7 @@ def test_a_wrong_match_between_far_frames_does_not_join_two_points() -> None:
     assert described(tracks) == {tuple((row, number) for row in range(4)) for number in (1, 2)}
 
 
-def test_of_two_keypoints_in_a_frame_the_one_matched_with_the_nearer_frame_is_kept() -> None:
+def test_of_two_keypoints_in_a_frame_the_one_matched_with_the_nearest_frame_is_kept() -> None:
     keypoints = [points(1), points(2), points(3, 4)]
     matches = {(0, 1): np.array([[0, 0]]), (0, 2): np.array([[0, 0]]), (1, 2): np.array([[0, 1]])}
     assert described(tracks_from_matches([0, 1, 2], keypoints, matches)) == {((0, 1), (1, 2), (2, 4))}
@@ -166,12 +166,12 @@ def test_no_matches_make_no_tracks(keypoints: list[np.ndarray]) -> None:
 
 
 @pytest.mark.parametrize("row", [(0, 1), (-1, 0)])
-def test_a_match_of_a_keypoint_that_is_not_there_is_refused(row: tuple[int, int]) -> None:
+def test_a_match_with_an_invalid_keypoint_index_is_refused(row: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="outside"):
         tracks_from_matches([0, 1, 2], [points(1), points(2), points(3)], {(0, 1): np.array([row])})
 
 
-def test_tracks_move_as_the_pictures_do(matched: Matched) -> None:
+def test_tracks_move_with_the_images(matched: Matched) -> None:
     tracks = matched.tracks
     assert (tracks.lengths() == len(FRAMES)).sum() > 50
     fixed = tracks.pixels + WINDOW[tracks.frame]
@@ -183,7 +183,7 @@ def test_tracks_move_as_the_pictures_do(matched: Matched) -> None:
     assert (error_px < 3).mean() > 0.98
 
 
-def test_no_keypoint_lies_outside_its_frame_s_mask_or_at_the_edge_of_the_content_area(matched: Matched) -> None:
+def test_no_keypoint_is_outside_its_mask_or_at_the_edge_of_the_content_area(matched: Matched) -> None:
     for row, index in enumerate(FRAMES):
         x, y = np.floor(matched.tracks.pixels[matched.tracks.in_frame(row)]).astype(int).T
         assert len(x) > 50
@@ -192,7 +192,7 @@ def test_no_keypoint_lies_outside_its_frame_s_mask_or_at_the_edge_of_the_content
             assert (own_mask(row)[y, x] == 255).all()
 
 
-def test_pixels_are_colmap_s_so_that_a_mirrored_picture_has_them_at_width_minus_x(tmp_path: Path) -> None:
+def test_pixels_are_in_colmap_convention_so_that_mirroring_maps_x_to_width_minus_x(tmp_path: Path) -> None:
     shutil.copytree(make_sequence(tmp_path / "with_masks").root, tmp_path / "plain")
     shutil.rmtree(SequencePaths(tmp_path / "plain").frame_masks)
     plain = match(SequencePaths(tmp_path / "plain"), tmp_path / "first", FRAMES[:2])
@@ -208,7 +208,7 @@ def test_the_same_seed_gives_the_same_tracks(matched: Matched, tmp_path: Path) -
     assert_same(match(matched.paths, tmp_path), matched.tracks)
 
 
-def test_frames_that_were_done_are_not_done_again(matched: Matched, tmp_path: Path) -> None:
+def test_extracted_frames_are_not_extracted_again(matched: Matched, tmp_path: Path) -> None:
     paths = SequencePaths(tmp_path / "sequence")
     shutil.copytree(matched.paths.root, paths.root)
     match(paths, tmp_path / "work", FRAMES[:3])
@@ -218,7 +218,7 @@ def test_frames_that_were_done_are_not_done_again(matched: Matched, tmp_path: Pa
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.25, 0.5])
-def test_a_run_that_was_killed_goes_on_to_the_same_tracks(matched: Matched, tmp_path: Path, delay_s: float) -> None:
+def test_a_killed_run_resumes_to_the_same_tracks(matched: Matched, tmp_path: Path, delay_s: float) -> None:
     script = f"""
 import sys
 from pathlib import Path
@@ -241,9 +241,9 @@ def test_frames_that_cannot_be_used_have_no_observations(
 ) -> None:
     paths = SequencePaths(tmp_path / "sequence")
     shutil.copytree(matched.paths.root, paths.root)
-    cut_off, small, empty, text, missing, black = bad = [14, 15, 16, 17, 18, 19]
+    truncated, small, empty, text, missing, black = bad = [14, 15, 16, 17, 18, 19]
     whole = paths.image(FRAMES[0]).read_bytes()
-    paths.image(cut_off).write_bytes(whole[: len(whole) // 2])
+    paths.image(truncated).write_bytes(whole[: len(whole) // 2])
     cv2.imwrite(str(paths.image(small)), cv2.imread(str(paths.image(FRAMES[0])))[:200])
     paths.image(empty).write_bytes(b"")
     paths.image(text).write_bytes(b"not an image")
@@ -252,21 +252,21 @@ def test_frames_that_cannot_be_used_have_no_observations(
     assert tracks.frame_index.tolist() == FRAMES + bad
     assert [observations_in(tracks, index) for index in bad] == [0] * len(bad)
     assert_same(match(paths, tmp_path / "work"), matched.tracks)
-    assert f"{len(bad) - 1} frames have no SIFT, the first is {paths.image(cut_off).name}" in caplog.text
+    assert f"{len(bad) - 1} frames have no SIFT features, the first is {paths.image(truncated).name}" in caplog.text
     assert not paths.image(missing).exists()
 
 
-def test_nothing_to_match_is_no_error(matched: Matched, tmp_path: Path) -> None:
+def test_one_or_no_frame_is_not_an_error(matched: Matched, tmp_path: Path) -> None:
     assert match(matched.paths, tmp_path, FRAMES[:1]).track_count == 0
     assert match(matched.paths, tmp_path, []).track_count == 0
 
 
-def test_a_content_area_of_another_size_than_the_camera_s_is_refused(matched: Matched, tmp_path: Path) -> None:
-    with pytest.raises(LumenError, match=r"320x240 pixels, the camera of 640x240: extract the sequence again"):
+def test_a_content_area_of_the_wrong_size_is_refused(matched: Matched, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match=r"320x240 pixels, but the camera 640x240: extract the sequence again"):
         match_sift(matched.paths, FRAMES, camera(width=640), tmp_path, tmp_path / "log", seed=0)
 
 
-def test_a_database_of_another_camera_or_none_is_refused(matched: Matched, tmp_path: Path) -> None:
+def test_a_database_of_another_camera_or_a_damaged_one_is_refused(matched: Matched, tmp_path: Path) -> None:
     match(matched.paths, tmp_path, FRAMES[:1])
     with pytest.raises(LumenError, match=r"sift\.db was made with another camera: delete it"):
         match_sift(matched.paths, FRAMES, camera(params=[201, 200, 160, 120]), tmp_path, tmp_path / "log", seed=0)

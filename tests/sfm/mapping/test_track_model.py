@@ -1,4 +1,4 @@
-"""Models made of tracks: poses that are found again, adjusted, dropped, and carried to COLMAP."""
+"""Sparse models of tracks: registration, refinement, removal of poses, and conversion to COLMAP."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +43,7 @@ def true_model(video: SyntheticVideo) -> TrackModel:
 
 
 def only_in(tracks: Tracks, row: int, count: int) -> Tracks:
-    """Only `count` observations in one frame, all in the others."""
+    """Keep only `count` observations in one frame, and all in the others."""
     place = np.arange(len(tracks.frame))
     return tracks.select((tracks.frame != row) | (place < tracks.in_frame(row).start + count))
 
@@ -69,7 +69,7 @@ def against_truth(model: TrackModel, video: SyntheticVideo) -> PathDifference:
     return compare_paths(model.cam_from_world[there], video.cam_from_world[there])
 
 
-def test_removed_poses_are_found_again(video: SyntheticVideo) -> None:
+def test_removed_poses_are_recovered(video: SyntheticVideo) -> None:
     model = without_poses(true_model(video), [5, 11])
     found, reasons = register_frames(model, video.tracks, [5, 11], 4.0, seed=0)
     assert reasons == {} and found.registered.all()
@@ -89,20 +89,20 @@ def test_outliers_do_not_move_a_pose(noisy: SyntheticVideo) -> None:
     assert 0 < difference.position[7] < 0.01
 
 
-def test_a_frame_that_sees_too_few_points_is_told(video: SyntheticVideo) -> None:
+def test_a_frame_that_observes_too_few_points_is_reported(video: SyntheticVideo) -> None:
     model = without_poses(true_model(video), [5])
     known = np.isfinite(model.points[video.tracks.track, 0])
     tracks, used = video.tracks.select(known), model.used[known]
     model = replace(model, used=used)
     for count in (0, MIN_FRAME_POINTS - 1):
         found, reasons = register_frames(model, only_in(tracks, 5, count), [5], 4.0, seed=0)
-        assert reasons == {5: f"sees only {count} points of the model; 30 are needed"}
+        assert reasons == {5: f"observes only {count} points of the model; 30 are needed"}
         assert not found.registered[5] and found.registered.sum() == FRAMES - 1
     found, reasons = register_frames(model, only_in(tracks, 5, MIN_FRAME_POINTS), [5], 4.0, seed=0)
     assert reasons == {} and found.registered.all()
 
 
-def test_points_that_agree_on_no_pose_are_told(video: SyntheticVideo) -> None:
+def test_points_that_agree_on_no_pose_are_reported(video: SyntheticVideo) -> None:
     model = without_poses(true_model(video), [5])
     pixels = video.tracks.pixels.copy()
     here = video.tracks.in_frame(5)
@@ -111,12 +111,12 @@ def test_points_that_agree_on_no_pose_are_told(video: SyntheticVideo) -> None:
     found, reasons = register_frames(model, replace(video.tracks, pixels=pixels), [5], 4.0, seed=0)
     assert not found.registered[5] and list(reasons) == [5]
     assert reasons[5].startswith("only ")
-    assert reasons[5].endswith(f"of the {known} points that it sees agree on a pose")
+    assert reasons[5].endswith(f"of its {known} points agree on a pose")
 
 
-def test_adjusting_brings_perturbed_poses_back(noisy: SyntheticVideo, tmp_path: Path) -> None:
+def test_refinement_corrects_perturbed_poses(noisy: SyntheticVideo, tmp_path: Path) -> None:
     poses = perturbed(noisy.cam_from_world, np.random.default_rng(0), 0.15, 0.004)
-    # Observations come in as the poses get better.
+    # More observations agree as the poses improve.
     model = triangulate_all(noisy.camera, poses, noisy.tracks, replace(LIMITS, error_px=8.0))
     before = against_truth(model, noisy)
     for limits in (replace(LIMITS, error_px=8.0), LIMITS, LIMITS):
@@ -127,13 +127,13 @@ def test_adjusting_brings_perturbed_poses_back(noisy: SyntheticVideo, tmp_path: 
     assert 0 < after.ate < 0.2 * before.ate
     assert after.rotation_deg.max() < 0.15
     error_px = reprojection_errors(noisy.tracks, model.points, model.camera, model.cam_from_world)
-    # Two coordinates with a deviation of 0.3 px.
+    # Two coordinates with a standard deviation of 0.3 px.
     assert np.sqrt((error_px[model.used] ** 2).mean()) == pytest.approx(0.3 * np.sqrt(2), rel=0.1)
     assert not (model.used & noisy.outliers).any()
     assert model.used[~noisy.outliers].mean() > 0.9
 
 
-def test_after_adjusting_every_observation_keeps_the_limit(noisy: SyntheticVideo, tmp_path: Path) -> None:
+def test_after_refinement_every_observation_is_within_the_limits(noisy: SyntheticVideo, tmp_path: Path) -> None:
     limits = replace(LIMITS, error_px=0.6, views=9)
     before = triangulate_all(noisy.camera, noisy.cam_from_world, noisy.tracks, limits)
     model = refine(before, noisy.tracks, limits, tmp_path / "log")
@@ -141,11 +141,11 @@ def test_after_adjusting_every_observation_keeps_the_limit(noisy: SyntheticVideo
     assert 0.55 < error_px[model.used].max() < 0.6
     views = np.bincount(noisy.tracks.track[model.used], minlength=noisy.tracks.track_count)
     np.testing.assert_array_equal(np.isfinite(model.points[:, 0]), views >= limits.views)
-    # Some were below the limit before.
+    # Some were within the limit before.
     assert (error_px[before.used] > 0.6).any() and (model.used <= before.used).all()
 
 
-def test_an_exact_model_stays_as_it_is(video: SyntheticVideo, tmp_path: Path) -> None:
+def test_refinement_leaves_an_exact_model_unchanged(video: SyntheticVideo, tmp_path: Path) -> None:
     model = refine(true_model(video), video.tracks, LIMITS, tmp_path / "log")
     found = np.isfinite(model.points[:, 0])
     np.testing.assert_array_equal(found, np.isfinite(true_model(video).points[:, 0]))
@@ -156,7 +156,7 @@ def test_an_exact_model_stays_as_it_is(video: SyntheticVideo, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("model", "factor"), [("PINHOLE", 1.03), ("SIMPLE_RADIAL", 0.97), ("OPENCV_FISHEYE", 1.03)])
-def test_a_focal_length_that_is_off_is_corrected_only_when_asked(tmp_path: Path, model: str, factor: float) -> None:
+def test_a_wrong_focal_length_is_corrected_only_with_refine_camera(tmp_path: Path, model: str, factor: float) -> None:
     video = make_video(FRAMES, points_per_frame=120, model=model)
     camera = pycolmap.Camera(video.camera.todict())
     camera.params = [
@@ -174,7 +174,7 @@ def test_a_focal_length_that_is_off_is_corrected_only_when_asked(tmp_path: Path,
     np.testing.assert_array_equal(refined.camera.params[principal], video.camera.params[principal])
 
 
-def test_poses_that_agree_on_nothing_are_dropped(video: SyntheticVideo, tmp_path: Path) -> None:
+def test_random_poses_are_removed(video: SyntheticVideo, tmp_path: Path) -> None:
     poses = perturbed(video.cam_from_world, np.random.default_rng(0), 40.0, 1.0)
     model = refine(replace(true_model(video), cam_from_world=poses), video.tracks, LIMITS, tmp_path / "log")
     assert model.registered.sum() == model.point_count == model.used.sum() == 0
@@ -198,7 +198,7 @@ def test_unused_observations_do_not_keep_a_frame(video: SyntheticVideo) -> None:
     assert np.flatnonzero(~without_poor_frames(replace(model, used=used), video.tracks).registered).tolist() == [5]
 
 
-def test_points_that_are_not_kept_lose_their_observations(video: SyntheticVideo) -> None:
+def test_observations_of_removed_points_are_unused(video: SyntheticVideo) -> None:
     model = true_model(video)
     kept = np.arange(video.tracks.track_count) % 2 == 0
     half = keep_points(model, video.tracks, kept)
@@ -209,7 +209,7 @@ def test_points_that_are_not_kept_lose_their_observations(video: SyntheticVideo)
 
 
 @pytest.mark.parametrize("camera", ["PINHOLE", "OPENCV_FISHEYE"])
-def test_through_colmap_s_files_and_back(tmp_path: Path, camera: str) -> None:
+def test_round_trip_through_colmap_files(tmp_path: Path, camera: str) -> None:
     video = make_video(FRAMES, points_per_frame=120, model=camera, noise_px=0.3, outlier_share=0.03)
     model = without_poses(true_model(video), [0, 7])
     model = replace(model, used=model.used & model.registered[video.tracks.frame])
@@ -239,8 +239,8 @@ def test_through_colmap_s_files_and_back(tmp_path: Path, camera: str) -> None:
     assert read.compute_num_observations() == len(frame)
 
 
-def test_keyframes_alone_make_a_model_of_the_tracks(video: SyntheticVideo) -> None:
-    """The images' names, not their numbers, tell which frames they are."""
+def test_a_model_of_keyframes_triangulates_all_tracks(video: SyntheticVideo) -> None:
+    """Frames are identified by image name, not by image ID."""
     keyframes = np.arange(1, FRAMES, 3)
     of_keyframes = video.tracks.select(np.isin(video.tracks.frame, keyframes))
     alone = replace(
@@ -260,7 +260,9 @@ def test_keyframes_alone_make_a_model_of_the_tracks(video: SyntheticVideo) -> No
     assert set(np.unique(video.tracks.frame[model.used])) <= set(keyframes)
 
 
-def test_the_world_is_that_of_the_first_camera_and_the_scene_as_far_as_one(video: SyntheticVideo) -> None:
+def test_the_canonical_world_has_the_first_camera_at_the_origin_and_unit_depth(
+    video: SyntheticVideo,
+) -> None:
     model = without_poses(true_model(video), [0])
     model = replace(model, used=model.used & (video.tracks.frame != 0))
     moved = in_first_camera(model, video.tracks)

@@ -1,4 +1,4 @@
-"""Points from tracks and known poses: exact where the tracks are, and without what does not fit."""
+"""Triangulation from tracks and known poses: exact without noise, robust to outliers."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def video() -> SyntheticVideo:
 
 
 def two_views(angle_deg: float, model: str = "PINHOLE") -> tuple[Tracks, np.ndarray, pycolmap.Camera, np.ndarray]:
-    """One point, 2 ahead of the middle between two cameras that see it under an angle: tracks, rays, camera, poses."""
+    """Tracks, rays, camera and poses of one point at depth 2 between two cameras, with a triangulation angle."""
     camera = make_camera(model)
     side = 2 * np.tan(np.deg2rad(angle_deg / 2))
     poses = np.array([np.column_stack([np.eye(3), [offset, 0, 0]]) for offset in (side, -side)])
@@ -47,14 +47,14 @@ def test_points_without_noise_are_exact(model: str) -> None:
     np.testing.assert_array_equal(used, found[video.tracks.track])
 
 
-def test_pixels_are_enough_for_the_accuracy_that_they_have(video: SyntheticVideo) -> None:
+def test_points_from_float32_pixels_are_accurate_to_their_rounding(video: SyntheticVideo) -> None:
     rays = bearing_vectors(video.camera, video.tracks.pixels)
     points, _ = triangulate(video.tracks, rays, video.camera, video.cam_from_world, LIMITS)
     found = np.isfinite(points[:, 0])
     np.testing.assert_allclose(points[found], video.points[found], atol=2e-5)
 
 
-def test_an_outlier_is_dropped_and_its_track_kept(video: SyntheticVideo) -> None:
+def test_an_outlier_is_rejected_and_its_track_kept(video: SyntheticVideo) -> None:
     rng = np.random.default_rng(0)
     long = np.flatnonzero(video.tracks.lengths() >= 10)
     moved = np.array([rng.choice(np.flatnonzero(video.tracks.track == track)) for track in long])
@@ -72,7 +72,7 @@ def test_an_outlier_is_dropped_and_its_track_kept(video: SyntheticVideo) -> None
 
 
 def test_a_point_needs_enough_views(video: SyntheticVideo) -> None:
-    """Tracks cut to 2, 3 or 4 views, spread over the frames that see them so that only their number can matter."""
+    """Tracks are reduced to 2, 3 or 4 views, spread over their frames so that only the number of views matters."""
     lengths = video.tracks.lengths()
     wanted = np.where(lengths >= 8, 2 + np.arange(len(lengths)) % 3, 0)
     chosen = np.zeros(len(video.tracks.track), np.bool_)
@@ -88,7 +88,7 @@ def test_a_point_needs_enough_views(video: SyntheticVideo) -> None:
 
 
 @pytest.mark.parametrize("angle_deg", [0.5, 3.0, 20.0])
-def test_the_angle_is_between_the_outer_rays(angle_deg: float) -> None:
+def test_the_triangulation_angle_is_between_the_outer_rays(angle_deg: float) -> None:
     tracks, rays, camera, poses = two_views(angle_deg)
     found = parallax_deg(tracks, np.array([[0.0, 0, 2]]), camera_centers(poses), np.array([True, True]))
     np.testing.assert_allclose(found, [angle_deg], atol=1e-6)
@@ -113,7 +113,7 @@ def test_rays_that_meet_behind_the_cameras_have_no_point() -> None:
     assert np.isnan(points).all() and not used.any()
 
 
-def test_frames_without_a_pose_count_for_nothing(video: SyntheticVideo) -> None:
+def test_frames_without_a_pose_are_ignored(video: SyntheticVideo) -> None:
     without = np.isin(video.tracks.frame, [3, 4, 11])
     poses = video.cam_from_world.copy()
     poses[[3, 4, 11]] = np.nan
@@ -129,7 +129,7 @@ def test_frames_without_a_pose_count_for_nothing(video: SyntheticVideo) -> None:
     assert not used[without].any() and used_alone.mean() > 0.9
 
 
-def test_a_pixel_without_a_ray_counts_for_nothing(video: SyntheticVideo) -> None:
+def test_a_pixel_without_a_ray_is_ignored(video: SyntheticVideo) -> None:
     rays = video.true_rays.copy()
     rays[::7] = np.nan
     points, used = triangulate(video.tracks, rays, video.camera, video.cam_from_world, LIMITS)
@@ -138,7 +138,7 @@ def test_a_pixel_without_a_ray_counts_for_nothing(video: SyntheticVideo) -> None
     np.testing.assert_allclose(points[found], video.points[found], atol=1e-6)
 
 
-def test_no_tracks_have_no_points() -> None:
+def test_no_tracks_give_no_points() -> None:
     nothing = np.zeros(0, np.int64)
     tracks = Tracks(np.arange(3), nothing, nothing, np.zeros((0, 2), np.float32))
     camera = make_camera("OPENCV_FISHEYE")
@@ -164,7 +164,7 @@ def test_an_error_is_the_distance_in_pixels(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_cannot_be_projected_has_an_infinite_error(model: str) -> None:
+def test_a_point_that_cannot_be_projected_has_an_infinite_error(model: str) -> None:
     tracks, _, camera, poses = two_views(10.0, model)
     ahead, behind, unknown = np.array([[0.0, 0, 2]]), np.array([[0.0, 0, -2]]), np.full((1, 3), np.nan)
     assert reprojection_errors(tracks, ahead, camera, poses).max() < 1e-3
@@ -175,7 +175,7 @@ def test_what_cannot_be_projected_has_an_infinite_error(model: str) -> None:
     assert error_px[0] == np.inf and error_px[1] < 1e-3
 
 
-def test_centers_project_to_nothing_but_themselves(video: SyntheticVideo) -> None:
+def test_centers_are_at_the_origin_of_their_cameras(video: SyntheticVideo) -> None:
     poses = video.cam_from_world.copy()
     poses[2] = np.nan
     centers = camera_centers(poses)
@@ -184,6 +184,6 @@ def test_centers_project_to_nothing_but_themselves(video: SyntheticVideo) -> Non
     np.testing.assert_allclose(np.delete(at_origin, 2, axis=0), 0, atol=1e-12)
 
 
-def test_sums_go_by_track() -> None:
+def test_values_are_summed_by_track() -> None:
     values = np.array([[1.0, 10], [2, 20], [4, 40]])
     assert sum_by_track(np.array([2, 0, 2]), values, 4).tolist() == [[2, 20], [0, 0], [5, 50], [0, 0]]

@@ -1,4 +1,4 @@
-"""The report in a real browser: it draws, it can be clicked, and it asks nobody for anything."""
+"""The report page: its content, its security policy, and its plots in a real browser."""
 
 import base64
 import hashlib
@@ -40,12 +40,12 @@ def content(**changes: object) -> ReportContent:
     return ReportContent(**(values | changes))  # type: ignore[arg-type]
 
 
-def test_stretches_are_found() -> None:
+def test_runs_of_true_are_found() -> None:
     assert _runs(np.array([True, True, False, True, False, False, True])) == [(0, 1), (3, 3), (6, 6)]
     assert _runs(np.zeros(3, bool)) == []
 
 
-def test_shared_points_are_counted_as_they_are() -> None:
+def test_shared_points_are_the_intersection_of_two_frames() -> None:
     tracks = content().tracks
     index, shared = shared_points(tracks)
     np.testing.assert_array_equal(index, tracks.frame_index)
@@ -54,7 +54,7 @@ def test_shared_points_are_counted_as_they_are() -> None:
     np.testing.assert_array_equal(shared, shared.T)
 
 
-def test_the_policy_comes_first_and_forbids_requests(tmp_path: Path) -> None:
+def test_the_policy_comes_before_any_script_and_forbids_requests(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", content())
     page = (tmp_path / "report.html").read_text()
     policy = page[: page.index("<title>")].partition('http-equiv="Content-Security-Policy" content="')[2]
@@ -62,16 +62,16 @@ def test_the_policy_comes_first_and_forbids_requests(tmp_path: Path) -> None:
     assert "http" not in policy and "script-src 'unsafe" not in policy
 
 
-def test_what_comes_from_outside_cannot_break_the_page(tmp_path: Path) -> None:
+def test_text_is_escaped(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", content())
     page = (tmp_path / "report.html").read_text()
     assert "a &lt;/script&gt; test" in page and "no pose &lt;b&gt;" in page
-    assert page.index("no pose") < page.index("Cloud and cameras"), "warnings come first"
-    assert "<td>flesh</td><td>1.5</td><td>2.00</td>" in page
+    assert page.index("no pose") < page.index("Point cloud and cameras"), "warnings come first"
+    assert "<td>densify</td><td>1.5</td><td>2.00</td>" in page
 
 
-# Waits for the plots, hides the cameras by a click on their name, saves the cloud as the camera button does, then tries
-# what the policy has to forbid, and writes down what there is.
+# Waits for the plots, hides the cameras with a click on the legend, exports the point cloud as the camera button does,
+# tries requests that the policy has to block, and stores the results in the page.
 PROBE = """
 const errors=[];window.onerror=(m)=>errors.push(String(m));
 const violations=[];
@@ -90,10 +90,10 @@ window.addEventListener('load',async()=>{
   const links=[...document.querySelectorAll('a[href]')].map(a=>a.href);
   const canvas=!!document.querySelector('#cloud canvas');
   const asked=performance.getEntriesByType('resource').map(e=>e.name);
-  const picture=new Image();picture.src=await Plotly.toImage('cloud',{format:'png',width:300,height:200});
-  await picture.decode();
+  const image=new Image();image.src=await Plotly.toImage('cloud',{format:'png',width:300,height:200});
+  await image.decode();
   const paper=document.createElement('canvas').getContext('2d');
-  paper.drawImage(picture,0,0,300,150,0,0,300,150);
+  paper.drawImage(image,0,0,300,150,0,0,300,150);
   const colours=new Set(new Uint32Array(paper.getImageData(0,0,300,150).data.buffer)).size;
   const own=violations.splice(0);
   await fetch('http://127.0.0.1:9/').catch(()=>0);
@@ -101,15 +101,15 @@ window.addEventListener('load',async()=>{
   const injected=document.createElement('script');injected.textContent='errors.push("ran")';
   document.body.appendChild(injected);
   await wait(500);
-  const said={buttons,links,plots,canvas,before,after,asked,errors,colours,own,forbidden:violations};
-  const mark=document.createElement('pre');mark.id='probe';mark.textContent=JSON.stringify(said);
+  const result={buttons,links,plots,canvas,before,after,asked,errors,colours,own,forbidden:violations};
+  const mark=document.createElement('pre');mark.id='probe';mark.textContent=JSON.stringify(result);
   document.body.appendChild(mark);
 });
 """
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-def test_it_draws_and_can_be_clicked_in_a_browser(tmp_path: Path) -> None:
+def test_the_page_draws_and_responds_to_clicks_in_a_browser(tmp_path: Path) -> None:
     assert CHROMIUM is not None
     page = tmp_path / "report.html"
     write_report(page, content())
@@ -128,11 +128,11 @@ def test_it_draws_and_can_be_clicked_in_a_browser(tmp_path: Path) -> None:
     )
     marked = done.stdout.partition('<pre id="probe">')[2].partition("</pre>")[0]
     assert marked, done.stderr[-2000:]
-    said = json.loads(marked.replace("&amp;", "&"))
-    assert said["plots"] == 5 and said["canvas"] and not said["errors"]
-    assert not said["asked"] and not said["own"]
-    assert not said["links"] and not [title for title in said["buttons"] if "loud" in title or "with" in title]
-    assert len(said["buttons"]) > 5
-    assert said["colours"] > 50, "the cloud is drawn"
-    assert {line.split()[0] for line in said["forbidden"]} == {"connect-src", "img-src", "script-src-elem"}
-    assert said["before"][2] in (True, None) and said["after"][2] == "legendonly", "the click hides the cameras"
+    result = json.loads(marked.replace("&amp;", "&"))
+    assert result["plots"] == 5 and result["canvas"] and not result["errors"]
+    assert not result["asked"] and not result["own"]
+    assert not result["links"] and not [title for title in result["buttons"] if "loud" in title or "with" in title]
+    assert len(result["buttons"]) > 5
+    assert result["colours"] > 50, "the point cloud is drawn"
+    assert {line.split()[0] for line in result["forbidden"]} == {"connect-src", "img-src", "script-src-elem"}
+    assert result["before"][2] in (True, None) and result["after"][2] == "legendonly", "the click hides the cameras"

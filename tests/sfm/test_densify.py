@@ -1,4 +1,4 @@
-"""The flesh of a whole video: where references come from, and that a killed run goes on to the same."""
+"""Densification of a whole video: choice of reference frames, and resumption after a kill."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ def run(video: PlaneVideo, folder: Path, rules: ReferenceRules, lattice: Lattice
     return densify(video.find, lattice, video.camera, video.poses, LIMITS, rules, lambda row: everywhere, folder)
 
 
-def test_references_go_where_least_is_covered_until_enough_is(tmp_path: Path) -> None:
+def test_references_are_added_where_coverage_is_lowest_until_it_is_sufficient(tmp_path: Path) -> None:
     video = PlaneVideo()
     lattice = video.lattice()
-    tracks, points = run(video, tmp_path / "densify", ReferenceRules(FRAMES, 0.7), lattice)
+    tracks, points = run(video, tmp_path / "dense", ReferenceRules(FRAMES, 0.7), lattice)
     assert lattice.coverage().min() >= 0.7
     used = [reference for reference, _ in video.asked]
     assert len(used) == len(set(used)) < FRAMES
@@ -28,15 +28,15 @@ def test_references_go_where_least_is_covered_until_enough_is(tmp_path: Path) ->
     assert len(points) == tracks.track_count == len(np.unique(tracks.track))
 
 
-def test_no_more_references_than_allowed(tmp_path: Path) -> None:
+def test_the_number_of_references_is_limited(tmp_path: Path) -> None:
     video = PlaneVideo()
-    run(video, tmp_path / "densify", ReferenceRules(2, 1.0))
+    run(video, tmp_path / "dense", ReferenceRules(2, 1.0))
     assert len(video.asked) == 2
 
 
-def test_a_killed_run_goes_on_to_the_same(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_result(tmp_path: Path) -> None:
     rules = ReferenceRules(4, 1.0)
-    undisturbed = run(PlaneVideo(), tmp_path / "once", rules)
+    uninterrupted = run(PlaneVideo(), tmp_path / "once", rules)
     video = PlaneVideo()
     find = video.find
 
@@ -53,24 +53,24 @@ def test_a_killed_run_goes_on_to_the_same(tmp_path: Path) -> None:
     assert [reference for reference, _ in video.asked] == sorted(
         {reference for reference, _ in video.asked}, key=[reference for reference, _ in video.asked].index
     )
-    np.testing.assert_array_equal(points, undisturbed[1])
-    np.testing.assert_array_equal(tracks.track, undisturbed[0].track)
-    np.testing.assert_array_equal(tracks.pixels, undisturbed[0].pixels)
+    np.testing.assert_array_equal(points, uninterrupted[1])
+    np.testing.assert_array_equal(tracks.track, uninterrupted[0].track)
+    np.testing.assert_array_equal(tracks.pixels, uninterrupted[0].pixels)
 
 
-def test_a_damaged_part_is_made_again(tmp_path: Path) -> None:
+def test_a_damaged_cache_file_is_computed_again(tmp_path: Path) -> None:
     rules = ReferenceRules(3, 1.0)
-    once = run(PlaneVideo(), tmp_path / "densify", rules)
-    part = sorted((tmp_path / "densify").glob("*.npz"))[0]
+    once = run(PlaneVideo(), tmp_path / "dense", rules)
+    part = sorted((tmp_path / "dense").glob("*.npz"))[0]
     part.write_bytes(part.read_bytes()[:100])
-    again = run(PlaneVideo(), tmp_path / "densify", rules)
+    again = run(PlaneVideo(), tmp_path / "dense", rules)
     np.testing.assert_array_equal(once[1], again[1])
 
 
-def test_frames_that_cannot_be_read_or_have_no_pose_begin_nothing(tmp_path: Path) -> None:
+def test_frames_that_cannot_be_read_or_have_no_pose_are_not_references(tmp_path: Path) -> None:
     video = PlaneVideo()
     video.poses[3] = np.nan
-    folder = tmp_path / "densify"
+    folder = tmp_path / "dense"
     folder.mkdir()
     everywhere = np.ones((512, 640), bool)
     densify(
@@ -87,9 +87,9 @@ def test_frames_that_cannot_be_read_or_have_no_pose_begin_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 8, 13])
-def test_the_spread_holds_each_row_once(count: int) -> None:
+def test_reordering_keeps_each_row_once(count: int) -> None:
     assert sorted(_spread(list(range(count)))) == list(range(count))
 
 
-def test_the_first_of_the_spread_lie_evenly() -> None:
+def test_the_first_reordered_rows_are_evenly_spread() -> None:
     assert _spread(list(range(16)))[:4] == [8, 0, 12, 4]

@@ -1,4 +1,4 @@
-"""The flesh on a plane in front of a moving camera: its points are on it, and each patch of it is one point."""
+"""Dense points of a plane in front of a moving camera: they lie on the plane, and each patch gives one point."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from synthetic_video import HEIGHT, WIDTH, project
 
 
 @pytest.mark.parametrize(("noise_px", "outlier_share", "tolerance"), [(0.0, 0.0, 1e-4), (0.3, 0.2, 0.05)])
-def test_points_are_on_the_surface_and_seen_where_they_are(
+def test_points_are_on_the_surface_and_project_to_their_observations(
     noise_px: float, outlier_share: float, tolerance: float
 ) -> None:
     video = PlaneVideo(noise_px, outlier_share)
@@ -23,18 +23,18 @@ def test_points_are_on_the_surface_and_seen_where_they_are(
     assert error_px.max() < LIMITS.points.error_px
 
 
-def test_the_median_goes_by_weight() -> None:
+def test_the_median_is_weighted() -> None:
     track = np.array([0, 0, 0, 2, 2, 2, 2])
     values = np.array([3.0, 1.0, 2.0, 9.0, 7.0, 8.0, 6.0])
     weights = np.array([1.0, 1.0, 1.0, 10.0, 1.0, 1.0, 1.0])
     np.testing.assert_array_equal(_weighted_median(track, values, weights, 4), [2.0, np.nan, 9.0, np.nan])
 
 
-def test_what_several_references_see_of_a_patch_is_one_point() -> None:
+def test_a_patch_seen_by_several_references_is_one_point() -> None:
     video, lattice = PlaneVideo(noise_px=0.2), None
     lattice = video.lattice()
     parts = [densify_from(row, video.find, lattice, video.camera, video.poses, LIMITS) for row in (6, 0, 12)]
-    # The others look for what the first left alone.
+    # The others match only the cells that the first left free.
     asked = [count for _, count in video.asked]
     assert asked[0] == (WIDTH // CELL) * (HEIGHT // CELL)
     assert 0 < asked[1] < 0.5 * asked[0] and 0 < asked[2] < 0.5 * asked[0]
@@ -46,7 +46,7 @@ def test_what_several_references_see_of_a_patch_is_one_point() -> None:
     assert np.quantile(np.abs(points[:, 2]), 0.9) < 0.1
 
 
-def test_coverage_grows_with_references_up_to_what_is_seen() -> None:
+def test_coverage_grows_with_each_reference() -> None:
     video = PlaneVideo()
     lattice = video.lattice()
     assert not lattice.coverage().any()
@@ -58,7 +58,7 @@ def test_coverage_grows_with_references_up_to_what_is_seen() -> None:
     assert shares[0][6] > 0.9 and shares[2].min() > 0.75
 
 
-def test_only_what_shows_tissue_is_looked_for() -> None:
+def test_only_cells_that_show_tissue_are_matched() -> None:
     video = PlaneVideo()
     content = np.zeros((HEIGHT, WIDTH), bool)
     content[:, : WIDTH // 2] = True
@@ -73,10 +73,10 @@ def test_only_what_shows_tissue_is_looked_for() -> None:
     assert len(first) and (first[:, 1] > HEIGHT // 2).all()
 
 
-def test_frames_without_a_pose_are_left_out() -> None:
+def test_frames_without_a_pose_have_no_observations() -> None:
     video = PlaneVideo()
     video.poses[3] = np.nan
-    # The truth needs that pose no more than the code under test has it.
+    # PlaneVideo.find needs all poses, so the matches come from a complete video.
     known = {row: found for row, *found in PlaneVideo().find(6, video.lattice().free(6))}
     tracks, points = densify_from(
         6,
@@ -89,7 +89,7 @@ def test_frames_without_a_pose_are_left_out() -> None:
     assert len(points) and not (tracks.frame == 3).any()
 
 
-def test_nothing_found_is_no_point_and_takes_no_cell() -> None:
+def test_no_matches_give_no_points_and_take_no_cells() -> None:
     video = PlaneVideo()
     lattice = video.lattice()
     tracks, points = densify_from(6, lambda row, pixels: iter(()), lattice, video.camera, video.poses, LIMITS)
@@ -99,7 +99,7 @@ def test_nothing_found_is_no_point_and_takes_no_cell() -> None:
     assert points.shape == (0, 3)
 
 
-def test_a_wrong_pose_makes_no_points() -> None:
+def test_wrong_poses_give_hardly_any_points() -> None:
     video = PlaneVideo()
     poses = video.poses.copy()
     poses[:, 1, 3] = np.random.default_rng(1).uniform(-1, 1, FRAMES)

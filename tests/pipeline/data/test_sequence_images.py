@@ -45,7 +45,7 @@ def test_a_missing_or_damaged_frame_is_none(paths: SequencePaths) -> None:
 
 
 def test_a_frame_of_another_size_is_refused(paths: SequencePaths) -> None:
-    with pytest.raises(LumenError, match="00000007.jpg is of 48x32 pixels, the sequence of 32x48"):
+    with pytest.raises(LumenError, match="00000007.jpg has 48x32 pixels, the sequence has 32x48"):
         read_frame(paths, 7, SIZE[::-1])
 
 
@@ -71,5 +71,5 @@ def test_a_damaged_mask_is_refused(paths: SequencePaths) -> None:
 
 def test_a_mask_of_another_size_is_refused(paths: SequencePaths) -> None:
     cv2.imwrite(str(paths.frame_mask(7)), np.full((48, 32), 255, np.uint8))
-    with pytest.raises(LumenError, match="00000007.jpg.png is of 32x48 pixels, the sequence of 48x32"):
+    with pytest.raises(LumenError, match="00000007.jpg.png has 32x48 pixels, the sequence has 48x32"):
         read_frame_mask(paths, 7, content_mask())

@@ -117,10 +117,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_observations_in_no_order_are_refused() -> None:
-    with pytest.raises(ValueError, match="order of their frames"):
+    with pytest.raises(ValueError, match="sorted by frame"):
         Tracks(np.arange(3), np.array([0, 2, 1]), np.array([0, 0, 0]), np.zeros((3, 2), np.float32))
 
 
 def test_observations_of_different_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="of one number"):
+    with pytest.raises(ValueError, match="same length"):
         Tracks(np.arange(3), np.array([0, 1, 2]), np.array([0, 0, 0]), np.zeros((2, 2), np.float32))

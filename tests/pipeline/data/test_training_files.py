@@ -146,17 +146,17 @@ BREAKAGES: dict[str, tuple[Callable[[TrainingPaths], object], str]] = {
     "one frame fewer": (lambda paths: drop_last_line(paths.visible), "7 poses"),
     "a frame twice": (lambda paths: repeat_first_line(paths.visible), "twice"),
     "no frames": (lambda paths: paths.visible.write_text(""), "is empty"),
-    "letters among numbers": (lambda paths: paths.visible.write_text("2603\nx\n"), "no number"),
+    "letters among numbers": (lambda paths: paths.visible.write_text("2603\nx\n"), "not a number"),
     "one number too few": (lambda paths: drop_last_line(paths.intrinsics), "27 numbers for 7 views"),
     "focal length of zero": (lambda paths: paths.intrinsics.write_text("0 0 80 60"), "focal length"),
     "truncated points": (lambda paths: truncate(paths.structure), "not a PLY"),
     "points that are text": (lambda paths: paths.structure.write_text("hello"), "not a PLY"),
     "no points": (lambda paths: empty_cloud(paths.structure), "has no points"),
-    "fewer lists than points": (lambda paths: truncate(paths.views_per_point), "points, the point cloud has 40"),
+    "fewer lists than points": (lambda paths: truncate(paths.views_per_point), "points, but the point cloud has 40"),
     "an unknown frame": (lambda paths: append(paths.views_per_point, "99999\n"), "frame 99999"),
     "mask missing": (lambda paths: paths.mask.unlink(), "no such file"),
     "mask that is text": (lambda paths: paths.mask.write_text("hello"), "not an image"),
-    "mask of another size": (lambda paths: small_mask(paths.mask), "neither reading"),
+    "mask of another size": (lambda paths: small_mask(paths.mask), "neither pose direction"),
 }
 
 
@@ -174,7 +174,7 @@ def test_poses_of_something_else_are_refused(tmp_path: Path) -> None:
     elsewhere = data.cam_from_world.copy()
     elsewhere[:, 0, 3] += 40
     write_training_data(TrainingData(**{**vars(data), "cam_from_world": elsewhere}), tmp_path)
-    with pytest.raises(LumenError, match="neither reading"):
+    with pytest.raises(LumenError, match="neither pose direction"):
         read_training_data(tmp_path)
 
 

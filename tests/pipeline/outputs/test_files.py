@@ -182,7 +182,7 @@ def test_yaml_numbers_without_a_point_or_sign_are_numbers(tmp_path: Path, text: 
     ("text", "message"),
     [
         (b"a: 1\nb: [1", r"\(line 2\) is not valid YAML: did not find expected"),
-        (b"a: 1\nb: 2\na: 3", r"\(line 3\) is not valid YAML: the key 'a' is there twice"),
+        (b"a: 1\nb: 2\na: 3", r"\(line 3\) is not valid YAML: duplicate key 'a'"),
         (b"when: 2020-13-45", "is not valid YAML: month must be in 1..12"),
         (b"? [1, 2]\n: 3", "is not valid YAML: found unhashable key"),
         (b"\xff\xfe\xff", "is not valid YAML"),

@@ -43,7 +43,7 @@ def names(folder: Path) -> set[str]:
 
 def test_an_output_is_made_replaced_when_allowed_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     make(tmp_path / "out", "old")
-    with pytest.raises(LumenError, match="exists already: pass --overwrite"):
+    with pytest.raises(LumenError, match="already exists: pass --overwrite"):
         make(tmp_path / "out", "new")
     make(tmp_path / "out", "new", overwrite=True)
     assert contents(tmp_path / "out") == made_of("new")
@@ -71,7 +71,7 @@ def test_a_file_of_the_user_with_the_name_of_a_new_file_is_refused(tmp_path: Pat
         work.clear()
         write_bytes(work.path / "d", b"new")
         (output / "d").write_text("mine")
-        with pytest.raises(LumenError, match=r"out/d is in the way, LumenSfM did not write it"):
+        with pytest.raises(LumenError, match=r"out/d is in the way and was not written by LumenSfM"):
             work.publish()
     assert contents(output) == made_of("old", d="mine")
 
@@ -81,7 +81,7 @@ def test_a_folder_of_somebody_else_is_refused_and_not_touched(tmp_path: Path, ov
     output = tmp_path / "thesis"
     output.mkdir()
     (output / "chapter.tex").write_text("years of work")
-    with pytest.raises(LumenError, match=r"holds files that LumenSfM has no record of, such as chapter\.tex"):
+    with pytest.raises(LumenError, match=r"contains files that LumenSfM has no record of, such as chapter\.tex"):
         make(output, "new", overwrite)
     assert names(output) == {"chapter.tex"} and names(tmp_path) == {"thesis"}
 
@@ -392,7 +392,7 @@ def test_a_part_of_another_output_is_not_replaced(tmp_path: Path) -> None:
         write_bytes(tmp_path / "run" / "colmap" / "model", b"dense")
     with (
         joined_output(tmp_path / "run"),
-        pytest.raises(LumenError, match=r"is a part of an output of reconstruct\.py"),
+        pytest.raises(LumenError, match=r"is part of an output of reconstruct\.py"),
         work_folder(tmp_path / "run" / "colmap", "bootstrap.py", overwrite=True),
     ):
         pass
@@ -417,7 +417,7 @@ def test_an_output_at_the_root_of_a_mounted_disk_is_written_into_it(
     make(disk, "new", overwrite=True)
     assert contents(disk) == made_of("new", **{"inner/mine": "mine"})
     assert {path.name for path in disk.iterdir()} == {"a", "b", "inner", RECORD_NAME}
-    with pytest.raises(LumenError, match="exists already"):
+    with pytest.raises(LumenError, match="already exists"):
         make(disk, "newer")
 
 

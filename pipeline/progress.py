@@ -80,6 +80,6 @@ class ProgressBar:
             return
         self._last = now
         rate = self._done / (now - self._started)
-        whole = self._before + self._done
-        left = f" of {self._total}, {(self._total - whole) / rate:.0f} s left" if self._total else ""
-        logger.info("%s: %d%s, %.1f %s/s", self._description, whole, left, rate, self._unit)
+        done = self._before + self._done
+        left = f" of {self._total}, {(self._total - done) / rate:.0f} s left" if self._total else ""
+        logger.info("%s: %d%s, %.1f %s/s", self._description, done, left, rate, self._unit)

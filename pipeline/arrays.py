@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Pixel coordinates that are stored or passed to OpenCV and torch, descriptors, depth in pixels.
+# Pixel coordinates that are stored or passed to OpenCV and torch; descriptors.
 Float32s = npt.NDArray[np.float32]
 # Geometry and statistics: poses, points, intrinsics, residuals.
 Float64s = npt.NDArray[np.float64]

@@ -47,8 +47,8 @@ def choose_direction(
     listed = ", ".join(f"{direction} {share:.1%}" for direction, share in shares.items())
     if shares[best] < _LEAST_EXPLAINED:
         raise LumenError(
-            f"{source}: with neither pose direction do 90 % of the observations project inside the mask and in front "
-            f"of the camera ({listed}): intrinsics, mask and poses do not match; --pose_direction overrides this check"
+            f"{source}: for both pose directions, fewer than 90 % of the observations project in front of the camera "
+            f"and inside the mask ({listed}): intrinsics, mask and poses do not match; --pose_direction overrides this"
         )
     if len(set(shares.values())) == 1 and stated is not None:
         return stated

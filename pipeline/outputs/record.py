@@ -1,4 +1,4 @@
-"""The record of the files that LumenSfM wrote into an output folder. It never replaces or removes other files there.
+"""The record of the files that LumenSfM wrote into an output folder. No other file there is ever replaced or removed.
 
 The record is the file `.lumensfm` in the folder: one line with the kind of the output, then one line per file. A file
 is listed before it is written, so that a killed command leaves no unlisted file.

@@ -1,4 +1,4 @@
-# `make` lists the targets. Everything is installed into .venv; PYTHON chooses the interpreter that makes it.
+# `make` lists the targets. Everything is installed into .venv; PYTHON selects the interpreter that creates it.
 
 PYTHON ?= python3
 RUN := .venv/bin/python
@@ -7,25 +7,25 @@ PHANTOM := demo/phantom
 .PHONY: help setup demo test lint bench clean
 
 help:
-	@echo "make setup   install everything into .venv (the other targets do it when needed)"
-	@echo "make demo    render an endoscopy, and reconstruct it: camera path, dense points, a report"
-	@echo "make test    run the tests; ARGS=... is handed to pytest"
-	@echo "make lint    ruff and mypy"
-	@echo "make bench   run the benchmarks, one after the other"
-	@echo "make clean   remove caches and the demo's output; rm -r .venv removes the installation"
+	@echo "make setup   install everything into .venv (other targets do this when needed)"
+	@echo "make demo    render an endoscopic video and reconstruct it: trajectory, dense points, report"
+	@echo "make test    run the tests; ARGS=... is passed to pytest"
+	@echo "make lint    run ruff and mypy"
+	@echo "make bench   run all benchmarks"
+	@echo "make clean   remove caches and the output of the demo; rm -r .venv removes the installation"
 
 setup:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: LumenSfM needs Python 3.11 or later; choose one with: make PYTHON=python3.11 setup" >&2; exit 1; }
+		{ echo "error: LumenSfM needs Python 3.11 or later; select one with: make PYTHON=python3.11 setup" >&2; exit 1; }
 	@"$(PYTHON)" tools/set_up.py
 
 demo: setup
 	@$(RUN) data_prep/phantom.py $(PHANTOM) --frames 60 --seed 0 --overwrite
 	@$(RUN) reconstruct.py $(PHANTOM)/video.mp4 --calibration $(PHANTOM)/calibration.yaml --output demo/run \
 		--train_minutes 2 --references 16
-	@echo "against the phantom's truth:"
+	@echo "errors against the ground truth of the phantom:"
 	@$(RUN) -m sfm.evaluate demo/run --truth $(PHANTOM)
-	@echo "look at demo/run/report.html"
+	@echo "open demo/run/report.html in a browser"
 
 test: setup
 	@$(RUN) -m pytest -n auto $(ARGS)

@@ -1,7 +1,7 @@
-"""What every stage shares: on-disk formats, config, manifest and resume, errors, progress, reports."""
+"""Code that all stages share: on-disk formats, configs, manifest and resume, errors, progress, reports."""
 
-# Before pycolmap: otherwise libraries that pycolmap brings along take the place of zlib, and OpenCV crashes while it
-# writes a PNG.
+# Must precede pycolmap: the libraries bundled with pycolmap otherwise replace zlib, and OpenCV crashes when it writes
+# a PNG.
 import zlib  # noqa: F401
 from importlib.metadata import version
 

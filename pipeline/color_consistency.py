@@ -1,19 +1,18 @@
-"""How much the colour of a point changes from view to view: the measure by which DDL prunes a sparse cloud."""
+"""Colour variation of each point across its views. DDL prunes sparse clouds by this measure."""
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from pipeline.arrays import Float64s, Ints
 
-# Levels added to a point's brightness, so that noise in the dark does not count as a change.
+# Grey levels added to a point's brightness, so that noise in dark areas does not count as variation.
 _DARKNESS = 10.0
 
 
-def color_inconsistency(point: npt.NDArray[np.int64], colors: Floats, point_count: int) -> Floats:
-    """The deviation of a point's colours from their mean, as a share of its brightness.
+def color_inconsistency(point: Ints, colors: Float64s, point_count: int) -> Float64s:
+    """Deviation of each point's colours from their mean, relative to its brightness.
 
-    The light moves with the camera, so a point brightens and darkens by a factor; a point that is not where it seems
-    to be sees another tissue, a highlight or an edge.
+    The light moves with the camera, so the brightness of a point changes by a factor. A wrong point shows other
+    tissue, a highlight or an edge in some of its views.
 
     Args:
         point: (O,) the point of each observation.
@@ -21,7 +20,7 @@ def color_inconsistency(point: npt.NDArray[np.int64], colors: Floats, point_coun
         point_count: P.
 
     Returns:
-        (P,) root of the mean square over views and channels; NaN for points with no known colour.
+        (P,) root mean square over views and channels; NaN for points without a known colour.
     """
     known = np.isfinite(colors).all(axis=1)
     point, colors = point[known], colors[known]
@@ -30,12 +29,12 @@ def color_inconsistency(point: npt.NDArray[np.int64], colors: Floats, point_coun
     count = np.bincount(point, minlength=point_count)
     with np.errstate(invalid="ignore"):
         deviation = np.sqrt(np.bincount(point, squared, point_count) / count)
-    result: Floats = deviation / (mean.mean(axis=1) + _DARKNESS)
+    result: Float64s = deviation / (mean.mean(axis=1) + _DARKNESS)
     return result
 
 
-def mean_colors(point: npt.NDArray[np.int64], colors: Floats, point_count: int) -> Floats:
-    """(P, 3) mean of the known colours of each point's observations; NaN where there is none."""
+def mean_colors(point: Ints, colors: Float64s, point_count: int) -> Float64s:
+    """(P, 3) mean of the known colours of each point's observations; NaN for points without one."""
     known = np.isfinite(colors).all(axis=1)
     point, colors = point[known], colors[known]
     count = np.bincount(point, minlength=point_count)

@@ -1,4 +1,4 @@
-"""The one exception type that a user can act on."""
+"""Exceptions that report an error to the user."""
 
 import errno
 import os
@@ -8,20 +8,20 @@ from pathlib import Path
 
 
 class LumenError(Exception):
-    """Something the user can mend: the message says what is wrong, where, and what to do.
+    """An error that the user can fix. The message says what is wrong, where, and what to do.
 
-    Commands print it as one line and exit with status 1; every other exception is a bug and shows its
-    traceback (`pipeline.command.run_command`).
+    Commands print it as one line and exit with status 1. Every other exception is a bug, and its traceback is printed
+    (`pipeline.command.run_command`).
     """
 
 
 class PartialSuccess(LumenError):
-    """Some of what was asked for is done, and some could not be; the message says what is missing and why.
+    """Some outputs were written and others could not be. The message says what is missing and why.
 
-    Commands print the outputs on standard output, the message as one line, and exit with status 3.
+    Commands print the outputs on standard output and the message as one line, and exit with status 3.
 
     Attributes:
-        outputs: paths that were written.
+        outputs: the paths that were written.
     """
 
     def __init__(self, message: str, outputs: Sequence[Path] = ()) -> None:
@@ -30,18 +30,18 @@ class PartialSuccess(LumenError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked to stop, and the work stopped where the same command continues; the message says where."""
+    """A signal stopped the work at a point where the same command continues. The message says where."""
 
 
 class NoReconstruction(LumenError):
-    """The frames were read well, but no model explains them; what was found on the way may show why."""
+    """The frames were read, but no model was reconstructed. Intermediate results may show why."""
 
 
 def require(condition: bool, message: str) -> None:
-    """Check what the user gave.
+    """Check an input of the user.
 
     Raises:
-        LumenError: with `message` unless `condition` holds.
+        LumenError: with `message` if `condition` is false.
     """
     if not condition:
         raise LumenError(message)
@@ -64,9 +64,9 @@ _ADVICE = {
 
 @contextmanager
 def explain_os_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn an operating-system error inside the block into a `LumenError`: "cannot <action> <path>: <why>".
+    """Convert an operating-system error inside the block to a `LumenError`: "cannot <action> <path>: <why>".
 
-    When the error is about another path than `path` or its temporary name, the message names that one too.
+    If the error concerns a path other than `path` and its temporary name, the message names that path too.
 
     Raises:
         LumenError: for any OSError raised inside the block.

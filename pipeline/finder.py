@@ -1,11 +1,10 @@
-"""What a way of finding correspondences offers: `descriptor` implements it, `sfm` is handed one."""
+"""The interface of correspondence finders. `descriptor` implements them; callers pass them to `sfm`."""
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
-import numpy.typing as npt
+from pipeline.arrays import Float32s, Ints
 
-# A frame's row, which (M,) of the given pixels were found in it, and where (M, 2) float32 px.
-Found = tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32]]
-# Finds pixels (N, 2) float32, COLMAP's convention, of the frame in a given row in other frames.
-Finder = Callable[[int, npt.NDArray[np.float32]], Iterator[Found]]
+# The row of a frame, which of the query pixels were found in it (M,), and where: (M, 2) float32 px.
+Found = tuple[int, Ints, Float32s]
+# Called with the row of a frame and query pixels (N, 2) float32 px in it, COLMAP's convention; searches other frames.
+Finder = Callable[[int, Float32s], Iterator[Found]]

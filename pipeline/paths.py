@@ -1,26 +1,26 @@
-"""Every file name of a sequence and of a run, spelt here and nowhere else."""
+"""All file names of a sequence and of a run. They are defined only here."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# What public functions take as a path.
+# The type of path arguments of public functions.
 AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class SequencePaths:
-    """The files of one sequence: training-data layout 2, plus `sequence.yaml` and the masks of single frames.
+    """The files of one sequence: training-data layout 2, `sequence.yaml` and the masks of frames.
 
-    A frame's name is its index in the video: `images/00002603.jpg`.
+    The name of an image is its frame index in the video: `images/00002603.jpg`.
     """
 
     root: Path
 
     @staticmethod
     def segment_name(first_index: int, end_index: int, stride: int, segment: int) -> str:
-        """A segment's folder: frames `first_index` to before `end_index`, every `stride`-th."""
+        """The folder of a segment with every `stride`-th frame from `first_index` to before `end_index`."""
         return f"_start_{first_index:06d}_end_{end_index:06d}_stride_{stride}_segment_{segment:02d}"
 
     @property
@@ -45,23 +45,23 @@ class SequencePaths:
         return self.root / "masks"
 
     def frame_mask(self, index: int) -> Path:
-        """A frame's own mask, content area without highlights, named as COLMAP expects: uint8 PNG, 255 = use."""
+        """The mask of a frame, content area without highlights, named as in COLMAP: uint8 PNG, 255 = use."""
         return self.frame_masks / f"{index:08d}.jpg.png"
 
     @classmethod
     def own_mask(cls, image: Path) -> Path | None:
-        """Where the mask of an image lies, named as COLMAP expects; None if it lies in no sequence's `images/`."""
+        """The path of an image's mask, named as in COLMAP; None if the image is not in `images/` of a sequence."""
         paths = cls(image.parent.parent)
         return paths.frame_masks / f"{image.name}.png" if image.parent == paths.images else None
 
     @property
     def calibration(self) -> Path:
-        """The camera of the frames as recorded, where it was estimated from the video itself."""
+        """The camera of the recorded frames, if it was estimated from the video."""
         return self.root / "calibration.yaml"
 
     @property
     def recorded(self) -> "SequencePaths":
-        """The images, masks and `sequence.yaml` as recorded, of a sequence that was undistorted later."""
+        """The images, masks and `sequence.yaml` before undistortion, of a sequence that was undistorted later."""
         return SequencePaths(self.root / "recorded")
 
     def inputs(self) -> dict[str, Path | None]:
@@ -70,7 +70,7 @@ class SequencePaths:
 
     @property
     def as_recorded(self) -> "SequencePaths":
-        """Where the frames are as recorded: `recorded` if it is there, otherwise the sequence itself."""
+        """The frames before undistortion: `recorded` if it exists, otherwise the sequence itself."""
         return self.recorded if self.recorded.sequence.exists() else self
 
 
@@ -78,14 +78,14 @@ class SequencePaths:
 class TrainingPaths:
     """The files of one model of a sequence as SfM training data.
 
-    Layout 2 keeps the frames in `images/` and the model in `colmap/<number>/`; layout 1, the older one, keeps
-    everything in the sequence's folder.
+    Layout 2 stores the frames in `images/` and the model in `colmap/<number>/`. The older layout 1 stores everything in
+    the sequence's folder.
 
     Attributes:
         root: the sequence's folder.
         layout: 1 or 2.
-        number: of the model in layout 2; 0 is the best.
-        models: the folder of the models in layout 2, in the sequence's folder.
+        number: the number of the model in layout 2; 0 is the best model.
+        models: the folder of the models in layout 2, inside the sequence's folder.
     """
 
     root: Path
@@ -95,7 +95,7 @@ class TrainingPaths:
 
     @classmethod
     def find(cls, root: Path) -> "TrainingPaths | None":
-        """The training data in a sequence's folder, in either layout, or of one of its models; None if none."""
+        """The training data of a sequence's folder, in either layout, or of the folder of one model; None if none."""
         candidates = [cls(root, 2), cls(root, 1)]
         parent = root.resolve().parent
         if parent.name == "colmap" and root.resolve().name.isdigit():
@@ -104,7 +104,7 @@ class TrainingPaths:
 
     @classmethod
     def with_depth(cls, root: Path) -> "TrainingPaths | None":
-        """The same, if there are depth maps in its world, which is that of the best model; otherwise None."""
+        """Like `find`, but None unless there are depth maps for the model. They exist only for the best model."""
         paths = cls.find(root)
         return paths if paths is not None and paths.number == 0 and paths.depths.is_dir() else None
 
@@ -114,22 +114,22 @@ class TrainingPaths:
 
     @property
     def motion(self) -> Path:
-        """A pose for each registered view."""
+        """The pose of each registered view."""
         return self.model / "motion.yaml"
 
     @property
     def intrinsics(self) -> Path:
-        """3 or 4 numbers a view, one a line."""
+        """3 or 4 numbers per view, one per line."""
         return self.model / "camera_intrinsics_per_view"
 
     @property
     def selected(self) -> Path:
-        """All frames of the sequence, an index a line."""
+        """The indices of all frames of the sequence, one per line."""
         return self.model / "selected_indexes"
 
     @property
     def visible(self) -> Path:
-        """The registered frames, an index a line."""
+        """The indices of the registered frames, one per line."""
         return self.model / "visible_view_indexes"
 
     @property
@@ -139,7 +139,7 @@ class TrainingPaths:
 
     @property
     def views_per_point(self) -> Path:
-        """For each point -1 and then the frames that see it, a number a line."""
+        """For each point -1, then the indices of the frames that observe it, one number per line."""
         return self.model / "view_indexes_per_point"
 
     @property
@@ -148,7 +148,7 @@ class TrainingPaths:
 
     @property
     def depths(self) -> Path:
-        """Depth of each registered frame, where a simulation, CT or a sensor knows it; in the world of model 0."""
+        """Depth maps of the registered frames from a simulation, CT or a sensor, in the world of model 0."""
         return self.root / "depth"
 
     def depth(self, index: int) -> Path:
@@ -157,7 +157,7 @@ class TrainingPaths:
 
     @property
     def depth_scale(self) -> Path:
-        """Lengths of the poses' world per step of a depth map."""
+        """Length of one step of the depth maps, in world units of the poses."""
         return self.depths / "scale.yaml"
 
     def image(self, index: int) -> Path:
@@ -211,7 +211,7 @@ class BootstrapPaths(MappingPaths):
 
     @property
     def failed(self) -> Path:
-        """A folder beside this one for what was found without a reconstruction, if this holds an earlier one."""
+        """A folder beside `root` for the results of a failed reconstruction, used if `root` has an earlier one."""
         return self.root.with_name(f"{self.root.name}_failed")
 
     @property
@@ -228,18 +228,18 @@ class BootstrapPaths(MappingPaths):
 
     @property
     def overview(self) -> Path:
-        """A picture of cloud, camera path and each frame's share in them."""
+        """A plot of point cloud, trajectory and the observations of each frame."""
         return self.root / "overview.png"
 
     @property
     def found_tracks(self) -> Path:
-        """The same in pixels of the frames as recorded, until the whole is done."""
+        """All tracks in pixels of the recorded frames, until the first SfM is complete."""
         return self.correspondences / "tracks.npz"
 
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The files of one run: a folder that holds what some stages made and the record of how."""
+    """The files of one run: the outputs of its stages, their settings and reports."""
 
     root: Path
 
@@ -253,12 +253,12 @@ class RunPaths:
 
     @property
     def survey(self) -> Path:
-        """What the extraction measured of every frame of the video."""
+        """The measurements of the extraction on each frame of the video."""
         return self.root / "survey.json"
 
     @property
     def content_area(self) -> Path:
-        """The content area of the video's frames as recorded: uint8 PNG, 255 = tissue."""
+        """The content area of the recorded frames: uint8 PNG, 255 = tissue."""
         return self.root / "content_area.png"
 
     def config(self, stage: str) -> Path:
@@ -271,23 +271,23 @@ class RunPaths:
         return SequencePaths(self.root / name)
 
     def segments(self) -> list[Path]:
-        """The folders of sequences, whole or not, by name."""
+        """The folders of sequences, complete or not, sorted by name."""
         return sorted(self.root.glob("_start_*_segment_*"))
 
     def sequences(self) -> list[SequencePaths]:
-        """The sequences in the run's folder, by name."""
+        """The sequences in the run's folder, sorted by name."""
         return [SequencePaths(found.parent) for found in sorted(self.root.glob("*/sequence.yaml"))]
 
 
 @dataclass(frozen=True)
 class ConversionPaths:
-    """The files of a conversion's output; images, masks and training data are those of a sequence."""
+    """The output files of a conversion. Images, masks and training data follow the layout of a sequence."""
 
     root: Path
 
     @property
     def model(self) -> Path:
-        """COLMAP's binary model, where 3D Gaussian splatting looks for it."""
+        """COLMAP's binary model, where 3D Gaussian splatting expects it."""
         return self.root / "sparse" / "0"
 
     @property
@@ -296,7 +296,7 @@ class ConversionPaths:
 
     @property
     def point_cloud(self) -> Path:
-        """The sparse cloud for nerfstudio, by the name that its own tools give it."""
+        """The sparse cloud for nerfstudio, with the name that its own tools use."""
         return self.root / "sparse_pc.ply"
 
     @property
@@ -315,6 +315,6 @@ class ConversionPaths:
         return RunPaths(self.root).report("convert")
 
     def main(self, kind: Literal["colmap", "training", "nerfstudio", "tum"]) -> Path:
-        """What a conversion is made for."""
+        """The main output of a conversion to `kind`."""
         model = TrainingPaths(self.root).model
         return {"colmap": self.model, "training": model, "nerfstudio": self.transforms, "tum": self.trajectory}[kind]

@@ -18,14 +18,14 @@ logger = logging.getLogger(__name__)
 def progress(
     items: Iterable[Item], description: str, *, total: int | None = None, unit: str = "frame", done: int = 0
 ) -> Iterator[Item]:
-    """Yield `items`, showing how many are done, the rate and the time left.
+    """Yield `items`, and show how many are done, the rate and the remaining time.
 
     Args:
-        items: what the loop goes over.
+        items: the items of the loop.
         description: the activity, for example "writing frames".
-        total: how many there are, if that is known and `items` has no length.
-        unit: what one item is called.
-        done: how many were done before, besides `items`.
+        total: the number of items including `done`, if it is known and `items` has no length.
+        unit: the name of one item.
+        done: the number of items that were done before, in addition to `items`.
     """
     if total is None:
         total = done + len(items) if isinstance(items, Sized) else None
@@ -36,15 +36,15 @@ def progress(
 
 
 class ProgressBar:
-    """Progress of work that is no loop here: `update` is called by whoever does it. A context manager.
+    """Progress of work outside a loop: the code that does the work calls `update`. A context manager.
 
-    Inside another one it shows nothing: the outer one tells of the whole.
+    Inside another progress bar it shows nothing.
     """
 
     _open = 0
 
     def __init__(self, description: str, *, total: int | None = None, unit: str = "frame", done: int = 0) -> None:
-        """Describe the work; `done` of `total` were done before, and say nothing of the rate."""
+        """Describe the work. `done` of `total` were done before and do not count for the rate."""
         self._description, self._total, self._unit = description, total, unit
         self._before, self._done = done, 0
         self._bar: tqdm | None = None
@@ -80,6 +80,6 @@ class ProgressBar:
             return
         self._last = now
         rate = self._done / (now - self._started)
-        whole = self._before + self._done
-        left = f" of {self._total}, {(self._total - whole) / rate:.0f} s left" if self._total else ""
-        logger.info("%s: %d%s, %.1f %s/s", self._description, whole, left, rate, self._unit)
+        done = self._before + self._done
+        left = f" of {self._total}, {(self._total - done) / rate:.0f} s left" if self._total else ""
+        logger.info("%s: %d%s, %.1f %s/s", self._description, done, left, rate, self._unit)

@@ -1,4 +1,4 @@
-"""What a stage did, for the report: its counts, times and peak memory, as `reports/<stage>.json`."""
+"""The report of a stage, `reports/<stage>.json`: counts, times and peak memory."""
 
 import re
 import resource
@@ -17,8 +17,8 @@ class StageReport:
     """Collects a stage's numbers while it runs.
 
     Attributes:
-        counts: what was read, written, rejected, ...; builtin types only.
-        times_s: wall-clock seconds of each named part.
+        counts: numbers of things read, written, rejected, ...; builtin types only.
+        times_s: wall-clock time of each named part, s.
         warnings: one line each, shown first in the report.
     """
 
@@ -55,10 +55,10 @@ class StageReport:
 
 
 def peak_memory_mb() -> float:
-    """The most resident memory this process has held so far, in MiB."""
+    """Peak resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
-        # getrusage would count what the parent held when it started this process.
+        # getrusage also counts the memory of the parent when it started this process.
         peak_kb = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
         if peak_kb:
             return int(peak_kb[1]) / 2**10

@@ -1,4 +1,4 @@
-"""The versions that results depend on: of this tool, and of the libraries whose output differs between versions."""
+"""The versions that results depend on: LumenSfM's, and those of libraries whose output differs between versions."""
 
 import functools
 import hashlib
@@ -13,7 +13,7 @@ from pipeline import __version__
 
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("pipeline", "data_prep", "descriptor", "sfm")
-# Distributions of the same library for a CPU and for GPUs have names of their own.
+# A library may have separate distributions for CPU and GPU.
 _LIBRARIES = {
     "av": ("av",),
     "numpy": ("numpy",),
@@ -24,14 +24,14 @@ _LIBRARIES = {
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Name → version, of this tool and of the libraries. Nothing is imported for it."""
+    """Name → version of LumenSfM and the libraries. Except for OpenCV, libraries are not imported."""
     libraries = {name: _installed(distributions) for name, distributions in _LIBRARIES.items()}
     return {"lumensfm": tool_version(), "opencv": cv2.__version__, **libraries}
 
 
 @functools.cache
 def tool_version() -> str:
-    """The version of this tool; with the commit where it runs from a checkout, and a digest of changed code."""
+    """The version of LumenSfM, with the commit in a checkout, and a digest of the code if it has changed."""
     commit = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else None
     if commit is None:
         return __version__
@@ -49,7 +49,7 @@ def _installed(distributions: tuple[str, ...]) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git prints of this checkout; None if there is no git, or the checkout belongs to somebody else."""
+    """The output of a git command in this checkout; None if git is missing or fails, e.g. for another user's files."""
     try:
         result = subprocess.run(
             ["git", "-C", str(_ROOT), *arguments],

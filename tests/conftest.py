@@ -1,4 +1,4 @@
-"""A small phantom's video and sequence, and one with a cut, to reconstruct."""
+"""Fixtures: the video of a small phantom, its sequence, and a video with a cut."""
 
 import shutil
 from pathlib import Path
@@ -30,14 +30,14 @@ def extracted(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def sequence(extracted: SequencePaths, tmp_path: Path) -> SequencePaths:
-    """An own copy of the sequence."""
+    """A copy of the sequence that the test may change."""
     shutil.copytree(extracted.root, tmp_path / "sequence")
     return SequencePaths(tmp_path / "sequence")
 
 
 @pytest.fixture(scope="module")
 def cut_video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
-    """Two places, one after the other."""
+    """A video of two places with a hard cut in between."""
     folder = tmp_path_factory.mktemp("cut") / "phantom"
     phantom.run(PhantomConfig(output=folder, frames=40, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
     return PhantomPaths(folder)

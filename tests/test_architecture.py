@@ -1,4 +1,4 @@
-"""Imports go one way, from the recipes down to pipeline. Checked on the source, not by importing."""
+"""Imports go one way, from the recipes down to pipeline. The tests check the source without importing it."""
 
 import ast
 import sys
@@ -20,7 +20,7 @@ FORBIDDEN = {
 
 
 def imported_modules(source: str) -> Iterator[str]:
-    """The top-level names of all that `source` imports: at the top, inside functions, and by import_module("...")."""
+    """The top-level names of all imports in `source`: at the top, inside functions, and by import_module("...")."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
@@ -36,7 +36,7 @@ def source_files(package: str) -> list[Path]:
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_a_package_imports_only_what_it_may(package: str) -> None:
+def test_a_package_has_no_forbidden_imports(package: str) -> None:
     assert source_files(package)
     wrong = [
         f"{file.relative_to(ROOT)} imports {module}"
@@ -59,24 +59,24 @@ def test_a_package_imports_only_what_it_may(package: str) -> None:
         "__import__('torch')",
     ],
 )
-def test_every_way_to_import_is_seen(source: str) -> None:
+def test_every_form_of_import_is_detected(source: str) -> None:
     assert "torch" in set(imported_modules(source))
 
 
 @pytest.mark.parametrize("source", ["from .torch import x", "torch = 1", "import pytorch", "'import torch'"])
-def test_what_is_no_import_is_not_seen(source: str) -> None:
+def test_other_code_is_not_taken_for_an_import(source: str) -> None:
     assert "torch" not in set(imported_modules(source))
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_no_file_is_called_utils_or_hides_a_module_of_pythons_library(package: str) -> None:
-    # A command's own folder comes first on sys.path, so data_prep/signal.py would be everybody's `import signal`.
+def test_no_file_is_called_utils_or_shadows_the_standard_library(package: str) -> None:
+    # The folder of a command comes first on sys.path, so `import signal` anywhere would import data_prep/signal.py.
     names = {file.stem for file in source_files(package)} - {"__init__"}
     assert not names & (set(sys.stdlib_module_names) | {"util", "utils", "helpers", "common", "misc"})
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
-def test_no_file_passes_400_lines(package: str) -> None:
+def test_no_file_exceeds_400_lines(package: str) -> None:
     long = [str(file) for file in source_files(package) if len(file.read_text(encoding="utf-8").splitlines()) > 400]
     assert not long
 
@@ -87,7 +87,7 @@ def commands() -> list[Path]:
     return [file for file in files if any(call in file.read_text(encoding="utf-8") for call in calls)]
 
 
-def test_a_command_watches_signals_before_it_imports_anything_else() -> None:
+def test_a_command_watches_signals_before_its_other_imports() -> None:
     assert len(commands()) >= 10
     for file in commands():
         _, first, *_ = ast.parse(file.read_text(encoding="utf-8")).body
@@ -96,13 +96,13 @@ def test_a_command_watches_signals_before_it_imports_anything_else() -> None:
         assert ast.unparse(first) == expected, file
 
 
-def test_what_watches_signals_imports_no_library_that_starts_threads_or_takes_long() -> None:
+def test_the_code_that_watches_signals_imports_only_the_standard_library() -> None:
     for name in ("__init__", "command/__init__", "command/interruption", "command/exit_status"):
         modules = set(imported_modules((ROOT / "pipeline" / f"{name}.py").read_text(encoding="utf-8")))
         assert modules <= set(sys.stdlib_module_names) | {"pipeline"}
 
 
-def test_every_folder_with_code_is_installed() -> None:
+def test_every_package_is_installed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {file.parent for package in FORBIDDEN for file in source_files(package)}
     assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} == listed

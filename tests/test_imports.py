@@ -1,4 +1,4 @@
-"""Every command, started as users do, can write a PNG: which libraries are loaded first decides whether OpenCV can."""
+"""Every command can write a PNG. The order in which libraries are loaded decides whether OpenCV can."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ assert cv2.imencode(".png", numpy.random.default_rng(0).integers(0, 255, (200, 3
 """
 
 
-def test_the_commands_are_found() -> None:
+def test_all_commands_are_found() -> None:
     assert {"reconstruct.py", "train.py", "test.py", "data_prep/extract.py", "sfm/view.py"} <= set(COMMANDS)
 
 

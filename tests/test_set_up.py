@@ -1,4 +1,4 @@
-"""The set-up says what it cannot install, and finds all libraries that are missing, not the first one alone."""
+"""The set-up reports packages that it cannot install, and finds all missing libraries, not only the first."""
 
 import os
 import shutil
@@ -33,14 +33,14 @@ def test_a_failing_apt_get_names_the_packages(tmp_path: Path) -> None:
     assert done.stderr.endswith("SetUpError: install these first: sudo apt-get install libgl1\n")
 
 
-def test_the_library_that_an_import_names_is_found(tmp_path: Path) -> None:
+def test_the_library_named_by_an_import_error_is_found(tmp_path: Path) -> None:
     reason = "ImportError: libGL.so.1: cannot open shared object file: No such file or directory"
     script = f"import check_imports\nprint(check_imports.missing_libraries({{'no_such_module': {reason!r}}}))"
     assert run_tool(script, tmp_path, os.environ["PATH"]).stdout == "{'libGL.so.1'}\n"
 
 
 @pytest.mark.skipif(not shutil.which("gcc") or not shutil.which("ldd"), reason="builds a library that lacks another")
-def test_the_libraries_behind_the_first_one_are_found_too(tmp_path: Path) -> None:
+def test_all_missing_libraries_are_found(tmp_path: Path) -> None:
     package = tmp_path / "lacking"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -53,7 +53,7 @@ def test_the_libraries_behind_the_first_one_are_found_too(tmp_path: Path) -> Non
     assert run_tool(script, tmp_path, os.environ["PATH"]).stdout == expected
 
 
-def test_modules_that_can_be_imported_need_nothing(tmp_path: Path) -> None:
+def test_without_import_errors_nothing_is_installed(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(TOOLS / "check_imports.py")], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -62,8 +62,8 @@ def test_modules_that_can_be_imported_need_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_read_only", [False, True])
 @pytest.mark.parametrize("code", ["EBADF", "ENOLCK"])
-def test_a_set_up_on_a_file_system_that_refuses_locks_goes_on(tmp_path: Path, code: str, is_read_only: bool) -> None:
-    """EBADF as NFS does, for what is not open for writing."""
+def test_a_set_up_continues_on_a_file_system_without_locks(tmp_path: Path, code: str, is_read_only: bool) -> None:
+    """NFS fails with EBADF for files that are not open for writing."""
     (tmp_path / "pyproject.toml").write_text("[project]")
     script = f"""
 import errno, fcntl, os

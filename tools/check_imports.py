@@ -1,7 +1,7 @@
-"""See that the packages with native code can be imported; supply the system libraries that they lack.
+"""Check that packages with native code can be imported, and install missing system libraries.
 
-Wheels carry most libraries with them, but not those of the display, of USB and of OpenMP, which a server or a
-container may not have. `make setup` runs this with the Python of `.venv`.
+Wheels contain most libraries, but not those for the display, USB and OpenMP, which may be missing on servers and in
+containers. `make setup` runs this with the Python of `.venv`.
 """
 
 import importlib.util
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def missing_libraries(failures: dict[str, str]) -> set[str]:
-    """The libraries that `failures` name and, because the loader names one at a time, those that ldd finds."""
+    """The libraries named in `failures`, and those that ldd reports, because the loader names only the first."""
     named = {library for reason in failures.values() for library in re.findall(r"(lib\S+?\.so\S*?):", reason)}
     for module in failures:
         named |= _not_found(_shared_objects(module))
@@ -61,7 +61,10 @@ def missing_libraries(failures: dict[str, str]) -> set[str]:
 
 
 def _failures() -> dict[str, str]:
-    """Each module that cannot be imported → the last line of why. A process each: a failed import leaves traces."""
+    """Each module that cannot be imported → the last line of its error.
+
+    Each module is imported in its own process, because a failed import has side effects.
+    """
     failures = {}
     for module in MODULES:
         command = [sys.executable, "-c", f"import {module}"]

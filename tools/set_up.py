@@ -1,7 +1,7 @@
-"""Make `.venv` hold what constraints.txt says, and see that what is in it can be imported.
+"""Install the packages of constraints.txt into `.venv`, and check that they can be imported.
 
-Does nothing when nothing changed since it last succeeded. What an interrupted run left half-installed is
-installed anew. Needs only the standard library; `make setup` runs it.
+Does nothing if nothing changed since the last successful run. An interrupted installation is repeated. Needs only the
+standard library; `make setup` runs it.
 """
 
 import fcntl
@@ -40,9 +40,9 @@ def main() -> int:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Wait for other set-ups of this folder to end. Without locks on the file system, say so."""
+    """Wait until other set-ups of this folder end. If the file system has no locks, print a note."""
     path = ROOT / "pyproject.toml"
-    # NFS locks only files that are open for writing. Where all is installed, the folder may be read-only.
+    # NFS locks only files that are open for writing. The folder may be read-only once everything is installed.
     with path.open("rb+" if os.access(path, os.W_OK) else "rb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -56,7 +56,7 @@ def _set_up() -> None:
     if _read(INSTALLED) != wanted or not PYTHON.exists():
         INSTALLED.unlink(missing_ok=True)
         _make_environment()
-        print("installing what constraints.txt lists into .venv, about 2 GB", flush=True)
+        print("installing the packages of constraints.txt into .venv, about 2 GB", flush=True)
         _pip("install", "--constraint", "constraints.txt", "setuptools")
         _pip("install", "--constraint", "constraints.txt", "--no-build-isolation", "--editable", ".[dev]")
         INSTALLING.unlink()
@@ -68,7 +68,7 @@ def _set_up() -> None:
 
 
 def _wanted() -> str:
-    """What an installation depends on. The folder is part of it, because an editable installation points there."""
+    """A digest of everything that an installation depends on, including the folder, which it refers to."""
     digest = hashlib.sha256()
     for name in ("pyproject.toml", "constraints.txt"):
         digest.update((ROOT / name).read_bytes())
@@ -80,21 +80,21 @@ def _read(stamp: Path) -> str | None:
 
 
 def _make_environment() -> None:
-    """Leave a `.venv` that has pip and is marked as unfinished; an unfinished or broken one is made anew."""
+    """Create a `.venv` with pip, marked as unfinished. An unfinished or broken one is replaced."""
     if INSTALLING.exists() or not _works([str(PYTHON), "-m", "pip", "--version"]):
         if not _works([sys.executable, "-c", "import ensurepip"]):
             install([f"python{sys.version_info.major}.{sys.version_info.minor}-venv"])
-        # Gone first, so that a folder of which only a part was deleted counts as broken.
+        # Removed first, so that a partially deleted folder counts as broken.
         PYTHON.unlink(missing_ok=True)
         shutil.rmtree(VENV, ignore_errors=True)
     VENV.mkdir(exist_ok=True)
     INSTALLING.touch()
     if not PYTHON.exists():
-        _run([sys.executable, "-m", "venv", str(VENV)], "cannot make .venv, see above")
+        _run([sys.executable, "-m", "venv", str(VENV)], "cannot create .venv, see above")
 
 
 def _pip(*arguments: str) -> None:
-    advice = "pip failed, see above; when the cause is mended (network, disk space), run make setup again"
+    advice = "pip failed, see above; fix the cause (network, disk space), then run make setup again"
     _run([str(PYTHON), "-m", "pip", "--disable-pip-version-check", *arguments, "--quiet"], advice)
 
 
@@ -106,7 +106,7 @@ def _works(command: list[str]) -> bool:
 
 
 def _run(command: list[str], advice: str) -> None:
-    # setuptools greets every editable installation with a warning that concerns nobody here.
+    # setuptools prints an irrelevant warning at every editable installation.
     quiet = {**os.environ, "PYTHONWARNINGS": "ignore"}
     if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, env=quiet, check=False).returncode:
         raise SetUpError(advice)

@@ -1,4 +1,4 @@
-"""Install Debian packages when that is possible without asking anybody, else say which are needed."""
+"""Install Debian packages if that needs no password, or report which ones are needed."""
 
 import os
 import shutil
@@ -9,20 +9,20 @@ _APT_GET = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", "-o", "DP
 
 
 class SetUpError(Exception):
-    """What the user has to do before the set-up can go on, as one line."""
+    """The set-up cannot continue. The message is one line that tells the user what to do."""
 
 
 def install(packages: Sequence[str]) -> None:
-    """Install `packages` with apt-get, as root or through a sudo that asks for no password.
+    """Install `packages` with apt-get, as root or with sudo if that needs no password.
 
     Raises:
-        SetUpError: naming the packages, if that is not possible.
+        SetUpError: if that is not possible; it names the packages.
     """
     names = " ".join(packages)
     prefix = _privilege()
     if prefix is not None and shutil.which("apt-get"):
         print(f"installing system packages: {names}", flush=True)
-        # Package lists may be missing altogether (containers) or name versions that the mirror dropped.
+        # Package lists may be missing (containers) or list versions that the mirror has removed.
         if _succeeds([*prefix, *_APT_GET, "update"]) and _succeeds(
             [*prefix, *_APT_GET, "install", "-y", "--no-install-recommends", *packages]
         ):
@@ -39,6 +39,6 @@ def _privilege() -> list[str] | None:
 
 def _succeeds(command: list[str], *, quiet: bool = False) -> bool:
     output = subprocess.DEVNULL if quiet else None
-    # apt-get's own chatter is no output of make.
+    # The output of apt-get must not become output of make.
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=output, check=False)
     return done.returncode == 0

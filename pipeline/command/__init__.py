@@ -1,1 +1,1 @@
-"""From a command line to a config and an exit status: parsing, messages, signals, privacy."""
+"""Command-line parsing, error messages, exit statuses, signals and privacy."""

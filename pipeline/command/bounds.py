@@ -1,4 +1,4 @@
-"""Bounds of settings, stated in their types and checked when a config is made.
+"""Bounds of settings, stated in their types and checked when a config is created.
 
 @dataclass(frozen=True)
 class ExtractConfig(Settings):
@@ -19,19 +19,22 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 NonNegativeInt = Annotated[int, msgspec.Meta(ge=0)]
 NonNegative = Annotated[float, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-# 0 to 1; a share that leaves nothing is `PositiveShare`'s to refuse.
+# From 0 to 1. `PositiveShare` excludes 0.
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 class Settings:
-    """Base of a config dataclass whose fields state bounds; a `__post_init__` of its own calls this one first."""
+    """Base class of config dataclasses whose field types state bounds.
+
+    A subclass that defines `__post_init__` calls this one first.
+    """
 
     def __post_init__(self) -> None:
         """Check the bounds.
 
         Raises:
-            LumenError: naming the flag, its value and what it may be.
+            LumenError: if a value is out of bounds; it names the flag, the value and the allowed range.
         """
         for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             value = getattr(self, name)
@@ -47,7 +50,7 @@ def _hints(config_type: type) -> dict[str, Any]:
 
 
 def _bounded(hint: Any, value: Any) -> Iterator[tuple[msgspec.Meta, Any]]:
-    """The bounds in a type, each with the part of the value that it is for."""
+    """Each bound in a type, with the part of the value that it applies to."""
     if get_origin(hint) is Annotated:
         inner, *notes = get_args(hint)
         yield from ((note, value) for note in notes if isinstance(note, msgspec.Meta))
@@ -63,7 +66,7 @@ def _bounded(hint: Any, value: Any) -> Iterator[tuple[msgspec.Meta, Any]]:
 
 
 def _is_inside(value: Any, bound: msgspec.Meta) -> bool:
-    """Whether a number is within bounds; None and text have none."""
+    """Whether a number is within bounds. None and text always are."""
     if not isinstance(value, int | float):
         return True
     checks = (
@@ -88,7 +91,7 @@ def _in_words(bound: msgspec.Meta) -> str:
 
 
 def _as_typed(value: Any) -> str:
-    """A value as it stands on a command line."""
+    """A value as the user types it on a command line."""
     if isinstance(value, tuple | list):
         return " ".join(map(_as_typed, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,11 +1,11 @@
-"""One dataclass a stage is its config, its YAML preset and its command line.
+"""Each stage has one dataclass that defines its config, its YAML keys and its command line.
 
-tyro makes the command line from the dataclass, because it takes flags the way this field types them
-(`--adjacent_range 1 50`, bare `--keep_all`), shows a field's docstring as its help and names the nearest flag for
-an unknown one; jsonargparse wants `--adjacent_range "[1, 50]"` and `--keep_all true`. msgspec, which is
-strict about types and says where one is wrong, checks the values of a YAML file against the same dataclass.
+tyro builds the command line from the dataclass. It accepts flags as researchers type them (`--adjacent_range 1 50`,
+bare `--keep_all`), shows a field's docstring as its help and suggests the nearest flag for an unknown one;
+jsonargparse needs `--adjacent_range "[1, 50]"` and `--keep_all true`. msgspec checks the values of a YAML file against
+the same dataclass. It is strict about types and reports where a type is wrong.
 
-A config that holds other configs marks them as `Flat[...]`: their settings are flags and keys of the whole.
+A config that contains other configs marks them as `Flat[...]`: their settings become its own flags and keys.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ Flat = Annotated[Part, tyro.conf.OmitArgPrefixes]
 
 
 def parse_command_line(config_type: type[Config], arguments: Sequence[str], program: str) -> Config:
-    """Make a config from the dataclass's defaults, then `--preset NAME`, then `--config FILE.yaml`, then the flags.
+    """Create a config from the dataclass's defaults, then `--preset NAME`, then `--config FILE.yaml`, then the flags.
 
-    Presets are the YAML files in the folder that the dataclass names as `PRESETS`, if it does.
+    Presets are the YAML files in the folder `PRESETS` of the dataclass, if it has one.
 
     Raises:
         LumenError: if the YAML file is missing, has an unknown key or a value of the wrong type.
@@ -70,10 +70,12 @@ def parse_command_line(config_type: type[Config], arguments: Sequence[str], prog
 
 
 def named_variant(name: str, choices: Sequence[str], arguments: Sequence[str]) -> str:
-    """Which of several kinds of settings a command line is for: `--name CHOICE`, or the key in the `--config` file.
+    """The variant of a command that a command line selects: `--name CHOICE`, or the key in the `--config` file.
+
+    The first choice is the default.
 
     Raises:
-        LumenError: if it names none of the choices, the first of which is the default; or the file cannot be read.
+        LumenError: if the variant is not among the choices, or the file cannot be read.
     """
     given, rest = _split_off(f"--{name}", list(arguments))
     where = f"--{name}"
@@ -93,13 +95,13 @@ def load_config(config_type: type[Config], path: AnyPath, *, allow_missing: bool
     """Read a YAML file into a config dataclass.
 
     Args:
-        config_type: a dataclass; fields may be dataclasses again.
+        config_type: a dataclass; its fields may be dataclasses.
         path: the YAML file, a mapping from field names to values.
-        allow_missing: leave required fields that the file lacks for the command line to fill, and checks in
-            `__post_init__` to the instance that it makes.
+        allow_missing: accept a file without required fields. The command line adds them, and `__post_init__` then
+            checks the complete config.
 
     Raises:
-        LumenError: naming the file, the key and the nearest right one, or the type that was expected.
+        LumenError: naming the file, the key and the nearest valid key or the expected type.
     """
     content = read_yaml(Path(path))
     if content is None:
@@ -108,16 +110,16 @@ def load_config(config_type: type[Config], path: AnyPath, *, allow_missing: bool
 
 
 def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_missing: bool = False) -> Config:
-    """Build a dataclass from builtin types, strictly: no unknown keys, no wrong types, nothing missing.
+    """Build a dataclass from builtin types. Unknown keys, wrong types and missing keys are errors.
 
     Args:
-        config_type: the dataclass; fields may be dataclasses again.
+        config_type: the dataclass; its fields may be dataclasses.
         mapping: field names to values, as YAML or JSON gives them.
-        source: what to call the place they came from in an error.
+        source: where the values come from, for errors.
         allow_missing: see `load_config`.
 
     Raises:
-        LumenError: naming source, key and the nearest right key, or the type that was expected.
+        LumenError: naming the source, the key and the nearest valid key or the expected type.
     """
     if not isinstance(mapping, Mapping):
         raise LumenError(f"{source}: expected keys with values, found {type(mapping).__name__}")
@@ -129,7 +131,7 @@ def from_mapping(config_type: type[Config], mapping: Any, source: str, *, allow_
 
 
 def configure(config_type: type[Config], *positional: Any, **settings: Any) -> Config:
-    """Build a config from settings by the names of its flags, whichever config inside they belong to.
+    """Build a config from settings named like its flags. Each one goes to the nested config that defines it.
 
     Args:
         config_type: the dataclass.
@@ -137,7 +139,7 @@ def configure(config_type: type[Config], *positional: Any, **settings: Any) -> C
         settings: the others by name; the defaults where left out.
 
     Raises:
-        TypeError: if there is no setting of a name.
+        TypeError: if a name is not a setting.
         LumenError: if a value is not allowed.
     """
     known = setting_names(config_type)
@@ -173,7 +175,7 @@ def _as_path(value: Any) -> Any:
 
 
 def setting_names(config_type: type) -> list[str]:
-    """The names of the flags of a config, those of flat configs inside included."""
+    """The names of the flags of a config, including those of its flat configs."""
     names: list[str] = []
     for field in dataclasses.fields(config_type):
         part = _flat_part(config_type, field.name)
@@ -211,12 +213,12 @@ def to_mapping(config: Any) -> Any:
 
 
 def save_config(config: Any, path: AnyPath) -> None:
-    """Write the resolved config, so that a result carries what made it."""
+    """Write the resolved config, so that a result is stored with its settings."""
     write_yaml(Path(path), to_mapping(config))
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse empty arguments: as a path they would mean the current folder.
+    """Reject empty arguments, because an empty path means the current folder.
 
     Raises:
         LumenError: if there is one.
@@ -228,7 +230,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _with_home(value: Any) -> Any:
-    """A value with `~` in all paths in it replaced by the home folder: a shell leaves it in `--output=~/x`."""
+    """Replace `~` by the home folder in all paths of a value. A shell does not expand it in `--output=~/x`."""
     if isinstance(value, Path):
         return _expanded(value)
     if isinstance(value, list | tuple):
@@ -241,10 +243,10 @@ def _with_home(value: Any) -> Any:
 
 
 def _expanded(path: Path) -> Path:
-    """The path with `~` replaced by the home folder; as shells do, a name of no user is left as it is.
+    """The path with `~` replaced by the home folder. Like a shell, it keeps `~name` if there is no such user.
 
     Raises:
-        LumenError: if it is not known where the home folder is.
+        LumenError: if the home folder is unknown.
     """
     try:
         return path.expanduser()
@@ -274,7 +276,7 @@ def _split_off(name: str, arguments: Sequence[str]) -> tuple[str | None, list[st
 
 
 def _presets(config_type: type) -> dict[str, Path]:
-    """The presets of a config by name."""
+    """The path of each preset of a config, by name."""
     folder = getattr(config_type, "PRESETS", None)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
 
@@ -287,7 +289,7 @@ def _preset(config_type: type, name: str) -> Path:
 
 
 def _load_layers(config_type: type[Config], files: Sequence[Path]) -> Config:
-    """What several YAML files say together, the last the most; each is checked on its own."""
+    """Merge several YAML files; later files override earlier ones. Each file is checked on its own."""
     merged: dict[str, Any] = {}
     for file in files:
         load_config(config_type, file, allow_missing=True)
@@ -308,7 +310,7 @@ def _hints(config_type: type) -> dict[str, Any]:
 
 
 def _flat_part(config_type: type, name: str) -> type | None:
-    """The config that a field holds without a prefix; None for a setting."""
+    """The type of a field marked `Flat`; None for a setting."""
     hint = _full_hints(config_type)[name]
     return get_args(hint)[0] if get_origin(hint) is Annotated and tyro.conf.OmitArgPrefixes in get_args(hint) else None
 
@@ -319,7 +321,7 @@ def _full_hints(config_type: type) -> dict[str, Any]:
 
 
 def _with_holes(config_type: type[Config], values: dict[str, Any]) -> Config:
-    """An instance for tyro to complete: `__post_init__` would check values that are not there yet."""
+    """An incomplete instance for tyro to fill in, created without the checks of `__post_init__`."""
     config = object.__new__(config_type)
     for field in dataclasses.fields(config_type):  # type: ignore[arg-type]
         if field.name not in values:
@@ -349,7 +351,7 @@ def _alternatives(hint: Any) -> Sequence[Any]:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass that `X` or `X | None` means."""
+    """The dataclass X in the types `X` and `X | None`; None for other types."""
     return next((each for each in _alternatives(hint) if isinstance(each, type) and is_dataclass(each)), None)
 
 
@@ -364,7 +366,7 @@ def _nearest(name: str, names: Sequence[str], called: str) -> str:
 
 
 def _plain(message: str) -> str:
-    """msgspec's "Expected `array`, got `str` - at `$[1]`" as "[1]: expected list"."""
+    """Rewrite msgspec's "Expected `array`, got `str` - at `$[1]`" as "[1]: expected list"."""
     expected, _, place = message.partition(" - at `$")
     expected = expected.partition(", got ")[0].replace("`", "")
     for term, ours in {"array": "list", "object": "keys with values", "null": "None"}.items():

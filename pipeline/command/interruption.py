@@ -1,8 +1,8 @@
 """SIGINT, SIGTERM and SIGHUP end a command with one line and status 128 + signal.
 
-The signals are blocked in every thread, and one thread waits for them. They therefore end a native call of many
-minutes too, and glog's handler of SIGTERM, which importing pycolmap installs and which prints a native stack trace, is
-never called. Threads inherit what is blocked from the one that starts them, so a command calls `watch_signals` before
+All threads block these signals, and one thread waits for them. The signals therefore also end native calls that take
+minutes, and glog's SIGTERM handler, which pycolmap installs on import and which prints a native stack trace, never
+runs. A thread inherits the blocked signals from the thread that starts it, so a command calls `watch_signals` before
 its other imports.
 """
 
@@ -21,9 +21,9 @@ from typing import NoReturn
 from pipeline.command.exit_status import of_signal
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# Interrupts the main thread's system calls; nothing else uses it, and by default it is ignored.
+# Interrupts system calls of the main thread. Nothing else uses it, and by default it is ignored.
 _WAKE = signal.SIGURG
-# For the main thread to reach a safe point and clean up. Ending it anywhere is safe: files are written atomically.
+# Time for the main thread to reach a safe point and clean up. Ending it earlier is safe: file writes are atomic.
 _GRACE_S = 5.0
 # Closing a terminal sends SIGHUP twice, from the shell and from the kernel.
 _SAME_EVENT_S = 0.3
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 
 
 class StopRequest:
-    """What the signals asked for, and what the main thread allows. True after a signal.
+    """The stop signal received so far, and how to react to one. True after a signal.
 
     Attributes:
-        number: of the first signal; None if there was none.
+        number: the first signal; None before a signal.
     """
 
     def __init__(self) -> None:
@@ -51,11 +51,11 @@ class StopRequest:
         return self.number is not None
 
     def watch(self) -> None:
-        """Wait for signals from here on; those that are ignored stay ignored."""
+        """Start to wait for signals. Ignored signals stay ignored."""
         if self._is_watching:
             return
         self._is_watching = True
-        # Ignored: SIGHUP under nohup, SIGINT in a shell script's background. pycolmap would end that for SIGTERM.
+        # nohup ignores SIGHUP, and background jobs of shell scripts ignore SIGINT. pycolmap resets an ignored SIGTERM.
         expected = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         signal.signal(_WAKE, self._interrupt)
@@ -64,9 +64,9 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Inside the block, a signal raises KeyboardInterrupt; elsewhere it ends the process at once.
+        """Inside the block, a signal raises KeyboardInterrupt; elsewhere it ends the process immediately.
 
-        If the main thread has not come to its end a few seconds later, or at a second signal, the process ends.
+        The process also ends at a second signal, or if the main thread is still running a few seconds later.
         """
         self._is_interruptible = True
         try:
@@ -76,7 +76,7 @@ class StopRequest:
 
     @contextmanager
     def finishing(self, notice: str) -> Iterator["StopRequest"]:
-        """Inside the block, the first signal only logs a notice; whoever is inside looks at this object and stops."""
+        """Inside the block, the first signal only logs a notice; the code in the block checks this object and stops."""
         self._notice = notice
         try:
             yield self
@@ -84,23 +84,23 @@ class StopRequest:
             self._notice = None
 
     def end(self, line: str) -> NoReturn:
-        """Print the line and end the process; no exit handler, thread or native destructor can delay it."""
-        # Never released: a second thread that comes here waits for the first to end the process.
+        """Print the line and end the process. No exit handler, thread or native destructor can delay this."""
+        # Never released: a second thread waits here until the first one ends the process.
         self._ending.acquire()
         for handler in logging.root.handlers:
-            # Another thread may be in the middle of a line.
+            # Another thread may be writing a line.
             if handler.lock is not None:
                 handler.lock.acquire(timeout=_WRITE_PATIENCE_S)
         with suppress(OSError, ValueError, AttributeError):
             # Erases a progress bar or the terminal's ^C.
             erase = "\r\x1b[2K" if sys.stderr.isatty() else ""
-            # A pipe that nobody empties must not hold up the end.
+            # A full pipe without a reader must not block the exit.
             if select.select([], [sys.stderr], [], _WRITE_PATIENCE_S)[1]:
                 os.write(sys.stderr.fileno(), f"{erase}{line}\n".encode(errors="backslashreplace"))
         os._exit(of_signal(self.number or signal.SIGINT))
 
     def line(self, why: str = "") -> str:
-        """What to print: the signal, and what to do next."""
+        """The line to print: the signal, and what to do next."""
         by = "" if self.number is None else f" by {self.number.name}"
         return f"stopped{by}: {why or 'finished work is kept; run the same command again to continue'}"
 
@@ -132,6 +132,6 @@ stop_request = StopRequest()
 def watch_signals() -> None:
     """End this process with one line and status 128 + signal at SIGINT, SIGTERM and SIGHUP.
 
-    A command calls it as its first statement, before imports that start threads or take long.
+    A command calls this as its first statement, before imports that are slow or start threads.
     """
     stop_request.watch()

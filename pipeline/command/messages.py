@@ -1,4 +1,4 @@
-"""Messages of a length that a person reads: the beginning and the end stay, where the fault and the advice are."""
+"""Shorten messages. The start, which states the problem, and the end, which gives the advice, are kept."""
 
 import math
 import re
@@ -13,7 +13,7 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 def one_line(text: str, limit: int = LINE_LIMIT) -> str:
     """The text as one line of at most `limit` characters.
 
-    Long words, such as paths, are shortened first; then the middle, such as a list, is left out.
+    Long words, such as paths, are shortened first. Then the middle, such as a list, is removed.
     """
     line = " ".join(part.strip() for part in text.splitlines())
     if len(line) <= limit:
@@ -23,7 +23,7 @@ def one_line(text: str, limit: int = LINE_LIMIT) -> str:
 
 
 def shorten_box(text: str) -> str:
-    """A usage error as tyro prints it, in a box; long paragraphs lose their middle lines."""
+    """Remove the middle lines of long paragraphs from a usage error that tyro prints in a box."""
     lines: list[str] = []
     paragraph: list[str] = []
     for line in text.splitlines():
@@ -43,7 +43,7 @@ def _without_middle(text: str, limit: int, gap: str) -> str:
 
 
 def _shorten_paragraph(lines: list[str]) -> list[str]:
-    """Keep about as much as a line of an error may have, in whole lines of the box."""
+    """Keep whole lines of the box, about as many characters as an error line may have."""
     plain = [_ANSI.sub("", line) for line in lines]
     if sum(len(line.strip(" |│")) for line in plain) <= _PARAGRAPH_LIMIT:
         return lines

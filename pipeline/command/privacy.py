@@ -1,4 +1,4 @@
-"""Text without what names a patient, a person or a machine: paths, file names, user, home, host."""
+"""Remove from a text what identifies a patient, a person or a machine: paths, file names, user, home, host."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Folders and files of these names identify nobody; messages use the words for other things.
+# Names of folders and files that identify nobody. Messages also use these words with other meanings.
 _COMMON_NAMES = """
 home root users user usr tmp var mnt media opt srv etc private volumes work data dataset datasets video videos movie
 clip frame frames image images mask masks sequence sequences input output out run runs result results project
@@ -27,12 +27,12 @@ _MOST_FILES = 20_000
 
 
 def scrub(text: str, private: Mapping[str, str]) -> str:
-    """Replace private strings by their placeholders, the longest first; case is ignored.
+    """Replace private strings by their placeholders, longest first, ignoring case.
 
     Args:
         text: any text.
-        private: string → placeholder, as `private_strings` gives them. A string of up to four characters is replaced
-            only where it is a word.
+        private: string → placeholder, from `private_strings`. A string of up to four characters is replaced only where
+            it is a whole word.
     """
     lowered = text.lower()
     forms = {
@@ -48,15 +48,15 @@ def scrub(text: str, private: Mapping[str, str]) -> str:
 
 
 def private_strings(named: Iterable[tuple[str, str | Path]]) -> dict[str, str]:
-    """What may identify somebody: string → placeholder, for `scrub`.
+    """Strings that may identify somebody: string → placeholder, for `scrub`.
 
     Args:
         named: names and values of settings (`named_settings`, `named_arguments`). The placeholder of a value is its
-            name, as <video>. Of a path the resolved path, the file name, the folders and, if it is an input, the
-            names of the files in it are private too.
+            name, for example <video>. For a path, the resolved path, the file name and the folders are private too;
+            for an input folder, also the names of the files in it.
 
     Returns:
-        These, and the working directory, home, user and machine. Paths of this tool's own source become relative.
+        These strings, the working directory, home, user and machine. Paths of this tool's source become relative.
     """
     found: dict[str, str] = {}
     for name, value in named:
@@ -68,7 +68,7 @@ def private_strings(named: Iterable[tuple[str, str | Path]]) -> dict[str, str]:
 
 
 def named_settings(config: Any) -> Iterator[tuple[str, str | Path]]:
-    """The paths and free texts in a config dataclass, by the names of their fields; choices are no free texts."""
+    """The name and value of each path and free text in a config dataclass. Choices are not free text."""
     hints = get_type_hints(type(config))
     for field in fields(config):
         value = getattr(config, field.name, None)
@@ -80,12 +80,12 @@ def named_settings(config: Any) -> Iterator[tuple[str, str | Path]]:
 
 
 def named_arguments(arguments: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """The paths on a command line, by the names of their flags, "input" for those without."""
+    """The paths on a command line, each with the name of its flag, or "input" for a positional argument."""
     flag = "input"
     for argument in arguments:
         if argument.startswith("--"):
             flag, _, argument = argument[2:].partition("=")
-        # Words such as a preset's name are no paths; numbers neither.
+        # Skips words, such as the name of a preset, and numbers.
         is_path = os.sep in argument or re.search(r"\.[^\W\d]\w*$", argument) or os.path.lexists(argument)
         if argument and is_path:
             yield flag, Path(argument)
@@ -96,12 +96,12 @@ def _has_choices(hint: Any) -> bool:
 
 
 def _is_common(name: str) -> bool:
-    """Whether a part of a path, or another name, identifies nobody."""
+    """Whether a name, such as a part of a path, identifies nobody."""
     return name.lower() in _COMMON or name == ".." or len(name) < 2 or (name.isdigit() and len(name) <= _WORD_LENGTH)
 
 
 def _parts(placeholder: str, path: Path) -> dict[str, str]:
-    """The path, absolute and resolved, its name with and without suffix, and its folders."""
+    """The path as given, absolute and resolved, its name with and without suffix, and its folders."""
     found: dict[str, str] = {}
     for whole in {path, *_absolute(path)}:
         for folder in whole.parents:
@@ -114,7 +114,7 @@ def _parts(placeholder: str, path: Path) -> dict[str, str]:
 
 
 def _absolute(path: Path) -> set[Path]:
-    """As named and as resolved; none if the working directory is gone or the path is no possible one."""
+    """The absolute and the resolved path; empty if the working directory is gone or the path is invalid."""
     with suppress(OSError, ValueError):
         return {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
     return set()
@@ -146,7 +146,7 @@ def _of_this_machine() -> dict[str, str]:
 
 
 def _written_forms(string: str) -> set[str]:
-    """As it is, and as in Python's reprs."""
+    """The string itself and the forms that Python's reprs give it."""
     return {string, repr(string)[1:-1], ascii(string)[1:-1]}
 
 

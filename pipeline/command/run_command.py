@@ -1,4 +1,4 @@
-"""The one place where a command's outcome becomes an exit status and what the user reads."""
+"""Run a command, and turn its outcome into an exit status and messages to the user."""
 
 import io
 import logging
@@ -26,7 +26,7 @@ from pipeline.errors import LumenError, PartialSuccess
 from pipeline.outputs.file_names import BYTES_OR_ESCAPES, printable
 
 Config = TypeVar("Config")
-# A kind's name → its config dataclass and what runs it.
+# Name of a variant → its config dataclass and its function.
 Variants = Mapping[str, tuple[type, Callable[[Any], Any]]]
 
 _OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm")
@@ -38,19 +38,19 @@ def run_command(
     arguments: Sequence[str] | None = None,
     program: str | None = None,
 ) -> int:
-    """Parse the command line into `config_type`, call `run` with it, print what it returns, one line each.
+    """Parse the command line into `config_type`, call `run` with it and print each path that it returns on a line.
 
-    A command that is stopped by a signal (`pipeline.command.interruption`) ends here, if it called `watch_signals`.
+    A command that called `watch_signals` ends here when a signal stops it (`pipeline.command.interruption`).
 
     Args:
         config_type: the stage's config dataclass.
-        run: the stage; it returns the path, or a list of the paths, of what it wrote.
+        run: the stage; it returns the path, or a list of the paths, that it wrote.
         arguments: the command line without the program's name; `sys.argv` by default.
         program: how the command is called, for its usage; `python SCRIPT` by default.
 
     Returns:
         The exit status (`pipeline.command.exit_status`). A `LumenError` is printed as one line. For a bug, the
-        traceback is shown with the path of a log to report, which names no paths, files, user or machine.
+        traceback is printed with the path of a crash log, which names no paths, files, user or machine.
     """
     return _run(lambda given: (config_type, run), arguments, program)
 
@@ -58,12 +58,12 @@ def run_command(
 def run_variant(
     flag: str, variants: Variants, arguments: Sequence[str] | None = None, program: str | None = None
 ) -> int:
-    """As `run_command`, for a command of several kinds with settings of their own.
+    """Like `run_command`, for a command with several variants, each with its own config.
 
     Args:
-        flag: the setting that names the kind, on the command line or in the file of `--config`; each kind's config has
-            it as a field.
-        variants: the kinds; the first by default.
+        flag: the setting that selects the variant, on the command line or in the `--config` file. Each variant's
+            config has it as a field.
+        variants: the variants; the first is the default.
         arguments, program: see `run_command`.
     """
     return _run(lambda given: variants[named_variant(flag, list(variants), given)], arguments, program)
@@ -85,13 +85,13 @@ def _run(
     except KeyboardInterrupt as stop:
         return _stopped(str(stop))
     except Exception as error:
-        # Native code that a signal interrupts may report it as a failure.
+        # Native code may report an interruption by a signal as a failure.
         return _stopped() if stop_request else _failed(error, command)
     return 0
 
 
 class _Command:
-    """What a crash log says of the command."""
+    """The data of the command that a crash log contains."""
 
     def __init__(self, program: str, arguments: Sequence[str], records: "_MemoryHandler") -> None:
         self.program, self.arguments, self.records = program, list(arguments), records
@@ -132,22 +132,22 @@ def _print_outputs(outputs: Any) -> None:
         return
     for output in outputs if isinstance(outputs, list | tuple) else [outputs]:
         try:
-            # Flushed, so that a closed pipe is noticed here and not when Python exits.
+            # Flushed, so that a closed pipe raises its error here and not when Python exits.
             print(output, flush=True)
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise LumenError(f"cannot write to standard output: {error.strerror}; the work is done") from error
+            raise LumenError(f"cannot write to standard output: {error.strerror}; the outputs are complete") from error
 
 
 def _print_any_name() -> None:
-    """Let stdout carry file names that are not valid text, byte for byte, so that a script can use them."""
+    """Let stdout print file names that are not valid text byte for byte, so that scripts can use them."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=BYTES_OR_ESCAPES)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Lines for a person on stderr, which do not tear a progress bar apart."""
+    """Log lines on stderr that do not break a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
@@ -159,7 +159,7 @@ class _ConsoleHandler(logging.Handler):
 
 
 class _MemoryHandler(logging.Handler):
-    """The latest records of everything, kept for the crash log."""
+    """The latest records of all loggers, kept for the crash log."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -202,7 +202,7 @@ def _write_crash_log(error: Exception, command: _Command) -> Path:
 
 
 def _say(line: str, limit: int | None = LINE_LIMIT) -> None:
-    # Closed standard error must not change the exit status.
+    # A closed standard error must not change the exit status.
     with suppress(OSError, ValueError):
         if sys.stderr is not None:
             tqdm.write(printable(one_line(line, limit or len(line))), file=sys.stderr)

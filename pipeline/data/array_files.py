@@ -1,27 +1,27 @@
-"""Arrays by name in a file: what a long stage has done so far, which is made again where a file is no good."""
+"""Named arrays in NPZ files: intermediate results of long stages, which recompute a damaged file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import AnyArray
 from pipeline.errors import explain_os_errors
 from pipeline.outputs.files import atomic_write
 
 
-def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, AnyArray]) -> None:
     """Write an NPZ file, atomically."""
     with atomic_write(path) as partial, partial.open("wb") as stream:
         np.savez(stream, allow_pickle=False, **arrays)
 
 
-def read_arrays(path: Path, names: Sequence[str]) -> dict[str, npt.NDArray] | None:
-    """Read what `write_arrays` wrote; None if it is missing, damaged, or lacks one of the names.
+def read_arrays(path: Path, names: Sequence[str]) -> dict[str, AnyArray] | None:
+    """Read the file that `write_arrays` wrote; None if it is missing or damaged, or lacks one of the names.
 
     Raises:
-        LumenError: if the system does not let it be read.
+        LumenError: if the operating system denies reading it.
     """
     if not path.exists():
         return None

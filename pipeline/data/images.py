@@ -1,4 +1,4 @@
-"""Reading images and writing them atomically, both as bytes: cv2.imread and cv2.imwrite crash on some file names."""
+"""Read images, and write them atomically. Files are read as bytes: cv2.imread and cv2.imwrite crash on some names."""
 
 import struct
 import zlib
@@ -19,10 +19,10 @@ _SIGNATURE = struct.pack(">I", len(_TEXT) - 4) + _TEXT + struct.pack(">I", zlib.
 
 
 def read_pixels(path: Path, flags: int = cv2.IMREAD_COLOR) -> Image | None:
-    """Read an image as `flags` of cv2.imread say; None if the file is missing, damaged or not an image.
+    """Read an image with `flags` of cv2.imread; None if the file is missing, damaged or not an image.
 
     Returns:
-        (H, W) or (H, W, 3) BGR; uint8, or what the file holds with cv2.IMREAD_UNCHANGED.
+        (H, W) or (H, W, 3) BGR; uint8, or the type in the file with cv2.IMREAD_UNCHANGED.
     """
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -32,23 +32,23 @@ def read_pixels(path: Path, flags: int = cv2.IMREAD_COLOR) -> Image | None:
 
 
 def write_picture(path: Path, image: Image) -> None:
-    """Write a PNG that says that LumenSfM drew it; a file of that name is replaced only if it says so, too.
+    """Write a plot as a PNG with LumenSfM's signature. An existing file is replaced only if it has the signature.
 
     Args:
         path: .png.
         image: (H, W) or (H, W, 3) BGR uint8.
 
     Raises:
-        LumenError: if another file has the name, or it cannot be encoded or written.
+        LumenError: if another file exists there, or the plot cannot be encoded or written.
     """
     if path.exists() and not is_own_picture(path):
-        raise LumenError(f"{path} exists already, and LumenSfM did not draw it: choose another name")
+        raise LumenError(f"{path} already exists and was not drawn by LumenSfM: choose another name")
     data = _encoded(path, image)
     write_bytes(path, data[:_HEADER_BYTES] + _SIGNATURE + data[_HEADER_BYTES:])
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether `write_picture` wrote a file.
+    """Whether `write_picture` wrote the file.
 
     Raises:
         LumenError: if it cannot be read.
@@ -58,7 +58,7 @@ def is_own_picture(path: Path) -> bool:
 
 
 def write_image(path: Path, image: Image, options: Sequence[int] = ()) -> None:
-    """Write (H, W) or (H, W, 3) BGR pixels in the format that the suffix names, atomically and without metadata.
+    """Write (H, W) or (H, W, 3) BGR pixels in the format given by the suffix, atomically and without metadata.
 
     Args:
         path: .jpg, .png or .bmp.
@@ -66,7 +66,7 @@ def write_image(path: Path, image: Image, options: Sequence[int] = ()) -> None:
         options: OpenCV's encoding parameters, as (name, value, name, value, ...).
 
     Raises:
-        LumenError: if it cannot be encoded or written.
+        LumenError: if the image cannot be encoded or written.
     """
     write_bytes(path, _encoded(path, image, options))
 
@@ -74,5 +74,5 @@ def write_image(path: Path, image: Image, options: Sequence[int] = ()) -> None:
 def _encoded(path: Path, image: Image, options: Sequence[int] = ()) -> bytes:
     encoded, data = cv2.imencode(path.suffix, image, list(options))
     if not encoded:
-        raise LumenError(f"cannot encode {path}: an image of shape {image.shape} and type {image.dtype}")
+        raise LumenError(f"cannot encode {path}: the image has shape {image.shape} and type {image.dtype}")
     return bytes(data)

@@ -1,4 +1,4 @@
-"""What a rendered video is kept as, with what is exactly true of it: file names, and facts of each frame."""
+"""Files of a phantom, a rendered video with its exact ground truth: file names, and the ground truth of each frame."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,12 @@ class PhantomPaths:
 
     @property
     def truth(self) -> Path:
-        """Config, camera, and per-frame facts; its presence marks a folder as a phantom."""
+        """Config, camera and ground truth of each frame. A folder with this file is a phantom."""
         return self.root / "truth.yaml"
 
     @property
     def calibration(self) -> Path:
-        """The camera as OpenCV's FileStorage writes it, in OpenCV's pixel convention."""
+        """The camera in the format of OpenCV's FileStorage and in OpenCV's pixel convention."""
         return self.root / "calibration.yaml"
 
     @property
@@ -50,7 +50,7 @@ class PhantomPaths:
         return self.root / "depth"
 
     def depth(self, frame: int) -> Path:
-        """Depth along the optical axis: uint16 PNG in units of DEPTH_UNIT_MM, 0 = none."""
+        """Depth along the optical axis: uint16 PNG in units of DEPTH_UNIT_MM, 0 = unknown."""
         return self.depths / f"{frame:08d}.png"
 
     @property
@@ -60,15 +60,15 @@ class PhantomPaths:
 
 @dataclass(frozen=True)
 class FrameTruth:
-    """What is true of one frame of the video.
+    """Ground truth of one frame of the video.
 
     Attributes:
-        index: in the video, from 0.
+        index: frame index in the video, from 0.
         timestamp_s: presentation time, index / fps.
-        segment: counts up at every hard cut.
-        content_index: the frame whose picture is shown: `index`, or the one before if the frame is a repeat.
-        is_duplicate: it repeats the previous frame exactly.
-        is_black: nothing is shown.
+        segment: number of hard cuts before the frame.
+        content_index: the frame whose image is shown: `index`, or the frame before for a duplicate.
+        is_duplicate: the frame repeats the previous one exactly.
+        is_black: the frame is black.
         exposure_gain: the factor between light and signal.
     """
 
@@ -85,10 +85,12 @@ def read_facts(paths: PhantomPaths) -> dict[str, Any]:
     """The content of `truth.yaml`.
 
     Raises:
-        LumenError: if there is no phantom, or one of another format version.
+        LumenError: if there is no phantom, or it has another format version.
     """
     facts = read_yaml(paths.truth)
     version = facts.get("format_version") if isinstance(facts, dict) else None
     if version != FORMAT_VERSION:
-        raise LumenError(f"{paths.truth} is of format {version}, this version reads {FORMAT_VERSION}: render it again")
+        raise LumenError(
+            f"{paths.truth} has format {version}, but this version reads {FORMAT_VERSION}: render the phantom again"
+        )
     return dict(facts)

@@ -1,4 +1,4 @@
-"""`sequence.yaml`: where the frames of a sequence come from, when each was shown, and why it was kept or not."""
+"""`sequence.yaml`: the source of a sequence's frames, their timestamps, and why each was kept or rejected."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,16 +18,16 @@ _HASH_DIGITS = 8
 
 @dataclass(frozen=True)
 class Source:
-    """The video, or the images, that the frames come from.
+    """The video or the images that the frames come from.
 
     Attributes:
-        path: as the user gave it; None unless the user asked to record it, because it may name a patient.
+        path: as the user typed it; None unless the user asked to record it, because it may name a patient.
         kind: "video" or "images".
         sha256: of the video's bytes, or of the images' names and bytes.
-        fps: average frames a second.
-        frames_read: how many frames were looked at, in the range of time asked for.
-        orientation: the turning or mirroring that made frames upright: columns are x and y of the stored picture, rows
-            x and y of the upright one; [[1, 0], [0, 1]] if it was upright.
+        fps: average frames per second.
+        frames_read: number of frames read in the requested time range.
+        orientation: the rotation or reflection that makes frames upright, (2, 2): its columns are x and y of the stored
+            image, its rows x and y of the upright image; [[1, 0], [0, 1]] for an upright source.
         interlaced: "tff" or "bff" if frames were deinterlaced, otherwise None.
     """
 
@@ -42,17 +42,17 @@ class Source:
 
 @dataclass(frozen=True)
 class Calibration:
-    """The camera of the frames as written.
+    """The camera of the sequence's frames.
 
     Attributes:
-        state: "uncalibrated": frames are as recorded; "undistorted": they are those of the pinhole below.
+        state: "uncalibrated": frames are as recorded; "undistorted": frames follow the pinhole camera below.
         pinhole: fx, fy, cx, cy in px, COLMAP's pixel convention; None when uncalibrated.
-        file: name of the calibration file that was given; None unless the user asked to record paths.
-        model, params: the camera as calibrated, COLMAP's names and order.
-        field_of_view_deg: horizontal, vertical and largest angle across the content area that is kept.
+        file: name of the calibration file; None unless the user asked to record paths.
+        model, params: the calibrated camera, with COLMAP's names and order.
+        field_of_view_deg: horizontal, vertical and largest angle across the kept content area.
         content_kept: share of the recorded content area that the frames still show, 0..1.
-        origin: "file": the camera is of a calibration file; "self": it was estimated from the video itself; None when
-            uncalibrated, and where an older version did not say.
+        origin: "file": the camera comes from a calibration file; "self": it was estimated from the video; None when
+            uncalibrated or written by an older version.
     """
 
     state: Literal["uncalibrated", "undistorted"]
@@ -67,12 +67,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class ContentArea:
-    """Where the frames show tissue.
+    """The area of the frames that shows tissue.
 
     Attributes:
         box: first column, first row, end column, end row of the mask's bounding box, px; the ends are exclusive.
-        share: of the frame that the mask covers, 0..1.
-        margin_px: how far the mask was eroded from the edge that was found.
+        share: the share of the frame that the mask covers, 0..1.
+        margin_px: how far the mask was eroded from the detected edge.
     """
 
     box: list[int]
@@ -81,7 +81,7 @@ class ContentArea:
 
     @classmethod
     def of_mask(cls, mask: Mask, margin_px: int) -> "ContentArea":
-        """Describe a mask, (H, W), non-zero at one pixel at least, that was eroded by `margin_px`."""
+        """Describe a mask, (H, W), that was eroded by `margin_px`. At least one pixel is non-zero."""
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         box = [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
         return cls(box, round(float((mask > 0).mean()), 4), margin_px)
@@ -89,16 +89,16 @@ class ContentArea:
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame that was kept; its image is `images/{index:08d}.jpg`.
+    """A kept frame; its image is `images/{index:08d}.jpg`.
 
     Attributes:
-        index: its place in the video.
-        timestamp_s: when the video shows it.
-        sharpness: variance of the Laplacian of luma inside the mask, off the highlights.
+        index: frame index in the video.
+        timestamp_s: presentation time in the video.
+        sharpness: variance of the Laplacian of luma inside the mask, without highlights.
         exposure: mean luma inside the mask, 0..255.
-        highlights: share of the mask on specular highlights, 0..1.
-        motion_px: median optical flow from the frame before, px of the video.
-        flags: what is wrong with it, with the names of `Choice.reasons`; empty unless every frame was kept.
+        highlights: share of the mask covered by specular highlights, 0..1.
+        motion_px: median optical flow from the previous frame, px of the video.
+        flags: defects, by the names in `Choice.reasons`; empty unless all frames were kept.
     """
 
     index: int
@@ -112,7 +112,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class RejectedFrame:
-    """A frame of the segment that was not kept, and the name of the reason."""
+    """A rejected frame of the segment, and the name of the reason."""
 
     index: int
     timestamp_s: float
@@ -121,12 +121,12 @@ class RejectedFrame:
 
 @dataclass(frozen=True)
 class Choice:
-    """How frames were chosen.
+    """How frames were selected.
 
     Attributes:
-        rules: the settings in force, by name.
-        begins_because: what the segment starts with: "start" or the hard cut before it.
-        reasons: each reason's name that occurs → what it means, with its threshold.
+        rules: the active settings, by name.
+        begins_because: why the segment starts: "start" or the hard cut before it.
+        reasons: name of each reason that occurs → its description, with the threshold.
     """
 
     rules: dict[str, Any]
@@ -136,12 +136,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sequence:
-    """One sequence, as `sequence.yaml` holds it.
+    """The content of `sequence.yaml`.
 
     Attributes:
-        format_version: of this file.
-        tool: name and version of what wrote it.
-        width, height: of the frames, px.
+        format_version: version of the file format.
+        tool: name and version of the program that wrote the file.
+        width, height: size of the frames, px.
     """
 
     format_version: int
@@ -156,11 +156,11 @@ class Sequence:
     rejected: list[RejectedFrame]
 
     def source_title(self, name: str | None) -> str:
-        """What to call the video or images: `name`, by default the first digits of their hash."""
+        """The title of the video or images: `name`, by default the first digits of their hash."""
         return name or self.source.sha256[:_HASH_DIGITS]
 
     def title(self, name: str | None) -> str:
-        """One line for pictures and pages: what to call the source (`source_title`), and the frames."""
+        """One line for plots and pages: the title of the source (`source_title`) and the range of frames."""
         called = self.source_title(name)
         indices = [frame.index for frame in self.frames]
         return f"{called}, frames {min(indices)} to {max(indices)}" if indices else called
@@ -174,15 +174,15 @@ class Sequence:
         """Read `sequence.yaml`.
 
         Raises:
-            LumenError: if it is missing, damaged or of another format version, or names a frame twice.
+            LumenError: if it is missing or damaged, has another format version, or lists a frame twice.
         """
         path = Path(path)
         content = read_yaml(path)
         version = content.get("format_version") if isinstance(content, dict) else None
         if version != FORMAT_VERSION:
-            raise LumenError(f"{path} is of format {version}, this version reads {FORMAT_VERSION}: extract it again")
+            raise LumenError(f"{path} has format {version}, but this version reads {FORMAT_VERSION}: extract it again")
         sequence = from_mapping(cls, content, str(path))
         indices = [frame.index for frame in sequence.frames]
         if len(set(indices)) < len(indices) or min(indices, default=0) < 0:
-            raise LumenError(f"{path} names a frame twice, or one below 0: extract it again")
+            raise LumenError(f"{path} lists a frame twice or a negative frame index: extract it again")
         return sequence

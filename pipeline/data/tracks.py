@@ -1,4 +1,4 @@
-"""Points followed through a video: what every way of finding correspondences hands to Structure from Motion."""
+"""Tracks: points observed in several frames of a video. All matching methods pass them to Structure from Motion."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,63 +6,64 @@ from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bools, Float32s, Ints
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.outputs.files import atomic_write
 from pipeline.paths import AnyPath
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
+# The names by which other packages import these types from here.
+Floats = Float32s
+Integers = Ints
+Booleans = Bools
 
-# Fewest frames of a video that can be reconstructed.
+# The smallest number of frames that can be reconstructed.
 MIN_FRAMES = 3
 
 
 @dataclass(frozen=True)
 class Tracks:
-    """Observations of points, by frame. A track has at most one observation in a frame.
+    """Observations of points, sorted by frame. A track has at most one observation in a frame.
 
     Attributes:
-        frame_index: (F,) int64, the frames by their index in the video, ascending; some may have no observation.
+        frame_index: (F,) int64, index of each frame in the video, ascending; frames may have no observation.
         frame: (O,) int64, the row in `frame_index` of each observation; ascending.
-        track: (O,) int64, the number of each observation's track, from 0.
+        track: (O,) int64, the track of each observation, numbered from 0.
         pixels: (O, 2) float32 px, COLMAP's convention.
-        track_count: T; by default one more than the largest number of a track.
+        track_count: T; by default one more than the largest track number.
         seed_frame: (T,) int64, the row of the frame in which each track was seeded; None if unknown.
     """
 
-    frame_index: Integers
-    frame: Integers
-    track: Integers
-    pixels: Floats
+    frame_index: Ints
+    frame: Ints
+    track: Ints
+    pixels: Float32s
     track_count: int = 0
-    seed_frame: Integers | None = None
+    seed_frame: Ints | None = None
 
     def __post_init__(self) -> None:
         sizes = {len(self.frame), len(self.track), len(self.pixels)}
         if len(sizes) != 1 or (np.diff(self.frame) < 0).any():
-            raise ValueError("observations have to be of one number and in the order of their frames")
+            raise ValueError("frame, track and pixels must have the same length and be sorted by frame")
         object.__setattr__(self, "track_count", max(self.track_count, int(self.track.max(initial=-1)) + 1))
 
-    def lengths(self) -> Integers:
-        """(T,) int64: in how many frames each track is observed."""
+    def lengths(self) -> Ints:
+        """(T,) int64: number of observations of each track."""
         return np.bincount(self.track, minlength=self.track_count)
 
     def in_frame(self, row: int) -> slice:
-        """The observations in a frame, given by its row in `frame_index`."""
+        """The observations in the frame at a row of `frame_index`."""
         first, end = np.searchsorted(self.frame, [row, row + 1])
         return slice(int(first), int(end))
 
-    def select(self, observations: Booleans) -> "Tracks":
-        """Keep some observations (O,); frames and the numbers of tracks stay."""
+    def select(self, observations: Bools) -> "Tracks":
+        """Keep the selected observations (O,). Frames and track numbers do not change."""
         return replace(
             self, frame=self.frame[observations], track=self.track[observations], pixels=self.pixels[observations]
         )
 
     def at_least(self, length: int) -> "Tracks":
-        """Only tracks observed in at least `length` frames, numbered anew from 0."""
+        """Keep tracks observed in at least `length` frames, renumbered from 0."""
         kept = self.select(self.lengths()[self.track] >= length)
         old, numbers = np.unique(kept.track, return_inverse=True)
         seed_frame = None if self.seed_frame is None else self.seed_frame[old]
@@ -83,7 +84,7 @@ class Tracks:
 
     @classmethod
     def load(cls, path: AnyPath) -> "Tracks":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             LumenError: if it is missing or damaged.

@@ -1,1 +1,1 @@
-"""What commands write: output folders and their records, atomic files, locks."""
+"""Output folders and their records, atomic writes and locks."""

@@ -1,7 +1,7 @@
-"""File names where something other than the operating system reads them: FFmpeg, a terminal, a text file.
+"""File names for FFmpeg, terminals and text files.
 
-Python keeps the bytes of a name that are not valid text as lone surrogates (PEP 383). The operating system takes them
-back; encoders of text refuse them.
+Python decodes bytes of a name that are not valid text as lone surrogates (PEP 383). The operating system accepts these
+names, but text encoders reject them.
 """
 
 import codecs
@@ -9,16 +9,16 @@ import os
 from pathlib import Path
 
 BYTES_OR_ESCAPES = "pipeline.bytes_or_escapes"
-"""An error handler of text streams: a byte of a file name as it is, any other character as an escape sequence."""
+"""An error handler for text streams: writes a byte of a file name as it is, other characters as escape sequences."""
 
 
 def printable(text: str) -> str:
-    r"""Text that every UTF-8 encoder takes: a byte of a file name that is not valid text becomes `\xe9`."""
+    r"""Text that every UTF-8 encoder accepts. A byte of a file name that is not valid text becomes `\xe9`."""
     return text.encode("utf-8", BYTES_OR_ESCAPES).decode("utf-8", "backslashreplace")
 
 
 def ffmpeg_url(path: Path) -> str:
-    """The path as FFmpeg reads it: it would take a name such as `12:30.mp4` for a protocol."""
+    """The path as a URL for FFmpeg, which reads the `12` of `12:30.mp4` as a protocol."""
     return f"file:{os.path.abspath(path)}"
 
 

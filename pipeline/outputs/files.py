@@ -1,4 +1,4 @@
-"""Atomic writes: what has its final name is whole, whenever the process was killed."""
+"""Atomic writes: a file with its final name is complete, even if the process was killed."""
 
 import json
 import os
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from pipeline.arrays import Float64s
 from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.outputs.locks import LOCK_PREFIX
 from pipeline.outputs.record import RECORD_NAME, own, share_output
@@ -21,27 +21,27 @@ _PARTIAL, _REPLACED = ".partial.", ".replaced."
 
 
 def partial_path(path: Path) -> Path:
-    """The temporary name beside `path`. It keeps the suffix, because some writers choose the format by it."""
+    """The temporary path beside `path`. It keeps the suffix, which selects the format in some writers."""
     return path.with_name(f"{_PARTIAL}{path.name}")
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether `path` has a temporary name, or is inside a folder that has one: what a kill can leave behind."""
+    """Whether `path`, or a folder in it, has a temporary name: a killed process may leave such files behind."""
     return any(part.startswith((_PARTIAL, _REPLACED, LOCK_PREFIX)) or part == RECORD_NAME for part in path.parts)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it into place when the block ends without an error.
+    """Yield a temporary path beside `path`, and rename it to `path` when the block ends without an error.
 
-    The temporary name is the same at every run, so a killed write leaves at most one file, which the next one
-    replaces. It also means that no two processes may write the same path at once.
+    The temporary name is always the same, so a killed write leaves at most one file, which the next write replaces.
+    Two processes therefore must not write the same path at the same time.
 
-    Inside an output that this process holds, the file is listed in its record (`pipeline.outputs.record`).
+    Inside an output folder that this process holds, the file is listed in its record (`pipeline.outputs.record`).
 
     Raises:
-        LumenError: if the file cannot be written (disk full, no permission, ...), or one of the user is there; nothing
-            is left behind.
+        LumenError: if the file cannot be written (disk full, no permission, ...) or `path` is a file of the user;
+            nothing is left behind.
     """
     partial = partial_path(path)
     with explain_os_errors("write", path):
@@ -58,22 +58,22 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or copy it where the file system has no such thing.
+    """Create a hard link to a file, or copy it if the file system has no hard links.
 
-    Both names share their storage: only for two places inside one output. What comes from outside is copied
-    (`copy_file`), so that nobody who edits an output changes another's files.
+    Both names share their storage, so use this only inside one output folder. Copy files from elsewhere (`copy_file`):
+    whoever edits an output must not change files outside it.
 
     Raises:
-        LumenError: if the source cannot be read, or the target cannot be written or is there already: it may be another
-            name of a file that somebody else needs, and is never written through.
+        LumenError: if the source cannot be read, or the target cannot be written or already exists. An existing target
+            may be a hard link to another file, and is never overwritten.
     """
     with explain_os_errors("write", target):
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
-            raise LumenError(f"{target} exists already: move it away")
+            raise LumenError(f"{target} already exists: move it away")
         own(target)
         with suppress(OSError):
-            # Resolved, because a relative symbolic link means something else in another folder.
+            # Resolved, because a relative symbolic link has another target in another folder.
             os.link(source.resolve(), target)
             return
     copy_file(source, target)
@@ -91,7 +91,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_or_link(source: Path, target: Path) -> None:
-    """Copy a file; give it a second name instead if both lie in one output that this process holds.
+    """Copy a file, or hard-link it if source and target are in one output folder that this process holds.
 
     Raises:
         LumenError: see `link_or_copy`.
@@ -109,7 +109,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` as UTF-8 to `path` atomically; what is not valid text becomes `\\udce9`, as JSON has it."""
+    """Write `text` as UTF-8 to `path` atomically. Bytes that are not valid text become `\\udce9`, as in JSON."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
@@ -119,12 +119,11 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def write_yaml(path: Path, data: Any, comment: str | None = None) -> None:
-    """Write builtin types to `path` as YAML, atomically: keys in their order, the innermost mappings on one line.
+    """Write builtin types to `path` as YAML, atomically. Keys keep their order; innermost mappings take one line.
 
-    A comment of one line goes before them.
+    `comment` is one line that precedes the keys.
 
-    A long list directly under a key of the document is written in parts, because PyYAML holds kilobytes for each of
-    its rows.
+    A long list directly under a top-level key is written in parts, because PyYAML needs kilobytes of memory per row.
     """
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as stream:
         if comment is not None:
@@ -137,7 +136,7 @@ def write_yaml(path: Path, data: Any, comment: str | None = None) -> None:
 
 
 def _parts(data: Any) -> Iterator[Any]:
-    """Documents, and lines of text, that written one after the other are the YAML of `data`."""
+    """Documents and lines of text that together form the YAML of `data`."""
     if not isinstance(data, dict) or not data:
         yield data
         return
@@ -149,33 +148,33 @@ def _parts(data: Any) -> Iterator[Any]:
             yield {key: value}
 
 
-def read_numbers(path: Path, shape: tuple[int, int], what: str) -> npt.NDArray[np.float64]:
-    """The numbers of a text file, a line for each row.
+def read_numbers(path: Path, shape: tuple[int, int], what: str) -> Float64s:
+    """Read a matrix from a text file with one line per row.
 
     Args:
         path: the file.
-        shape: rows and columns that it has to have.
-        what: it should hold, for errors.
+        shape: the expected numbers of rows and columns.
+        what: the expected content, for errors.
 
     Raises:
-        LumenError: if it cannot be read, or holds something else.
+        LumenError: if the file cannot be read or has other content.
     """
     try:
         with explain_os_errors("read", path):
             text = path.read_text()
         values = np.array([[float(number) for number in line.split()] for line in text.strip().splitlines()])
-    # Also of what is no text at all.
+    # Also raised for binary files.
     except ValueError:
         values = np.zeros((0, 0))
-    require(values.shape == shape, f"{path} holds no {what}: expected {shape[0]} rows of {shape[1]} numbers")
+    require(values.shape == shape, f"{path}: expected {what}, {shape[0]} rows of {shape[1]} numbers")
     return values
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML (or JSON) file into builtin types; `1e-4` is a number.
+    """Read a YAML (or JSON) file into builtin types. `1e-4` is a number.
 
     Raises:
-        LumenError: if it cannot be read or is not YAML or names a key twice, with the line.
+        LumenError: if the file cannot be read, is not YAML or has a duplicate key; the message gives the line.
     """
     with explain_os_errors("read", path):
         text = path.read_bytes()
@@ -183,7 +182,7 @@ def read_yaml(path: Path) -> Any:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        # At the end of a file libyaml names a line that is not there.
+        # At the end of a file, libyaml reports a line that does not exist.
         last_line = text.count(b"\n")
         where = f" (line {min(mark.line, last_line) + 1})" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
@@ -191,13 +190,13 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe, with the numbers of YAML 1.2, and strict about keys: PyYAML lets the last of two equal ones win."""
+    """A safe loader with the numbers of YAML 1.2. Duplicate keys are errors; PyYAML silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
             if key.value in seen:
-                problem = f"the key {key.value!r} is there twice"
+                problem = f"duplicate key {key.value!r}"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -207,25 +206,25 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 
 
 class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
-    """Safe, and quotes the strings that `_Loader` would take for numbers."""
+    """A safe dumper that quotes strings that `_Loader` would read as numbers."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
     def serialize(self, node: yaml.Node) -> None:
-        """The document itself has a line for each of its keys."""
+        """Write the top level of the document in block style, one key per line."""
         if isinstance(node, yaml.CollectionNode):
             node.flow_style = False
         super().serialize(node)
 
     def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
-        """One line for a mapping of scalars and of lists of scalars, so that a table reads as one."""
+        """Write a mapping of scalars and lists of scalars on one line, so that a list of them looks like a table."""
         node: yaml.MappingNode = super().represent_mapping(tag, mapping, flow_style)
         node.flow_style = all(_is_plain(value) for _, value in node.value)
         return node
 
     def represent_text(self, text: str) -> yaml.ScalarNode:
-        """YAML is Unicode, so a file name that is not valid text is binary data, and `_Loader` reads it back."""
+        """Write a file name that is not valid text as binary data, because YAML is Unicode. `_Loader` decodes it."""
         try:
             text.encode()
         except UnicodeEncodeError:

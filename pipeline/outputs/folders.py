@@ -1,8 +1,8 @@
-"""The folder that a command writes: what may be there before, and what of it is ever replaced or removed.
+"""Output folders of commands: which existing folders are accepted, and which of their files are replaced or removed.
 
-An output folder is new, empty, or has this tool's record of what it wrote there (`pipeline.outputs.record`). Anything
-else is refused. A command either makes its output in a hidden folder beside it and moves it into place as a whole
-(`work_folder`), or writes it in place file by file (`output_folder`). Files of the user in an output stay.
+An output folder is new, empty, or has LumenSfM's record of its files (`pipeline.outputs.record`); others are rejected.
+A command either writes to a hidden work folder and moves that into place as a whole (`work_folder`), or writes in place
+file by file (`output_folder`). Files of the user in an output folder are never changed.
 """
 
 import os
@@ -33,12 +33,12 @@ _ASIDE = ".replaced."
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A hidden folder beside the output, held by this process.
+    """A hidden folder beside the output folder, held by this process.
 
     Attributes:
-        path: where to write; it keeps what a killed run of the same command left.
-        output: where `publish` puts it.
-        record: of what is written into it.
+        path: where to write; it keeps the files of a killed run of the same command.
+        output: where `publish` moves the folder.
+        record: the record of the files in it.
     """
 
     path: Path
@@ -47,11 +47,11 @@ class WorkFolder:
     _claim: Callable[[], None]
 
     def clear(self) -> None:
-        """Remove what is in it."""
+        """Remove its content."""
         self.record.clear()
 
     def discard(self) -> None:
-        """Remove it, because nothing in it is worth resuming from. What is published already stays."""
+        """Remove the folder when there is nothing to resume from. Published files stay."""
         if self.record.root == self.path:
             self.record.discard()
 
@@ -59,7 +59,7 @@ class WorkFolder:
         """Remove the old output before its inputs change.
 
         Raises:
-            LumenError: if it may not be replaced, or cannot be removed.
+            LumenError: if the old output must not be replaced, or cannot be removed.
         """
         self._claim()
         record = OutputRecord.load(self.output) if self.output.exists() else None
@@ -67,11 +67,11 @@ class WorkFolder:
             record.clear()
 
     def publish(self, elsewhere: Path | None = None) -> None:
-        """Move it to its place, or elsewhere, as a whole. What it replaces is removed; files of the user stay.
+        """Move the whole folder to `output`, or elsewhere. The old output is removed; files of the user stay.
 
         Raises:
-            LumenError: if something that may not be replaced has come there meanwhile, a file of the user has the name
-                of a new one, or it cannot be moved.
+            LumenError: if something appeared there in the meantime that must not be replaced, a file of the user has
+                the name of a new file, or the folder cannot be moved.
         """
         place = self.output
         if elsewhere is None:
@@ -87,17 +87,17 @@ class WorkFolder:
 def work_folder(
     output: Path, kind: str, *, inputs: Iterable[Path | None] = (), overwrite: bool = False
 ) -> Iterator[WorkFolder]:
-    """Claim `output` and hold the hidden folder in which it is made.
+    """Claim `output` and hold the hidden work folder for it.
 
     Args:
-        output: the folder to be; what a killed `publish` left of it is put right first.
-        kind: the command that makes such outputs; outputs of others are never replaced.
-        inputs: what the command reads; the output may not overlap with it.
-        overwrite: the user allows to replace an output of this kind.
+        output: the output folder; a `publish` that was killed there is completed or undone first.
+        kind: the command that writes such outputs; outputs of other commands are never replaced.
+        inputs: the paths that the command reads; the output must not overlap with them.
+        overwrite: whether an output of this kind may be replaced.
 
     Raises:
-        LumenError: if the output exists and was not to be replaced, holds something else, overlaps with an input, or
-            cannot be written, or another process is making it.
+        LumenError: if the output exists and must not be replaced, has other content, overlaps with an input, or cannot
+            be written, or another process is writing it.
     """
     output = _real_place(output)
     if held_record(output) is None:
@@ -107,11 +107,11 @@ def work_folder(
     def claim() -> None:
         _claim_output(output, kind, overwrite)
 
-    # Nothing moves from beside a mounted disk to its root.
+    # A folder cannot be moved across file systems, so the work folder of a mount point is inside it.
     path = output / partial_path(output).name if os.path.ismount(output) else partial_path(output)
     with explain_os_errors("write", output):
         path.mkdir(parents=True, exist_ok=True)
-    with held(path, busy=f"another process is making {output}: wait for it"):
+    with held(path, busy=f"another process is writing {output}: wait for it to end"):
         record = None
         try:
             record = _claim_work(path, kind)
@@ -137,14 +137,14 @@ def output_folder(
     """Claim a folder that a command writes in place, and hold it.
 
     Args:
-        output: the folder; it is made if it is not there.
+        output: the folder; it is created if it does not exist.
         kind: the command, or commands, that share such outputs.
-        inputs: what the command reads; the output may not overlap with it.
-        flag: that names another output, for errors.
-        adopted: tells which files of a folder without a record are known to be this tool's all the same.
+        inputs: the paths that the command reads; the output must not overlap with them.
+        flag: the flag that sets the output, for errors.
+        adopted: returns the files that LumenSfM wrote into a folder without a record.
 
     Raises:
-        LumenError: if the folder holds something else or overlaps with an input, cannot be written, or another process
+        LumenError: if the folder has other content, overlaps with an input or cannot be written, or another process
             holds it.
     """
     output = _real_place(output)
@@ -154,7 +154,7 @@ def output_folder(
     is_new = not output.exists()
     with explain_os_errors("write", output):
         output.mkdir(parents=True, exist_ok=True)
-    with held(output, busy=f"another process is writing to {output}: wait for it, or choose another {flag}"):
+    with held(output, busy=f"another process is writing to {output}: wait for it to end, or choose another {flag}"):
         record = None
         try:
             record = _claimed_record(output, kind, flag, list(adopted()))
@@ -170,10 +170,10 @@ def output_folder(
 
 @contextmanager
 def joined_output(folder: Path) -> Iterator[None]:
-    """List what is written inside the block in the record of the output that a folder belongs to, if there is one.
+    """List files that are written inside the block in the record of the output that a folder belongs to, if any.
 
     Args:
-        folder: such as a sequence in the output of an extraction.
+        folder: for example a sequence in the output of an extraction.
     """
     real = Path(os.path.realpath(folder))
     for place in (real, real.parent):
@@ -189,19 +189,19 @@ def joined_output(folder: Path) -> Iterator[None]:
 
 
 def _refuse_busy(output: Path) -> None:
-    """See that no other process is writing to an output around this one.
+    """Check that no other process is writing to an output folder that contains this one.
 
     Raises:
         LumenError: if one is.
     """
     for parent in Path(os.path.abspath(output)).parents:
         if (parent / RECORD_NAME).is_file() and not is_held(parent):
-            with held(parent, busy=f"another process is writing to {parent}: wait for it"):
+            with held(parent, busy=f"another process is writing to {parent}: wait for it to end"):
                 pass
 
 
 def refuse_overlap(output: Path, inputs: Iterable[Path | None], flag: str = "--output") -> None:
-    """See that an output folder and what is read share no place.
+    """Check that an output folder does not overlap with the inputs.
 
     Raises:
         LumenError: if the output is an input, contains one, or lies inside one.
@@ -227,15 +227,15 @@ def _is_same(first: Path, second: Path) -> bool:
 
 
 def _real_place(output: Path) -> Path:
-    """The folder itself where a link is given: it is written through the link."""
+    """The path with a link at its end resolved: an output is written through a link."""
     is_named = output.name not in ("", "..")
     with explain_os_errors("write", output):
         return output if is_named and not output.is_symlink() else output.resolve()
 
 
 def _close(record: OutputRecord) -> None:
-    """Leave the record in its fixed order, or remove it if nothing was written."""
-    # What ended the block may be a full disk. It is what the user has to know.
+    """Sort the record, or remove it if nothing was written."""
+    # The block may have ended because the disk is full; that error must reach the user, not this one.
     with suppress(LumenError):
         record.tidy()
     if record.is_blank:
@@ -243,12 +243,12 @@ def _close(record: OutputRecord) -> None:
 
 
 def _claim_work(path: Path, kind: str) -> OutputRecord:
-    """The record of the work folder: of a killed run, or a new one."""
+    """The record of the work folder, left by a killed run or new."""
     record = OutputRecord.load(path)
     if record is None or record.kind != kind:
         found = next(iter(foreign_in(path)), None)
         if found is not None or record is not None:
-            raise LumenError(f"{path} is in the way, {kind} did not make it: move it away")
+            raise LumenError(f"{path} is in the way and was not written by {kind}: move it away")
         own(path / RECORD_NAME)
         record = OutputRecord.create(path, kind)
     return record
@@ -264,10 +264,10 @@ def _claimed_record(output: Path, kind: str, flag: str, adopted: Sequence[Path])
 
 
 def _record_of(output: Path, kind: str, flag: str, adopted: Sequence[Path] = ()) -> OutputRecord | None:
-    """The record of an output of this kind; None if it is empty.
+    """The record of an output of this kind; None if the folder is empty.
 
     Raises:
-        LumenError: if there is anything else.
+        LumenError: if it is a file, or a folder with other content.
     """
     if not output.is_dir():
         raise LumenError(f"{output} is a file: choose another {flag}")
@@ -277,8 +277,8 @@ def _record_of(output: Path, kind: str, flag: str, adopted: Sequence[Path] = ())
             found = next((path for path in foreign_in(output) if path not in adopted), None)
             if found is not None:
                 raise LumenError(
-                    f"{output} holds files that LumenSfM has no record of, such as {found.relative_to(output)}: choose "
-                    f"another {flag}, or move them away"
+                    f"{output} contains files that LumenSfM has no record of, such as {found.relative_to(output)}: "
+                    f"choose another {flag}, or move them away"
                 )
     if record is not None and record.kind != kind:
         raise LumenError(f"{output} is an output of {record.kind}: choose another {flag}")
@@ -293,16 +293,16 @@ def _claim_output(output: Path, kind: str, overwrite: bool) -> None:
     record = _record_of(output, kind, "--output")
     around = held_record(output)
     if record is None and around is not None and any(path in around for path in unlisted_in(output)):
-        raise LumenError(f"{output} is a part of an output of {around.kind}: choose another --output")
+        raise LumenError(f"{output} is part of an output of {around.kind}: choose another --output")
     if record is not None and not overwrite:
-        raise LumenError(f"{output} exists already: pass --overwrite to replace it, or choose another --output")
+        raise LumenError(f"{output} already exists: pass --overwrite to replace it, or choose another --output")
 
 
 def _publish(record: OutputRecord, final: Path) -> None:
     """Move a finished folder to its final name.
 
-    An existing one is first moved aside, then removed but for files of the user, which are moved back. `_recover` does
-    the rest if the process is killed in between.
+    An existing folder is first moved aside. Then the files of the user in it are moved back, and the others removed.
+    If the process is killed in between, `_recover` completes or undoes the move.
     """
     if record.root.parent == final:
         _publish_upwards(record, final)
@@ -313,7 +313,7 @@ def _publish(record: OutputRecord, final: Path) -> None:
     with explain_os_errors("write", final):
         if os.path.lexists(final):
             _refuse_conflicts(record, final)
-            # Whoever could not look into the old folder cannot look into the new one.
+            # Users without access to the old folder must not get access to the new one.
             work.chmod(stat.S_IMODE(final.stat().st_mode))
             os.rename(final, aside)
         try:
@@ -330,7 +330,7 @@ def _publish(record: OutputRecord, final: Path) -> None:
 
 
 def _move_back(users: Sequence[Path], final: Path, work: Path, kind: str) -> None:
-    """Move files of the user, which were in a work folder, back to where they were."""
+    """Move files that the user put into the work folder back there."""
     if users:
         work.mkdir()
         own(work / RECORD_NAME)
@@ -341,7 +341,7 @@ def _move_back(users: Sequence[Path], final: Path, work: Path, kind: str) -> Non
 
 
 def _publish_upwards(record: OutputRecord, final: Path) -> None:
-    """Move the files of a finished work folder into the folder around it; a kill leaves a part of them."""
+    """Move the files of a finished work folder into its parent. A kill leaves some of them in the work folder."""
     _refuse_conflicts(record, final)
     work = record.root
     old = OutputRecord.load(final)
@@ -365,17 +365,17 @@ def _refuse_conflicts(new: OutputRecord, final: Path) -> None:
         name = path.relative_to(final)
         taken = [new.root / name, *(new.root / parent for parent in name.parents if (new.root / parent).is_file())]
         if any(os.path.lexists(each) for each in taken):
-            raise LumenError(f"{path} is in the way, LumenSfM did not write it: move it away")
+            raise LumenError(f"{path} is in the way and was not written by LumenSfM: move it away")
 
 
 def _recover(final: Path) -> None:
-    """Finish or undo a `_publish` that was killed."""
+    """Complete or undo a `_publish` that was killed."""
     aside = final.with_name(f"{_ASIDE}{final.name}")
     with explain_os_errors("write", final):
         if not os.path.lexists(aside):
             return
         if not aside.is_dir() or (OutputRecord.load(aside) is None and not is_empty(aside)):
-            raise LumenError(f"{aside} is in the way, LumenSfM did not make it: move it away")
+            raise LumenError(f"{aside} is in the way and was not written by LumenSfM: move it away")
         if os.path.lexists(final):
             _remove_replaced(aside, final)
         else:
@@ -383,7 +383,7 @@ def _recover(final: Path) -> None:
 
 
 def _remove_replaced(aside: Path, final: Path) -> None:
-    """Remove an output that was replaced; files of the user in it move to the new one."""
+    """Remove a replaced output. Files of the user in it move to the new output."""
     for parent, folders, files in os.walk(aside):
         if not folders and not files:
             (final / Path(parent).relative_to(aside)).mkdir(parents=True, exist_ok=True)
@@ -391,7 +391,7 @@ def _remove_replaced(aside: Path, final: Path) -> None:
         target = final / path.relative_to(aside)
         target.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(target):
-            raise LumenError(f"{path} could not be moved back, {target} is in the way: move one of them away")
+            raise LumenError(f"{path} cannot be moved back because {target} exists: move one of them away")
         os.rename(path, target)
     old = OutputRecord.load(aside) or OutputRecord(aside, "")
     old.discard()

@@ -1,7 +1,7 @@
-"""One process at a time: a folder held until the block ends, or the process does.
+"""Lock a folder for one process, until the block or the process ends.
 
-The lock is on a hidden file beside the folder, which is there while the folder is held. NFS locks only files that are
-open for writing, and keeps locks of folders from other machines.
+The lock is on a hidden file beside the folder, which exists while the folder is held. NFS locks only files that are
+open for writing, and does not share locks on folders between machines.
 """
 
 import errno
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def held(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold a folder that exists, under whatever name.
+    """Hold an existing folder. Several paths to one folder, such as links, share one lock.
 
-    On a file system without locks, a warning says that nothing keeps a second process away.
+    On a file system without locks, the folder is not locked, and a warning says so.
 
     Args:
-        path: of the folder.
-        busy: what to say if another process holds it; None waits for that one.
+        path: the folder.
+        busy: the error message if another process holds the folder; None waits for that process.
 
     Raises:
         LumenError: if another process holds it, or it cannot be locked.
@@ -49,7 +49,7 @@ def held(path: Path, busy: str | None = None) -> Iterator[None]:
 
 
 def _acquire(folder: Path, operation: int) -> tuple[Path, int]:
-    """The lock file and its descriptor: beside the folder, or in it where its parent may not be written to."""
+    """The lock file and its descriptor. The file is beside the folder, or in it if the parent is not writable."""
     lock = folder.with_name(f"{LOCK_PREFIX}{folder.name}")
     while True:
         try:
@@ -62,7 +62,7 @@ def _acquire(folder: Path, operation: int) -> tuple[Path, int]:
             continue
         try:
             _flock(descriptor, operation, folder)
-            # Whoever held it before may have removed it meanwhile, and then another process can hold a new one.
+            # The previous holder may have removed the file in the meantime, and another process may hold a new one.
             if _is_at(descriptor, lock):
                 return lock, descriptor
         except BaseException:
@@ -75,7 +75,7 @@ def _open(lock: Path) -> int:
     try:
         return os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     except PermissionError:
-        # It may be there, made by another user.
+        # Another user may have created it.
         with suppress(FileNotFoundError):
             return os.open(lock, os.O_RDONLY | os.O_NOFOLLOW)
         raise
@@ -98,9 +98,9 @@ def _is_at(descriptor: int, lock: Path) -> bool:
 
 
 def _release(lock: Path, descriptor: int) -> None:
-    """Remove the lock file while it is still held, so that it is never that of another process."""
+    """Remove the lock file while it is still locked, so that no other process can hold it."""
     with suppress(OSError):
-        # One that is not empty is no lock of ours.
+        # A file that is not empty is not a lock file.
         if os.fstat(descriptor).st_size == 0 and _is_at(descriptor, lock):
             lock.unlink()
     os.close(descriptor)

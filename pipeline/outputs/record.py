@@ -1,7 +1,7 @@
-"""The record of what this tool wrote into an output folder; it never replaces or removes anything else in there.
+"""The record of the files that LumenSfM wrote into an output folder. No other file there is ever replaced or removed.
 
-The record is the file `.lumensfm` in the folder: a line with the kind of the output, then a line for each file. A file
-is listed before it is written, so that a killed command leaves no file of its own that the record does not know.
+The record is the file `.lumensfm` in the folder: one line with the kind of the output, then one line per file. A file
+is listed before it is written, so that a killed command leaves no unlisted file.
 """
 
 import fnmatch
@@ -20,19 +20,19 @@ from pipeline.outputs.locks import held
 RECORD_NAME = ".lumensfm"
 FORMAT_VERSION = 1
 _TOOL = "LumenSfM"
-# What desktops and file systems leave in a folder by themselves. It does not make a folder somebody's.
+# Files that desktops and file systems create by themselves. A folder with nothing else counts as empty.
 _CLUTTER = (".DS_Store", "Thumbs.db", "desktop.ini", ".directory", "lost+found", ".nfs*", ".lock*")
-# The record that a kill left unfinished.
+# A partially written record, left by a killed process.
 _PARTIAL_RECORD = f".partial.{RECORD_NAME}"
 
 
 class OutputRecord:
-    """What this tool wrote into one output folder.
+    """The files that LumenSfM wrote into one output folder.
 
     Attributes:
         root: the folder.
-        kind: of the output, the command that makes it; commands replace only outputs of their own kind.
-        is_shared: other processes may add to the record at the same time.
+        kind: the command that writes the output; commands replace only outputs of their own kind.
+        is_shared: whether other processes may add to the record at the same time.
     """
 
     is_shared = False
@@ -46,10 +46,10 @@ class OutputRecord:
 
     @classmethod
     def create(cls, root: Path, kind: str) -> "OutputRecord":
-        """Start the record of an output folder that exists.
+        """Create the record of an existing output folder.
 
         Raises:
-            LumenError: if it cannot be written.
+            LumenError: if the record cannot be written.
         """
         record = cls(root, kind)
         record._save()
@@ -57,10 +57,10 @@ class OutputRecord:
 
     @classmethod
     def load(cls, root: Path) -> "OutputRecord | None":
-        """Read the record of a folder; None if it has none.
+        """Read the record of a folder; None if the folder has none.
 
         Raises:
-            LumenError: if it cannot be read, or is damaged.
+            LumenError: if the record cannot be read, or is damaged.
         """
         path = root / RECORD_NAME
         with explain_os_errors("read", path):
@@ -70,7 +70,7 @@ class OutputRecord:
         head = _parsed(lines[0])
         if not isinstance(head, dict) or head.get("tool") != _TOOL or head.get("format_version") != FORMAT_VERSION:
             raise LumenError(
-                f"{path} is damaged or of another version: move {root} away, or choose another place for the output"
+                f"{path} is damaged or from another version: move {root} away, or choose another place for the output"
             )
         record = cls(root, str(head.get("kind")))
         record._take(lines[1:])
@@ -78,16 +78,16 @@ class OutputRecord:
 
     @property
     def path(self) -> Path:
-        """The record itself."""
+        """The file of the record."""
         return self.root / RECORD_NAME
 
     @property
     def is_blank(self) -> bool:
-        """Whether it lists nothing."""
+        """Whether the record lists no files."""
         return not self._files and not self._scratch
 
     def __contains__(self, path: Path) -> bool:
-        """Whether this tool wrote `path`, a file in the folder."""
+        """Whether LumenSfM wrote `path`, a file in the folder."""
         name = self._name(path)
         if name.startswith("../"):
             return False
@@ -95,15 +95,15 @@ class OutputRecord:
         return name == RECORD_NAME or name in self._files or lasting in self._files or self._is_scratch(name)
 
     def lists_any(self, folder: Path) -> bool:
-        """Whether it lists a file in a folder."""
+        """Whether the record lists any file in `folder`."""
         prefix = self._name(folder)
         return any(_is_under(name, [prefix]) for name in self._files)
 
     def add(self, path: Path) -> None:
-        """List a file that is about to be written.
+        """List a file before it is written.
 
         Raises:
-            LumenError: if there is a file that this tool did not write.
+            LumenError: if a file exists there that LumenSfM did not write.
         """
         name = self._name(path)
         if name in self._files:
@@ -113,18 +113,18 @@ class OutputRecord:
                 self._take_again()
                 if name in self._files:
                     return
-                raise LumenError(f"{path} is in the way, LumenSfM did not write it: move it away")
+                raise LumenError(f"{path} is in the way and was not written by LumenSfM: move it away")
             self._files.add(name)
             self._append(name)
 
     def adopt(self, paths: Iterable[Path]) -> None:
-        """List files that are known to be of this tool, such as those of a version that kept no record."""
+        """List existing files that LumenSfM wrote, for example a version without records."""
         with self._alone():
             self._files |= {self._name(path) for path in paths}
             self._save()
 
     def add_scratch(self, folder: Path, names: Sequence[str]) -> None:
-        """List a folder in which other tools, such as COLMAP, write files of these names (patterns)."""
+        """List a folder in which other programs, such as COLMAP, write files with these names (patterns)."""
         name = self._name(folder)
         with self._alone():
             if self._scratch.get(name) != tuple(names):
@@ -132,23 +132,23 @@ class OutputRecord:
                 self._append({"scratch": name, "names": list(names)})
 
     def foreign(self) -> list[Path]:
-        """The files in the folder that this tool did not write, links to folders included."""
+        """The files in the folder that LumenSfM did not write, including links to folders."""
         is_ours = self._ownership()
         return sorted(path for path in files_under(self.root) if not is_ours(path))
 
     def remove(self, *paths: Path) -> None:
-        """Remove files and folders, but only what this tool wrote of them; folders that become empty go, too.
+        """Remove those of the files, and of the files in the folders, that LumenSfM wrote; then remove empty folders.
 
         Raises:
-            LumenError: if something cannot be removed.
+            LumenError: if a file cannot be removed.
         """
         is_ours = self._ownership()
         kept: set[str] = set()
         with explain_os_errors("remove", self.root):
             for path in paths:
-                # A link that is given itself is looked through.
+                # A link passed as an argument is followed.
                 files = list(files_under(path)) if path.is_dir() else [path]
-                # Records last: a kill in between must not leave files that no record lists.
+                # Records last: a kill in between must not leave unlisted files.
                 for file in sorted(filter(is_ours, files), key=_records_last):
                     if file.name == RECORD_NAME and _is_needed(file):
                         kept.add(self._name(file))
@@ -163,7 +163,7 @@ class OutputRecord:
             self._save()
 
     def tidy(self) -> None:
-        """Write the record in a fixed order, without files that are gone: the same output has the same record."""
+        """Write the record sorted and without missing files, so that equal outputs have equal records."""
         with self._alone():
             self._take_again()
             self._files = {name for name in self._files if os.path.lexists(self.root / name)}
@@ -171,13 +171,13 @@ class OutputRecord:
             self._save()
 
     def clear(self) -> None:
-        """Remove everything in the folder that this tool wrote, except the record."""
+        """Remove everything in the folder that LumenSfM wrote, except the record."""
         with explain_os_errors("remove", self.root):
             children = [child for child in self.root.iterdir() if child != self.path]
         self.remove(*children)
 
     def discard(self) -> None:
-        """Remove everything that this tool wrote; the record stays beside files of the user, to write there again."""
+        """Remove everything that LumenSfM wrote. The record stays if files of the user do, to allow a new output."""
         self.clear()
         with explain_os_errors("remove", self.root):
             if not any(path != self.path for path in files_under(self.root)):
@@ -185,7 +185,7 @@ class OutputRecord:
             _remove_empty_folders(self.root)
 
     def _ownership(self) -> Callable[[Path], bool]:
-        """Tells whether this record, or that of an output inside the folder, lists a file."""
+        """A function that tells whether this record, or that of an output inside the folder, lists a file."""
         inner: dict[Path, Callable[[Path], bool] | None] = {}
 
         def is_ours(path: Path) -> bool:
@@ -215,12 +215,12 @@ class OutputRecord:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Keep other threads away, and other processes if the record is shared."""
+        """Exclude other threads, and other processes if the record is shared."""
         with self._lock, held(self.path) if self.is_shared else nullcontext():
             yield
 
     def _take(self, lines: Iterable[bytes]) -> None:
-        # The last line is empty, or was cut off by a kill before its file was written.
+        # The last line is empty, or truncated by a kill, in which case its file was not written.
         for line in map(_parsed, lines):
             if isinstance(line, str):
                 self._files.add(line)
@@ -228,18 +228,18 @@ class OutputRecord:
                 self._scratch[str(line.get("scratch"))] = tuple(map(str, line["names"]))
 
     def _take_again(self) -> None:
-        """Take what another process has added, such as the first SfM of another sequence of the same extraction."""
+        """Add entries of other processes, such as the first SfM of another sequence of the same extraction."""
         with explain_os_errors("read", self.path):
             if self.path.exists():
                 self._take(self.path.read_bytes().split(b"\n")[1:])
 
     def _append(self, line: Any) -> None:
         with explain_os_errors("write", self.path), self.path.open("ab") as stream:
-            # In front as well: a kill may have cut off the line before.
+            # Starts with a newline, too: a kill may have truncated the previous line.
             stream.write(b"\n" + _line(line))
 
     def _save(self) -> None:
-        """Write the record anew: without what was removed, and without a line that a kill has cut off."""
+        """Rewrite the record without removed entries and without a truncated line."""
         lines: list[Any] = [{"tool": _TOOL, "format_version": FORMAT_VERSION, "kind": self.kind}]
         lines += [{"scratch": name, "names": list(names)} for name, names in self._scratch.items()]
         partial = self.path.with_name(_PARTIAL_RECORD)
@@ -259,7 +259,7 @@ _open_lock = threading.Lock()
 
 @contextmanager
 def recording(record: OutputRecord) -> Iterator[OutputRecord]:
-    """List what is written into the record's folder inside the block (`own`)."""
+    """List files that are written into the record's folder inside the block (`own`)."""
     with _open_lock:
         _open.append(record)
     try:
@@ -270,10 +270,10 @@ def recording(record: OutputRecord) -> Iterator[OutputRecord]:
 
 
 def own(path: Path) -> None:
-    """List a file that is about to be written in the record of the output that it lies in, if this process holds one.
+    """List a file, before it is written, in the record of its output folder, if this process holds that.
 
     Raises:
-        LumenError: if there is a file that this tool did not write.
+        LumenError: if a file exists there that LumenSfM did not write.
     """
     record = held_record(path)
     if record is not None and not any(path in other for other in _open):
@@ -281,14 +281,14 @@ def own(path: Path) -> None:
 
 
 def own_scratch(folder: Path, names: Sequence[str]) -> None:
-    """As `own`, for a folder in which others write files of these names (patterns)."""
+    """Like `own`, for a folder in which other programs write files with these names (patterns)."""
     record = held_record(folder)
     if record is not None:
         record.add_scratch(folder, names)
 
 
 def remove_own(*paths: Path) -> None:
-    """Remove files and folders of outputs that this process holds, but only what this tool wrote of them."""
+    """Like `OutputRecord.remove`, for paths in any output folders that this process holds."""
     by_record: dict[OutputRecord, list[Path]] = {}
     for path in paths:
         record = held_record(path)
@@ -299,39 +299,39 @@ def remove_own(*paths: Path) -> None:
 
 
 def held_record(path: Path) -> OutputRecord | None:
-    """The record of the innermost output around `path` that this process holds."""
+    """The record of the innermost output folder that contains `path` and that this process holds."""
     around = [record for record in _open if _inside(path, record.root)]
     return max(around, key=lambda record: len(os.path.abspath(record.root)), default=None)
 
 
 def share_output(first: Path, second: Path) -> bool:
-    """Whether two paths lie in one output that this process holds."""
+    """Whether two paths are in one output folder that this process holds."""
     return any(_inside(first, record.root) and _inside(second, record.root) for record in _open)
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but what desktops and file systems leave."""
+    """Whether a folder has no files except those that desktops and file systems create."""
     return all(_is_clutter(child) for child in folder.iterdir())
 
 
 def is_held(folder: Path) -> bool:
-    """Whether this process holds the record of just this folder."""
+    """Whether this process holds the record of exactly this folder."""
     return any(os.path.realpath(record.root) == os.path.realpath(folder) for record in _open)
 
 
 def unlisted_in(folder: Path) -> list[Path]:
-    """The files in a folder that its record does not list; all of them if it has none."""
+    """The files in a folder that its record does not list; all files if the folder has no record."""
     record = OutputRecord.load(folder)
     return list(files_under(folder)) if record is None else record.foreign()
 
 
 def foreign_in(folder: Path) -> list[Path]:
-    """The files in a folder that neither its record lists nor that of an output around it which this process holds."""
+    """The files in a folder that neither its record lists nor any record that this process holds."""
     return [path for path in unlisted_in(folder) if not _is_clutter(path) and not any(path in each for each in _open)]
 
 
 def _inside(path: Path, folder: Path) -> tuple[str, str] | None:
-    """A path and the folder that it lies in, both as they are written or both without links; None if it does not."""
+    """A path and its containing folder, both as written or both with links resolved; None if it is outside."""
     place, root = os.path.abspath(path), os.path.abspath(folder)
     if _begins_with(place, root):
         return place, root
@@ -344,7 +344,7 @@ def _begins_with(place: str, folder: str) -> bool:
 
 
 def _is_needed(record: Path) -> bool:
-    """Whether an inner output still holds files of the user, which would look like somebody's without its record."""
+    """Whether an inner output contains other files. Without its record, it would count as the user's folder."""
     inner = OutputRecord.load(record.parent)
     if inner is None or not any(file.name != RECORD_NAME for file in files_under(record.parent)):
         return False
@@ -353,7 +353,7 @@ def _is_needed(record: Path) -> bool:
 
 
 def _records_last(path: Path) -> tuple[bool, int]:
-    """Sorts records behind other files, and inner ones before those around them."""
+    """A sort key that puts records after other files, and inner records before outer ones."""
     return path.name == RECORD_NAME, -len(path.parts)
 
 
@@ -366,19 +366,19 @@ def _is_clutter(path: Path) -> bool:
 
 
 def files_under(folder: Path) -> Iterator[Path]:
-    """Everything in a folder that is no folder; a link to a folder is not followed."""
+    """All files in a folder and its subfolders. Links to folders are returned, not followed."""
     for parent, folders, files in os.walk(folder):
         links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
         yield from (Path(parent, name) for name in [*files, *links])
 
 
 def _lasting(path: Path) -> Path:
-    """The name that a file with a temporary name is going to have."""
+    """The final path of a file with a temporary name."""
     return path.with_name(path.name.removeprefix(".partial.") or path.name)
 
 
 def _remove_empty_folders(path: Path) -> None:
-    """Remove the folders in `path`, and itself, as far as they are empty."""
+    """Remove the empty folders in `path`, and `path` if it is empty then."""
     if path.is_symlink() or not path.is_dir():
         return
     for parent, _, _ in os.walk(path, topdown=False):
@@ -394,5 +394,5 @@ def _parsed(line: bytes) -> Any:
 
 
 def _line(content: Any) -> bytes:
-    # Names that are not UTF-8 hold lone surrogates, which JSON writes as escapes.
+    # Names that are not UTF-8 have lone surrogates, which JSON writes as escapes.
     return json.dumps(content).encode() + b"\n"

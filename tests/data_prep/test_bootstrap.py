@@ -151,7 +151,7 @@ def test_sift_gives_training_data_too(tmp_path: Path) -> None:
 
 
 def test_models_are_not_replaced_unasked(reconstructed: SequencePaths) -> None:
-    with pytest.raises(LumenError, match="exists already: pass --overwrite"):
+    with pytest.raises(LumenError, match="already exists: pass --overwrite"):
         reconstruct(reconstructed)
 
 
@@ -259,7 +259,7 @@ def test_a_calibration_that_is_none_is_refused(sequence: SequencePaths, damage: 
 def test_a_frame_listed_twice_is_refused(sequence: SequencePaths) -> None:
     facts = Sequence.load(sequence.sequence)
     replace(facts, frames=[*facts.frames, facts.frames[3]]).save(sequence.sequence)
-    with pytest.raises(LumenError, match="names a frame twice"):
+    with pytest.raises(LumenError, match="lists a frame twice"):
         reconstruct(sequence)
 
 
@@ -303,7 +303,7 @@ def test_a_mask_of_another_size_is_named(sequence: SequencePaths, which: str) ->
     frame = Sequence.load(sequence.sequence).frames[5].index
     path = sequence.mask if which == "content" else sequence.frame_mask(frame)
     cv2.imwrite(str(path), np.full((120, 160), 255, np.uint8))
-    with pytest.raises(LumenError, match=f"{path.name} .* 160x120 pixels, .*320x256"):
+    with pytest.raises(LumenError, match=f"{path.name} .*160x120 pixels, .*320x256"):
         reconstruct(sequence)
 
 

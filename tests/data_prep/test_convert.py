@@ -137,7 +137,7 @@ def test_a_mask_of_another_size_than_the_content_area_is_named(sequence: Path, t
     path = SequencePaths(sequence).frame_mask(int(scene().frame_index[4]))
     path.parent.mkdir()
     cv2.imwrite(str(path), np.full((20, 30), 255, np.uint8))
-    with pytest.raises(LumenError, match=f"{path.name} is of 30x20 pixels"):
+    with pytest.raises(LumenError, match=f"{path.name} has 30x20 pixels"):
         convert(sequence, "colmap", tmp_path / "out")
 
 

@@ -51,7 +51,7 @@ def test_the_place_of_another_video_of_the_same_name_is_not_offered_for_replacem
     with pytest.raises(LumenError, match=f"another video .{video}.: choose another place with --output"):
         extract(other, tmp_path / "out")
     assert digests(tmp_path / "out") == before
-    with pytest.raises(LumenError, match="exists already: pass --overwrite"):
+    with pytest.raises(LumenError, match="already exists: pass --overwrite"):
         extract(video, tmp_path / "out", stride=2)
     extract(other, tmp_path / "out", overwrite=True)
     assert len(only_sequence(RunPaths(tmp_path / "out"))[1].frames) == 20

@@ -1,4 +1,4 @@
-"""Pixel conventions, checked against the two libraries whose conventions they are."""
+"""Pixel conventions, checked against OpenCV and pycolmap."""
 
 import cv2
 import numpy as np
@@ -12,14 +12,14 @@ WIDTH, HEIGHT, FOCAL_PX = 640, 512, 400.0
 
 @pytest.fixture
 def points_in_camera() -> np.ndarray:
-    """(200, 3) float64 in front of the camera, within its field of view."""
+    """(200, 3) float64 in front of the camera and inside its field of view."""
     random = np.random.default_rng(0)
     depth = random.uniform(5.0, 80.0, 200)
     slope = random.uniform(-0.6, 0.6, (200, 2))
     return np.column_stack([slope * depth[:, None], depth])
 
 
-def test_the_same_point_through_pycolmap_and_opencv(points_in_camera: np.ndarray) -> None:
+def test_pycolmap_and_opencv_project_to_the_same_converted_pixel(points_in_camera: np.ndarray) -> None:
     centre_px = np.array([WIDTH / 2, HEIGHT / 2])
     camera = pycolmap.Camera(
         model="PINHOLE", width=WIDTH, height=HEIGHT, params=[FOCAL_PX, FOCAL_PX, centre_px[0], centre_px[1]]
@@ -35,14 +35,14 @@ def test_the_same_point_through_pycolmap_and_opencv(points_in_camera: np.ndarray
     np.testing.assert_allclose(opencv_from_colmap(through_colmap), through_opencv, atol=1e-9)
 
 
-def test_a_camera_of_the_middle_sees_the_image_symmetrically() -> None:
+def test_rays_of_opposite_corner_pixels_are_symmetric() -> None:
     camera = pycolmap.Camera(model="PINHOLE", width=4, height=2, params=[1.0, 1.0, 2.0, 1.0])
     corners = colmap_from_index(np.array([[0, 0], [3, 1]]))
     rays = np.stack([np.asarray(camera.cam_from_img(corner)) for corner in corners])
     np.testing.assert_allclose(rays[0], -rays[1])
 
 
-def test_opencv_samples_a_pixels_own_value_at_its_centre() -> None:
+def test_opencv_samples_the_value_of_a_pixel_at_its_centre() -> None:
     image = np.arange(12, dtype=np.float32).reshape(3, 4)
     pixel_index = np.array([[0, 0], [3, 2], [1, 2]])
     at = opencv_from_colmap(colmap_from_index(pixel_index)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_opencv_samples_a_pixels_own_value_at_its_centre() -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_opencv_round_trip_keeps_the_type_and_leaves_the_input(dtype: type) -> None:
+def test_opencv_round_trip_keeps_the_type_and_does_not_change_the_input(dtype: type) -> None:
     points_px = np.array([[0.5, 0.5], [319.25, 10.0]], dtype=dtype)
     before = points_px.copy()
     there = opencv_from_colmap(points_px)
@@ -66,6 +66,6 @@ def test_index_round_trip() -> None:
     np.testing.assert_array_equal(index_from_colmap(colmap_from_index(pixel_index)), pixel_index)
 
 
-def test_every_point_of_a_pixel_has_its_index() -> None:
+def test_every_point_in_a_pixel_has_the_index_of_the_pixel() -> None:
     points_px = np.array([[0.0, 0.0], [0.999, 0.001], [1.0, 0.5], [-0.25, 3.75]])
     assert index_from_colmap(points_px).tolist() == [[0, 0], [0, 0], [1, 0], [-1, 3]]

@@ -1,4 +1,4 @@
-"""What is current is skipped, what changed is redone with everything downstream of it, and the reason is said."""
+"""Current stages are skipped; changed stages and all stages after them are redone, and the log gives the reason."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ class Config:
 
 
 class Run:
-    """Three stages, each reading the one before; remembers which were really run."""
+    """Three stages, each of which reads the output of the previous one; records which stages ran."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +46,7 @@ class Run:
         return self.folder / "run" / name / "output"
 
     def go(self, stop_at: str | None = None) -> list[str]:
-        """Run what is not current, in a new process's place: the manifest is loaded anew. Returns what was run."""
+        """Load the manifest, as a new process does, run the stages that are not current, and return their names."""
         self.ran = []
         manifest = Manifest.load(self.manifest)
         for stage in self.stages():
@@ -80,18 +80,18 @@ def reason(run: Run, name: str) -> str | None:
     return next(manifest.reason_to_run(stage) for stage in run.stages() if stage.name == name)
 
 
-def test_what_is_current_is_skipped_and_said(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_current_stages_are_skipped_and_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="pipeline.manifest"):
         assert run.go() == []
     assert caplog.messages == [f"{name}: current, skipped" for name in ALL]
 
 
-def test_run_returns_the_outputs_whether_or_not_it_ran(run: Run) -> None:
+def test_run_returns_the_outputs_of_a_skipped_stage(run: Run) -> None:
     manifest = Manifest.load(run.manifest)
     assert manifest.run(run.stages()[0], lambda: pytest.fail("it is current")) == [run.output("extract")]
 
 
-def test_a_changed_config_redoes_the_stage_and_all_after_it(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_changed_config_redoes_the_stage_and_all_later_stages(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     run.configs["match"] = Config(stride=2)
     with caplog.at_level(logging.INFO, logger="pipeline.manifest"):
         assert run.go() == ["match", "map"]
@@ -99,18 +99,18 @@ def test_a_changed_config_redoes_the_stage_and_all_after_it(run: Run, caplog: py
     assert run.go() == []
 
 
-def test_a_changed_tuple_is_seen(run: Run) -> None:
+def test_a_changed_tuple_is_detected(run: Run) -> None:
     run.configs["map"] = Config(adjacent_range=(1, 50))
     assert reason(run, "map") == "adjacent_range [1, 30] → [1, 50]"
 
 
-def test_a_changed_input(run: Run) -> None:
+def test_a_changed_input_redoes_the_stage(run: Run) -> None:
     write_bytes(run.video, b"another video")
     assert reason(run, "extract") == "input video changed"
     assert run.go() == ALL
 
 
-def test_inputs_that_come_and_go(run: Run) -> None:
+def test_added_and_removed_inputs_are_detected(run: Run) -> None:
     manifest = Manifest.load(run.manifest)
     extract = run.stages()[0]
     more = Stage("extract", Config(), {**extract.inputs, "calibration": "0"})
@@ -120,14 +120,14 @@ def test_inputs_that_come_and_go(run: Run) -> None:
     assert manifest.reason_to_run(Stage("extract", Config(), extract.inputs, ["map"])) == "comes after map"
 
 
-def test_a_missing_output_redoes_the_stage_and_all_after_it(run: Run) -> None:
+def test_a_missing_output_redoes_the_stage_and_all_later_stages(run: Run) -> None:
     run.output("extract").unlink()
     assert reason(run, "extract") == "extract/output is missing"
     assert run.go() == ALL
     assert run.go() == []
 
 
-def test_a_stage_stopped_while_it_was_redone_still_redoes_what_comes_after_it(run: Run) -> None:
+def test_a_stage_stopped_while_being_redone_still_redoes_later_stages(run: Run) -> None:
     run.output("extract").unlink()
     with pytest.raises(KeyboardInterrupt):
         run.go(stop_at="extract")
@@ -136,19 +136,19 @@ def test_a_stage_stopped_while_it_was_redone_still_redoes_what_comes_after_it(ru
     assert run.go() == []
 
 
-def test_a_raised_format_version(run: Run) -> None:
+def test_a_new_format_version_redoes_the_stage(run: Run) -> None:
     run.versions["match"] = 2
     assert reason(run, "match") == "format version 1 → 2"
     assert run.go() == ["match", "map"]
 
 
-def test_a_stage_before_its_input_was_made(tmp_path: Path) -> None:
+def test_a_stage_without_its_input_is_rejected(tmp_path: Path) -> None:
     manifest = Manifest.load(tmp_path / "manifest.json")
     with pytest.raises(LumenError, match="map needs match first"):
         manifest.reason_to_run(Stage("map", after=["match"]))
 
 
-def test_a_failed_stage_is_run_again_and_the_others_are_not(run: Run) -> None:
+def test_only_a_failed_stage_and_later_stages_run_again(run: Run) -> None:
     run.configs["match"] = Config(stride=3)
     with pytest.raises(KeyboardInterrupt):
         run.go(stop_at="match")
@@ -156,13 +156,13 @@ def test_a_failed_stage_is_run_again_and_the_others_are_not(run: Run) -> None:
     assert run.go() == ["match", "map"]
 
 
-def test_infinite_and_undefined_numbers_in_a_config_stay_current(tmp_path: Path) -> None:
+def test_a_config_with_infinity_and_nan_stays_current(tmp_path: Path) -> None:
     stage = Stage("match", {"limit": math.inf, "unknown": math.nan})
     Manifest.load(tmp_path / "manifest.json").complete(stage, [])
     assert Manifest.load(tmp_path / "manifest.json").reason_to_run(stage) is None
 
 
-def test_the_order_of_keys_is_no_change(tmp_path: Path) -> None:
+def test_the_order_of_keys_does_not_matter(tmp_path: Path) -> None:
     Manifest.load(tmp_path / "manifest.json").complete(Stage("match", {"a": {"x": 1, "y": 2}}), [])
     manifest = Manifest.load(tmp_path / "manifest.json")
     assert manifest.reason_to_run(Stage("match", {"a": {"y": 2, "x": 1}})) is None
@@ -175,7 +175,7 @@ def test_the_same_run_writes_the_same_manifest(run: Run) -> None:
     assert run.manifest.read_bytes() == before
 
 
-def test_killed_in_the_middle_of_a_stage_redoes_only_that_stage(tmp_path: Path) -> None:
+def test_a_kill_during_a_stage_redoes_only_that_stage(tmp_path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
@@ -216,7 +216,7 @@ manifest.run(Stage("second", after=["first"]), second)
     assert {path.name for path in root.iterdir()} == {"manifest.json", "first", "second"}
 
 
-def test_the_manifest_itself_is_never_half_written(tmp_path: Path) -> None:
+def test_the_manifest_is_never_partially_written(tmp_path: Path) -> None:
     script = """
 from pathlib import Path
 from pipeline.manifest import Manifest, Stage
@@ -243,20 +243,20 @@ for number in range(100_000):
         (lambda text: text.replace('"format_version": 2', '"format_version": 999', 1), "is of format 999"),
     ],
 )
-def test_a_damaged_manifest_is_said(run: Run, damage, message: str) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_manifest_is_reported(run: Run, damage, message: str) -> None:  # type: ignore[no-untyped-def]
     run.manifest.write_text(damage(run.manifest.read_text()))
     with pytest.raises(LumenError, match=f"manifest.json {message}.*: move the folder away"):
         Manifest.load(run.manifest)
 
 
-def test_the_manifest_holds_what_made_each_output(run: Run) -> None:
+def test_the_manifest_records_the_origin_of_each_output(run: Run) -> None:
     record = json.loads(run.manifest.read_text())["stages"]["extract"]
     assert record["config"]["adjacent_range"] == [1, 30] and record["config"]["video"] == "a b.mp4"
     assert record["inputs"] == {"video": fingerprint_path(run.video)}
     assert record["outputs"] == ["extract/output"]
 
 
-def test_fingerprints_of_files_and_folders(tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_names_and_contents(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_bytes(folder / "a", b"1")
     write_bytes(folder / "sub" / "b ü", b"2")
@@ -270,7 +270,7 @@ def test_fingerprints_of_files_and_folders(tmp_path: Path) -> None:
     assert len({before, changed, fingerprint_path(folder)}) == 3
 
 
-def test_a_folder_with_a_temporary_name_has_a_fingerprint_of_its_content(tmp_path: Path) -> None:
+def test_the_temporary_name_of_a_folder_does_not_change_its_fingerprint(tmp_path: Path) -> None:
     write_bytes(tmp_path / ".partial.in" / "a", b"1")
     write_bytes(tmp_path / "in" / "a", b"1")
     assert fingerprint_path(tmp_path / ".partial.in") == fingerprint_path(tmp_path / "in")
@@ -281,6 +281,6 @@ def test_a_file_whose_name_is_not_utf8_has_a_fingerprint(tmp_path: Path) -> None
     assert len(fingerprint_path(tmp_path)) == 64
 
 
-def test_a_missing_input_is_said(tmp_path: Path) -> None:
+def test_a_missing_input_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="cannot read .*nowhere.mp4: no such file or folder"):
         fingerprint_path(tmp_path / "nowhere.mp4")

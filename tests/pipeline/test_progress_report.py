@@ -1,4 +1,4 @@
-"""Progress as a bar or as lines, and a stage's numbers as JSON."""
+"""Progress bars, progress lines in the log, and the reports of stages."""
 
 import io
 import json
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Stands still but for `tick`."""
+    """A clock that advances only in `tick_after_each` or when `now` is set."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -42,9 +42,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_without_a_terminal_a_long_loop_logs_a_line_now_and_then(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_terminal_a_long_loop_logs_a_line_every_30_s(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="pipeline.progress"):
         seen = list(progress(clock.tick_after_each(10, 10.0), "writing frames", total=10))
     assert seen == list(range(10))
@@ -55,22 +53,20 @@ def test_without_a_terminal_a_long_loop_logs_a_line_now_and_then(
     ]
 
 
-def test_of_an_unknown_number_only_the_count_and_the_rate_are_said(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_without_a_total_only_count_and_rate_are_logged(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="pipeline.progress"):
         list(progress(clock.tick_after_each(2, 20.0), "matching", unit="pair"))
     assert caplog.messages == ["matching: 2, 0.1 pair/s"]
 
 
-def test_a_short_loop_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_loop_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         assert list(progress([1, 2, 3], "reading")) == [1, 2, 3]
         assert list(progress([], "reading")) == []
     assert caplog.messages == []
 
 
-def test_what_was_done_before_counts_but_tells_nothing_of_the_rate(
+def test_items_done_before_count_for_the_total_but_not_for_the_rate(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="pipeline.progress"):
@@ -78,7 +74,7 @@ def test_what_was_done_before_counts_but_tells_nothing_of_the_rate(
     assert caplog.messages == ["mapping: 9 of 10, 10 s left, 0.1 frame/s"]
 
 
-def test_a_loop_inside_another_shows_nothing(
+def test_a_loop_inside_another_shows_no_progress(
     clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     terminal = Terminal()
@@ -99,7 +95,7 @@ def test_a_terminal_gets_a_bar_with_the_total(monkeypatch: pytest.MonkeyPatch) -
     assert "reading" in terminal.getvalue() and "3/3" in terminal.getvalue() and "frame/s" in terminal.getvalue()
 
 
-def test_a_bar_counts_what_is_done_elsewhere(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bar_counts_updates_outside_a_loop(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="pipeline.progress"), ProgressBar("mapping", total=20) as bar:
         for count in (2, 3, 5):
             clock.now += 20.0
@@ -117,11 +113,11 @@ def test_a_bar_on_a_terminal_is_closed_when_the_work_fails(monkeypatch: pytest.M
         raise ZeroDivisionError
     shown = terminal.getvalue()
     assert "mapping" in shown and "3/20" in shown and "image/s" in shown
-    # A bar that is left open has no end of line.
+    # An open bar does not end with a newline.
     assert shown.endswith("\n")
 
 
-def test_a_report_holds_counts_times_and_memory(tmp_path: Path, clock: Clock) -> None:
+def test_a_report_contains_counts_times_and_memory(tmp_path: Path, clock: Clock) -> None:
     report = StageReport("extract")
     report.counts["frames"] = 12
     report.warnings.append("2 frames are dark")
@@ -137,7 +133,7 @@ def test_a_report_holds_counts_times_and_memory(tmp_path: Path, clock: Clock) ->
     assert written["peak_memory_mb"] > 10 and written["version"].startswith("0.")
 
 
-def test_time_counts_when_the_block_fails(clock: Clock) -> None:
+def test_the_time_of_a_failed_block_is_counted(clock: Clock) -> None:
     report = StageReport("extract")
     with pytest.raises(ZeroDivisionError), report.timed("decode"):
         clock.now += 1.0
@@ -145,7 +141,7 @@ def test_time_counts_when_the_block_fails(clock: Clock) -> None:
     assert report.times_s == {"decode": 1.0}
 
 
-def test_peak_memory_grows_with_what_is_held_and_stays(tmp_path: Path) -> None:
+def test_peak_memory_grows_with_allocations_and_never_falls(tmp_path: Path) -> None:
     script = """
 from pipeline.report import peak_memory_mb
 before = peak_memory_mb()
@@ -154,7 +150,7 @@ while_held = peak_memory_mb()
 del held
 print(before, while_held - before, peak_memory_mb() - before)
 """
-    # What this process holds does not count as its child's.
+    # Memory of this process must not count for its child.
     held_here = b"x" * (300 << 20)
     before, while_held, afterwards = map(float, run_script(script, tmp_path).stdout.split())
     del held_here

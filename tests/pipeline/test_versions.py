@@ -1,4 +1,4 @@
-"""The version of this tool tells one commit from another, and changed code from both."""
+"""The version of LumenSfM differs between commits and for changed code."""
 
 import subprocess
 from collections.abc import Iterator
@@ -29,11 +29,11 @@ def version() -> str:
     return versions.tool_version()
 
 
-def test_an_installation_without_a_checkout_has_the_version_alone(checkout: Path) -> None:
+def test_without_a_checkout_the_version_has_no_commit(checkout: Path) -> None:
     assert version() == __version__
 
 
-def test_commits_and_changed_code_have_versions_of_their_own(checkout: Path) -> None:
+def test_commits_and_changed_code_have_different_versions(checkout: Path) -> None:
     git(checkout, "init", "-q")
     git(checkout, "add", "-A")
     git(checkout, "commit", "-qm", "first")
@@ -48,9 +48,7 @@ def test_commits_and_changed_code_have_versions_of_their_own(checkout: Path) -> 
     assert version() not in (first, changed) and "." not in version().partition("+")[2]
 
 
-def test_a_checkout_that_git_does_not_read_has_the_version_alone(
-    checkout: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_access_to_git_the_version_has_no_commit(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (checkout / ".git").mkdir()
     assert version() == __version__
     monkeypatch.setenv("PATH", "")

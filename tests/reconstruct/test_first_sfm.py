@@ -1,4 +1,4 @@
-"""The first SfM of a sequence: made again when this run made it otherwise, kept and said when the user did."""
+"""The first SfM: redone with new settings if the run created it, kept with a warning if the user did."""
 
 import re
 from pathlib import Path
@@ -42,7 +42,7 @@ def config(sequence: SequencePaths, output: Path, **settings: Any) -> Reconstruc
 @pytest.mark.parametrize(
     "settings", [{"points": 350}, {"min_views": 5}, {"seed": 1}, {"max_error_px": 1.0}, {"inlier_percentage": 0.9}]
 )
-def test_other_settings_make_the_first_sfm_of_this_run_again(
+def test_new_settings_redo_the_first_sfm_of_this_run(
     made: SequencePaths, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     assert first_sfms(config(made, tmp_path), made) == {made.root: []}
@@ -55,9 +55,7 @@ def test_other_settings_make_the_first_sfm_of_this_run_again(
     assert bootstrap.reason_to_run(wanted) is None
 
 
-def test_the_first_sfm_of_the_user_is_kept_and_the_report_says_its_settings(
-    made: SequencePaths, tmp_path: Path
-) -> None:
+def test_the_first_sfm_of_the_user_is_kept_and_its_settings_are_reported(made: SequencePaths, tmp_path: Path) -> None:
     before = TrainingPaths(made.root).motion.read_bytes()
     output = ReconstructionPaths(tmp_path / "run")
     reconstruct(config(made, output.root, points=350, min_views=5))
@@ -67,7 +65,9 @@ def test_the_first_sfm_of_the_user_is_kept_and_the_report_says_its_settings(
 
 
 @pytest.mark.parametrize("name", ["intrinsics", "views_per_point", "structure", "motion"])
-def test_every_file_of_the_first_sfm_counts(made: SequencePaths, name: str, tmp_path: Path) -> None:
+def test_a_change_in_any_file_of_the_first_sfm_redoes_the_mapping(
+    made: SequencePaths, name: str, tmp_path: Path
+) -> None:
     output = ReconstructionPaths(tmp_path / "run")
     reconstruct(config(made, output.root, until="map"))
     before = output.sparse.stat().st_mtime_ns

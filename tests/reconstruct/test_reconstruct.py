@@ -1,4 +1,4 @@
-"""A whole reconstruction of a phantom: what it writes, how true it is, going on after a kill, and wrong input."""
+"""Reconstruction of a phantom: outputs, accuracy, resuming after a kill, and invalid inputs."""
 
 import json
 from dataclasses import replace
@@ -39,15 +39,13 @@ from sfm.view import ViewConfig
 
 @pytest.fixture(scope="module")
 def whole(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> ReconstructionPaths:
-    """A run from the video; not to be changed."""
+    """A complete run on the video. Tests must not change it."""
     output = tmp_path_factory.mktemp("run") / "run"
     reconstruct(configure(ReconstructConfig, video.video, output, calibration=video.calibration, **FAST))
     return ReconstructionPaths(output)
 
 
-def test_the_points_are_on_the_true_surface_and_the_path_is_true(
-    whole: ReconstructionPaths, video: PhantomPaths
-) -> None:
+def test_points_and_trajectory_are_close_to_ground_truth(whole: ReconstructionPaths, video: PhantomPaths) -> None:
     figures = figures_of(read_training_data(whole.root), SurfaceTruth.load(video.root))
     assert figures.registered_share >= 0.95
     assert figures.ate_share < 0.02
@@ -55,7 +53,7 @@ def test_the_points_are_on_the_true_surface_and_the_path_is_true(
     assert figures.completeness is not None and 0.01 < figures.completeness <= 1
 
 
-def test_both_models_are_colmaps_and_the_dense_one_is_much_denser(whole: ReconstructionPaths) -> None:
+def test_both_models_are_colmap_models_and_the_dense_one_has_many_more_points(whole: ReconstructionPaths) -> None:
     sparse, dense = pycolmap.Reconstruction(whole.sparse), pycolmap.Reconstruction(whole.dense)
     assert sparse.num_reg_images() == dense.num_reg_images() >= 22
     assert dense.num_points3D() > 5 * sparse.num_points3D()
@@ -71,7 +69,7 @@ def test_no_two_points_share_a_cell_of_a_frame(whole: ReconstructionPaths) -> No
     assert len(np.unique(cells, axis=0)) == len(cells)
 
 
-def test_everything_that_others_take_over_is_there(whole: ReconstructionPaths) -> None:
+def test_all_exports_are_complete(whole: ReconstructionPaths) -> None:
     data = read_training_data(whole.root)
     cloud = whole.point_cloud.read_bytes()
     assert f"element vertex {len(data.points)}".encode() in cloud[:300]
@@ -83,7 +81,7 @@ def test_everything_that_others_take_over_is_there(whole: ReconstructionPaths) -
     assert find_sequences(whole.root) == [whole.root]
 
 
-def test_the_overlay_has_a_picture_for_each_frame_with_points_on_it(whole: ReconstructionPaths) -> None:
+def test_the_overlay_shows_points_on_every_frame(whole: ReconstructionPaths) -> None:
     with av.open(str(whole.overlay)) as container:
         pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     tracks = Tracks.load(whole.dense_tracks)
@@ -93,7 +91,7 @@ def test_the_overlay_has_a_picture_for_each_frame_with_points_on_it(whole: Recon
     assert np.abs(pictures[10].astype(int) - plain).mean() > 2
 
 
-def test_the_report_says_it_all_without_a_network(whole: ReconstructionPaths) -> None:
+def test_the_report_is_complete_and_loads_nothing_from_the_network(whole: ReconstructionPaths) -> None:
     page = whole.page.read_text()
     assert "frames in this model" in page and "frames without a pose" in page and "No warnings." in page
     for name in ("cloud", "frames", "lengths", "errors", "graph"):
@@ -103,7 +101,7 @@ def test_the_report_says_it_all_without_a_network(whole: ReconstructionPaths) ->
     assert 'src="http' not in page and "<link" not in page
 
 
-def test_the_same_command_does_nothing_twice(
+def test_the_same_command_skips_finished_stages(
     whole: ReconstructionPaths, video: PhantomPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def again(*_: Any, **__: Any) -> Any:
@@ -119,7 +117,7 @@ def test_the_same_command_does_nothing_twice(
     ("stage", "function"),
     [("match", "match_stage"), ("map", "map_stage"), ("densify", "densify_stage"), ("export", "export_stage")],
 )
-def test_a_run_that_is_killed_after_a_stage_goes_on_to_the_same(
+def test_a_run_killed_after_a_stage_resumes_with_the_same_result(
     stage: str,
     function: str,
     sequence: SequencePaths,
@@ -143,7 +141,7 @@ def test_a_run_that_is_killed_after_a_stage_goes_on_to_the_same(
     assert abs(len(again.points) - len(once.points)) <= 0.001 * len(once.points)
 
 
-def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
+def test_tracks_of_the_first_sfm_are_reused_while_the_frames_are_unchanged(
     sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def correspond(output: str) -> Tracks:
@@ -171,7 +169,7 @@ def test_flow_of_the_first_sfm_is_taken_as_long_as_the_frames_are_the_same(
     assert bootstrap.followed_before(sequence.root, FAST["points"]) is None
 
 
-def test_it_stops_where_it_is_told_to_and_goes_on(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_until_stops_after_a_stage_and_the_next_run_resumes(sequence: SequencePaths, tmp_path: Path) -> None:
     output = tmp_path / "run"
     paths = ReconstructionPaths(output)
     assert reconstruct(configure(ReconstructConfig, sequence.root, output, until="match", **FAST))[0] == paths.tracks
@@ -180,7 +178,7 @@ def test_it_stops_where_it_is_told_to_and_goes_on(sequence: SequencePaths, tmp_p
     assert paths.sparse.exists() and not paths.dense.exists()
 
 
-def test_changed_settings_redo_what_depends_on_them_alone(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_changed_settings_redo_only_the_stages_that_depend_on_them(sequence: SequencePaths, tmp_path: Path) -> None:
     paths = ReconstructionPaths(tmp_path / "run")
     reconstruct(configure(ReconstructConfig, sequence.root, paths.root, until="densify", **FAST))
     tracks_made, points = paths.tracks.stat().st_mtime_ns, len(read_training_data(paths.root).points)
@@ -212,7 +210,7 @@ def test_a_descriptor_is_trained_on_the_video_and_used(
     assert "<td>train</td>" in ReconstructionPaths(tmp_path / "run").page.read_text()
 
 
-def test_gift_is_trained_on_the_video_and_used_and_needs_no_poses(
+def test_gift_is_trained_on_the_video_without_poses_and_used(
     sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def preset(stage: int) -> Path:
@@ -238,7 +236,7 @@ def test_gift_is_trained_on_the_video_and_used_and_needs_no_poses(
     assert load_descriptor(trained).name == "gift" and trained.stat().st_mtime_ns > made
 
 
-def test_a_wrong_calibration_costs_nothing_that_is_there(
+def test_an_invalid_calibration_does_not_change_existing_outputs(
     whole: ReconstructionPaths, video: PhantomPaths, tmp_path: Path
 ) -> None:
     before = whole.extraction_manifest.read_bytes()
@@ -249,7 +247,7 @@ def test_a_wrong_calibration_costs_nothing_that_is_there(
     assert whole.extraction_manifest.read_bytes() == before
 
 
-def test_a_training_that_is_stopped_is_not_taken_for_done(
+def test_a_stopped_training_is_not_treated_as_finished(
     sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[Any] = []
@@ -267,12 +265,12 @@ def test_a_training_that_is_stopped_is_not_taken_for_done(
     assert len(trained) == 2
 
 
-def test_no_path_is_kept_in_the_run(whole: ReconstructionPaths, video: PhantomPaths) -> None:
+def test_the_run_records_no_paths(whole: ReconstructionPaths, video: PhantomPaths) -> None:
     for text in (whole.config, whole.manifest, whole.input, whole.extraction_manifest):
         assert str(video.root) not in text.read_text()
 
 
-def test_evaluation_prints_figures_against_truth_and_against_another(
+def test_evaluation_prints_errors_against_ground_truth_and_another_reconstruction(
     whole: ReconstructionPaths, video: PhantomPaths, capsys: pytest.CaptureFixture[str]
 ) -> None:
     evaluate.run(EvaluateConfig(whole.root, truth=video.root))
@@ -284,7 +282,7 @@ def test_evaluation_prints_figures_against_truth_and_against_another(
     assert "frames in common         24" in printed and "position RMSE            0.000%" in printed
 
 
-def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: Path) -> None:
+def test_evaluation_reports_missing_inputs(whole: ReconstructionPaths, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--truth PHANTOM or --against"):
         EvaluateConfig(whole.root)
     with pytest.raises(LumenError, match="is not a phantom folder"):
@@ -293,7 +291,7 @@ def test_evaluation_says_what_is_missing(whole: ReconstructionPaths, tmp_path: P
         evaluate.run(EvaluateConfig(tmp_path, truth=tmp_path))
 
 
-def test_without_a_display_the_viewer_says_what_to_do(
+def test_without_a_display_the_viewer_suggests_render(
     whole: ReconstructionPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
@@ -302,7 +300,7 @@ def test_without_a_display_the_viewer_says_what_to_do(
         view.run(ViewConfig(whole.root))
 
 
-def test_the_cloud_is_drawn_without_a_display(whole: ReconstructionPaths, tmp_path: Path) -> None:
+def test_the_point_cloud_is_rendered_without_a_display(whole: ReconstructionPaths, tmp_path: Path) -> None:
     assert run_command(ViewConfig, view.run, [str(whole.root), "--render", str(tmp_path / "cloud.png")]) == 0
     picture = cv2.imread(str(tmp_path / "cloud.png"))
     assert picture is not None and picture.shape == (1000, 1600, 3)

@@ -1,4 +1,4 @@
-"""What a reconstruction is given: inputs and settings that are no good, and videos of several places."""
+"""Inputs of a reconstruction: invalid inputs and settings, and videos with cuts."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from videos import endoscopic_frames
 # The fixtures video, extracted, sequence and cut_video.
 
 
-def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(cut_video: PhantomPaths, tmp_path: Path) -> None:
+def test_each_sequence_between_cuts_is_reconstructed_separately(cut_video: PhantomPaths, tmp_path: Path) -> None:
     settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "map"}
     reconstruct(configure(ReconstructConfig, cut_video.video, tmp_path / "run", **settings))
     runs = sorted(each for each in (tmp_path / "run").glob("_start_*"))
@@ -32,7 +32,7 @@ def test_each_stretch_between_cuts_is_a_reconstruction_of_its_own(cut_video: Pha
     assert all(ReconstructionPaths(each).sparse.exists() for each in runs)
 
 
-def test_a_place_that_the_first_model_does_not_reach_is_a_model_of_its_own(
+def test_frames_that_do_not_match_the_first_model_become_a_second_model(
     cut_video: PhantomPaths, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {**FAST, "calibration": cut_video.calibration, "until": "map"}
@@ -45,7 +45,7 @@ def test_a_place_that_the_first_model_does_not_reach_is_a_model_of_its_own(
     assert counts["registered"] == sum(frames) == 40 - len(missing)
 
 
-def test_settings_of_images_reach_the_extraction(tmp_path: Path) -> None:
+def test_image_settings_are_passed_to_the_extraction(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for i, image in enumerate(endoscopic_frames(12)):
@@ -59,14 +59,14 @@ def test_settings_of_images_reach_the_extraction(tmp_path: Path) -> None:
     assert [frame.timestamp_s for frame in frames] == pytest.approx([0.04 * i for i in range(6)])
 
 
-def test_settings_of_images_are_refused_for_a_sequence(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_image_settings_are_rejected_for_a_sequence(sequence: SequencePaths, tmp_path: Path) -> None:
     for settings in ({"image_kind": "left"}, {"image_numbers": "ms"}):
         (name,) = settings
         with pytest.raises(LumenError, match=f"--{name} is for videos and images"):
             reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", **{**FAST, **settings}))
 
 
-def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_a_run_of_an_older_format_is_rejected(sequence: SequencePaths, tmp_path: Path) -> None:
     paths = ReconstructionPaths(tmp_path / "run")
     paths.root.mkdir()
     paths.manifest.write_text('{"format_version": 0, "stages": {}}')
@@ -74,7 +74,7 @@ def test_a_run_of_an_older_format_is_refused(sequence: SequencePaths, tmp_path: 
         reconstruct(configure(ReconstructConfig, sequence.root, paths.root, **FAST))
 
 
-def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_reconstructed(
+def test_unreadable_and_black_frames_are_reported_and_the_rest_is_reconstructed(
     sequence: SequencePaths, tmp_path: Path
 ) -> None:
     images = sorted(sequence.images.glob("*.jpg"))
@@ -104,12 +104,12 @@ def test_frames_that_cannot_be_read_or_show_nothing_are_told_and_the_rest_is_rec
         ({"correspondences": "flow", "rounds": 2}, "--rounds is for a descriptor that is trained"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match=message):
         configure(ReconstructConfig, tmp_path, **settings)
 
 
-def test_a_preset_is_taken_and_flags_override_it(tmp_path: Path) -> None:
+def test_flags_override_a_preset(tmp_path: Path) -> None:
     config = parse_command_line(ReconstructConfig, ["clip.mp4", "--preset", "fast", "--references", "3"], "test")
     assert (config.correspondences, config.references) == ("flow", 3)
     with pytest.raises(LumenError, match="--preset fats: there is none of that name; did you mean 'fast'"):
@@ -117,15 +117,15 @@ def test_a_preset_is_taken_and_flags_override_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir(), lambda path: path.write_bytes(b"no")])
-def test_what_is_no_video_is_said(make: Callable[[Path], Any], tmp_path: Path) -> None:
+def test_an_input_that_is_not_a_video_is_reported(make: Callable[[Path], Any], tmp_path: Path) -> None:
     given = tmp_path / "input.mp4"
     make(given)
     with pytest.raises(LumenError, match="input.mp4"):
         reconstruct(configure(ReconstructConfig, given, tmp_path / "run", **FAST))
-    assert not (tmp_path / "run").exists(), "nothing is left of it"
+    assert not (tmp_path / "run").exists(), "no output must be left behind"
 
 
-def test_weights_of_nothing_known_are_refused_before_the_work(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_unknown_weights_are_rejected_before_the_first_stage(sequence: SequencePaths, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pt"
     weights.write_bytes(b"no weights")
     settings = FAST | {"correspondences": "both", "train_minutes": 0.0}
@@ -133,14 +133,14 @@ def test_weights_of_nothing_known_are_refused_before_the_work(sequence: Sequence
         reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", weights=weights, **settings))
 
 
-def test_frames_without_texture_are_no_reconstruction(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_frames_without_texture_raise_no_reconstruction(sequence: SequencePaths, tmp_path: Path) -> None:
     for image in sequence.images.glob("*.jpg"):
         cv2.imwrite(str(image), np.zeros((256, 320, 3), np.uint8))
     with pytest.raises(NoReconstruction, match="texture"):
         reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", **FAST))
 
 
-def test_another_input_does_not_replace_a_run_unasked(
+def test_a_run_on_another_input_is_replaced_only_with_overwrite(
     sequence: SequencePaths, cut_video: PhantomPaths, tmp_path: Path
 ) -> None:
     output = tmp_path / "run"
@@ -153,16 +153,16 @@ def test_another_input_does_not_replace_a_run_unasked(
     assert not ReconstructionPaths(output).tracks.exists()
 
 
-def test_settings_of_the_extraction_are_refused_for_what_is_extracted(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_extraction_settings_are_rejected_for_a_sequence(sequence: SequencePaths, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--stride is for videos and images"):
         reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", stride=2, **FAST))
 
 
-def test_images_may_not_hold_the_output(sequence: SequencePaths) -> None:
+def test_the_output_must_not_be_inside_the_image_folder(sequence: SequencePaths) -> None:
     with pytest.raises(LumenError, match="lies inside the input"):
         reconstruct(configure(ReconstructConfig, sequence.images, sequence.images / "run", **FAST))
 
 
-def test_the_output_may_not_be_the_input(sequence: SequencePaths) -> None:
+def test_the_output_must_not_be_the_input(sequence: SequencePaths) -> None:
     with pytest.raises(LumenError, match="is the input"):
         reconstruct(configure(ReconstructConfig, sequence.root, sequence.root, **FAST))

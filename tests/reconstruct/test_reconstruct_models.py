@@ -1,4 +1,4 @@
-"""Videos that become several sequences or several models: each is finished, listed, and leaves nothing stale behind."""
+"""Videos with several sequences or models: all are finished and listed, and no stale outputs are left behind."""
 
 import json
 import re
@@ -30,7 +30,7 @@ FRAMES = 44
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
-    """Two places, one after the other, each long enough for a model of its own."""
+    """A video of two places with a cut in between, each long enough for its own model."""
     folder = tmp_path_factory.mktemp("cut") / "phantom"
     phantom.run(PhantomConfig(output=folder, frames=FRAMES, size=(320, 256), fps=15.0, seed=2, cuts=1, depth=False))
     return PhantomPaths(folder)
@@ -38,7 +38,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
 
 @pytest.fixture(scope="module")
 def whole(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> ReconstructionPaths:
-    """A run that takes both places as one sequence; not to be changed."""
+    """A run with both places in one sequence. Tests must not change it."""
     output = tmp_path_factory.mktemp("run") / "run"
     reconstruct(
         configure(ReconstructConfig, video.video, output, calibration=video.calibration, split_at_cuts=False, **FAST)
@@ -46,7 +46,7 @@ def whole(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> Reco
     return ReconstructionPaths(output)
 
 
-def test_every_model_gets_points_exports_overlay_and_page(whole: ReconstructionPaths) -> None:
+def test_every_model_has_dense_points_exports_overlay_and_report(whole: ReconstructionPaths) -> None:
     frames: list[int] = []
     for number in (0, 1):
         paths = whole.of_model(number)
@@ -60,34 +60,34 @@ def test_every_model_gets_points_exports_overlay_and_page(whole: ReconstructionP
         assert len(listed) == len(data.frame_index)
         assert all((paths.transforms.parent / frame["file_path"]).exists() for frame in listed)
         assert paths.overlay.stat().st_size > 10_000
-    assert sorted(frames) == list(range(FRAMES)), "each frame is in one model"
+    assert sorted(frames) == list(range(FRAMES)), "each frame must be in exactly one model"
     assert whole.unregistered.read_text() == ""
 
 
-def test_the_pages_say_that_scales_are_unrelated_and_count_frames_in_no_model(whole: ReconstructionPaths) -> None:
+def test_reports_state_that_scales_are_unrelated_and_count_unregistered_frames(whole: ReconstructionPaths) -> None:
     for number in (0, 1):
         page = whole.of_model(number).page.read_text()
         assert f"model {number} of 2" in page
         assert "their scales and world coordinates are unrelated" in page
         assert '<div class="fact"><b>0</b>frames without a pose</div>' in page
-        assert "explains only" not in page, "the share that is explained is of the model's own frames"
+        assert "explains only" not in page, "the explained share must refer to the frames of the model"
 
 
-def test_the_overlay_of_a_model_says_which_frames_are_in_the_other(whole: ReconstructionPaths) -> None:
+def test_the_overlay_of_a_model_marks_frames_of_the_other_model(whole: ReconstructionPaths) -> None:
     capture = cv2.VideoCapture(str(whole.of_model(1).overlay))
-    pictures = [capture.read()[1] for _ in range(FRAMES)]
+    images = [capture.read()[1] for _ in range(FRAMES)]
     in_other = read_training_data(whole.training_data.model).frame_index
-    red = [int(((picture[:40, :160, 2] > 150) & (picture[:40, :160, 1] < 90)).sum()) for picture in pictures]
+    red = [int(((image[:40, :160, 2] > 150) & (image[:40, :160, 1] < 90)).sum()) for image in images]
     assert min(red[index] for index in in_other) > 30
 
 
-def test_the_index_links_the_page_of_every_model(whole: ReconstructionPaths) -> None:
+def test_the_index_links_the_report_of_every_model(whole: ReconstructionPaths) -> None:
     index = whole.index.read_text()
     assert re.findall(r'href="([^"]+)"', index) == ["report.html", "model_1/report.html"]
     assert "default-src 'none'" in index and "unrelated" in index
 
 
-def test_a_run_with_other_sequences_leaves_nothing_of_the_one_before(
+def test_a_run_with_other_sequences_removes_the_outputs_of_the_previous_run(
     whole: ReconstructionPaths, video: PhantomPaths, tmp_path: Path
 ) -> None:
     settings: dict[str, Any] = {**FAST, "calibration": video.calibration, "references": 2}
@@ -109,7 +109,7 @@ def test_a_run_with_other_sequences_leaves_nothing_of_the_one_before(
 
 @pytest.fixture
 def half_good(video: PhantomPaths, tmp_path: Path) -> Path:
-    """A folder of two sequences, of which the second shows nothing."""
+    """A folder of two sequences. All frames of the second are black."""
     output = tmp_path / "sequences"
     extract(configure(ExtractConfig, video.video, output, calibration=video.calibration))
     for image in RunPaths(output).sequences()[1].images.iterdir():
@@ -117,7 +117,7 @@ def half_good(video: PhantomPaths, tmp_path: Path) -> Path:
     return output
 
 
-def test_a_part_that_fails_does_not_stop_the_rest_and_is_exit_status_3(
+def test_a_failed_sequence_does_not_stop_the_others_and_exits_with_3(
     half_good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(half_good), "--output", str(tmp_path / "run"), "--preset", "fast", "--points", "400"]
@@ -136,14 +136,14 @@ def test_a_part_that_fails_does_not_stop_the_rest_and_is_exit_status_3(
     assert str(tmp_path) not in output.index.read_text()
 
 
-def test_the_same_command_says_again_that_a_part_failed(half_good: Path, tmp_path: Path) -> None:
+def test_repeating_the_command_reports_the_failed_sequence_again(half_good: Path, tmp_path: Path) -> None:
     config = configure(ReconstructConfig, half_good, tmp_path / "run", **(FAST | {"references": 2}))
     for _ in range(2):
         with pytest.raises(PartialSuccess, match="1 of 2 sequences and models could not be finished"):
             reconstruct(config)
 
 
-def test_nothing_at_all_is_exit_status_1(half_good: Path, tmp_path: Path) -> None:
+def test_no_reconstruction_at_all_exits_with_1(half_good: Path, tmp_path: Path) -> None:
     for image in RunPaths(half_good).sequences()[0].images.iterdir():
         cv2.imwrite(str(image), np.zeros((256, 320, 3), np.uint8))
     arguments = [str(half_good), "--output", str(tmp_path / "run"), "--preset", "fast"]

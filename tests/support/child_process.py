@@ -1,4 +1,4 @@
-"""Python scripts in a process of their own, for tests that kill it, interrupt it or starve it."""
+"""Run Python scripts in a child process that a test can kill, interrupt or limit."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ _PATIENCE_S = 60.0
 
 
 def run_script(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `script` in `folder` to its end and capture what it prints."""
+    """Run `script` in `folder` and capture its output."""
     command = [sys.executable, "-c", script, *arguments]
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=_PATIENCE_S, check=False, stdin=subprocess.DEVNULL
@@ -20,7 +20,7 @@ def run_script(script: str, folder: Path, *arguments: str) -> subprocess.Complet
 def stop_script_when_ready(
     script: str, folder: Path, stop: signal.Signals, delay_s: float = 0.0
 ) -> tuple[int, list[str]]:
-    """Start `script`, wait until it prints "ready", send it `stop` after `delay_s`; its status and lines on stdout."""
+    """Send `stop` to a script `delay_s` after it printed "ready"; return its status and later lines on stdout."""
     done = signal_script_when_ready(script, folder, stop, delay_s=delay_s)
     return done.returncode, done.stdout.splitlines()
 
@@ -28,8 +28,8 @@ def stop_script_when_ready(
 def signal_script_when_ready(
     script: str, folder: Path, *signals: signal.Signals, delay_s: float = 0.0
 ) -> subprocess.CompletedProcess[str]:
-    """Start `script`, wait until it prints "ready", send it each signal after `delay_s`; what it printed after that."""
-    # A job in the background of a shell script ignores SIGINT, and so would its children.
+    """Send each signal to a script, `delay_s` apart, after it printed "ready"; return its status and later output."""
+    # Background jobs of a shell script ignore SIGINT, and their children inherit this.
     listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     command = [sys.executable, "-uc", listening + script]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:

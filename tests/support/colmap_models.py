@@ -1,4 +1,4 @@
-"""COLMAP text models of known poses, as scripts and other programs write them."""
+"""COLMAP text models of known poses, like those written by scripts and other programs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from pipeline.data.training_data import TrainingData
 from scenes import scene
 
 PINHOLE = "PINHOLE 160 120 90 91 80.5 60.25"
-# A camera of each kind of lens that COLMAP has, beside pinholes.
+# A camera for each of COLMAP's models with distortion or another projection than pinhole.
 LENSES = {
     "SIMPLE_RADIAL": "160 120 90 80.5 60.25 0.1",
     "RADIAL": "160 120 90 80.5 60.25 0.1 0.01",
@@ -46,7 +46,7 @@ def write_known_poses(
     camera_of_image: Sequence[int] | None = None,
     data: TrainingData | None = None,
 ) -> TrainingData:
-    """Write the poses of a scene without points: lines of points empty, points3D.txt empty, no comments."""
+    """Write the poses of a scene without points: empty lines of 2D points, an empty points3D.txt, no comments."""
     folder.mkdir(parents=True, exist_ok=True)
     data = data or scene()
     lines = image_lines(data, names, camera_of_image)

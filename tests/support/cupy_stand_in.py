@@ -1,6 +1,6 @@
-"""What the engine on CuPy uses of it, on the CPU: the CUDA kernel runs as C++, a thread for each lane of a warp.
+"""The parts of CuPy that the search engine uses, on the CPU. The CUDA kernel runs as C++, one thread per warp lane.
 
-So the engine and its kernel are tested where there is no GPU; what is left to one are CuPy's own parts.
+The engine and its kernel are thus tested without a GPU. Only CuPy itself is not.
 """
 
 import ctypes
@@ -45,7 +45,7 @@ static unsigned int __shfl_xor_sync(unsigned int, unsigned int value, int lane)
     return value;
 }
 """
-# One warp after the other, each of which takes one row.
+# Warps run one after the other. Each processes one row.
 _AFTER = r"""
 extern "C" void launch(
     int blocks, int rows_together, const uint4* products, int rows, int columns, int filled, unsigned int first_column,
@@ -83,7 +83,7 @@ extern "C" void launch_columns(
 
 
 def build(kernel: str, folder: Path) -> Any:
-    """A module in the place of cupy, whose only kernels are those of this code."""
+    """A replacement for the module cupy that can run only the kernels in `kernel`."""
     source, library = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(_BEFORE + kernel + _AFTER)
     assert COMPILER is not None
@@ -131,5 +131,5 @@ def build(kernel: str, folder: Path) -> Any:
 
 
 def _in_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """The same memory, which may be written to."""
+    """A writable array that shares the memory of the tensor."""
     return tensor.numpy()

@@ -1,4 +1,4 @@
-"""Running the extraction, in this process or in one of its own, and looking at what it wrote."""
+"""Run the extraction, in this process or in a child process, and read its outputs."""
 
 import hashlib
 import subprocess
@@ -26,7 +26,7 @@ def run_command(*arguments: object, folder: Path) -> subprocess.CompletedProcess
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """What every file of an extraction holds, but for the report, which tells times."""
+    """The SHA-256 of each file of an extraction, except for reports, which contain times."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != "reports"]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 

@@ -1,4 +1,4 @@
-"""The measures of a frame that has nothing wrong."""
+"""The quality measures of a frame without defects."""
 
 from data_prep.selection.frame_quality import FrameQuality
 

@@ -1,4 +1,4 @@
-"""A descriptor that knows a textured plane: what it finds can be compared with the truth of every pixel."""
+"""A descriptor computed from the known geometry of a textured plane, with ground truth for every pixel."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ CELLS = (24, 32)
 
 
 class PlaneMap(Descriptor):
-    """Knows where on the plane each cell of a frame lies, and turns that into waves; frames are told by their order."""
+    """Encodes the position of each cell on the plane as sines and cosines. `row` gives the frame being described."""
 
     name = "plane"
     length = 12
@@ -51,7 +51,7 @@ class PlaneFrames(DescribedFrames):
 
 
 def on_plane(data: TrainingData, row: int, pixels: np.ndarray) -> np.ndarray:
-    """Where on the plane z = 0 pixels (N, 2) of a frame lie: (N, 2)."""
+    """Positions (N, 2) on the plane z = 0 of pixels (N, 2) of a frame."""
     pose, pinhole = data.cam_from_world[row], data.pinhole[row]
     rays = np.column_stack([(pixels - pinhole[2:]) / pinhole[:2], np.ones(len(pixels))]) @ pose[:, :3]
     center = -pose[:, :3].T @ pose[:, 3]
@@ -59,7 +59,7 @@ def on_plane(data: TrainingData, row: int, pixels: np.ndarray) -> np.ndarray:
 
 
 def moved(data: TrainingData, source: int, target: int, pixels: np.ndarray) -> np.ndarray:
-    """Where pixels (N, 2) of a frame are in another."""
+    """Pixels (N, 2) in frame `target` that correspond to pixels (N, 2) of frame `source`."""
     place = np.column_stack([on_plane(data, source, pixels), np.zeros(len(pixels))])
     pose, pinhole = data.cam_from_world[target], data.pinhole[target]
     in_camera = place @ pose[:, :3].T + pose[:, 3]

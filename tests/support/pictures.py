@@ -1,11 +1,11 @@
-"""Pictures that show something everywhere, made from a seed."""
+"""Random images with texture everywhere."""
 
 import cv2
 import numpy as np
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Blobs of several sizes, (H, W, 3) uint8."""
+    """An image of blobs of several sizes, (H, W, 3) uint8."""
     random = np.random.default_rng(seed)
     image = np.zeros((height, width, 3), np.float32)
     for sigma in (2, 5, 12):

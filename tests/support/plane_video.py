@@ -1,4 +1,4 @@
-"""A camera that slides along a plane, with the truth of where each pixel is in every frame."""
+"""A camera that translates along a plane, with ground-truth correspondences between all frames."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ LIMITS = DenseLimits(Limits(error_px=2.0, views=4, angle_deg=1.5), depth_uncerta
 
 
 class PlaneVideo:
-    """A camera that slides along z = 0 at a distance of 4; the truth of where each pixel is in all other frames."""
+    """A camera that translates along the plane z = 0 at a distance of 4, with ground-truth correspondences."""
 
     def __init__(self, noise_px: float = 0.0, outlier_share: float = 0.0) -> None:
         self.camera: pycolmap.Camera = make_camera()

@@ -1,4 +1,4 @@
-"""Settings with which a reconstruction of a small phantom takes seconds."""
+"""Settings for a reconstruction of a small phantom in seconds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Where the repository is that the tests run in."""
+"""The path of the repository."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Small reconstructions made up for tests: points, and cameras that look at them."""
+"""Small synthetic reconstructions: points, and cameras that look at them."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def random_rotations(count: int, rng: np.random.Generator, largest_rad: float = 
 
 
 def scene(seed: int = 0, views: int = 7, points: int = 40) -> TrainingData:
-    """A cloud, and cameras on an arc that look at it; every point is seen by two views or more."""
+    """A point cloud, and cameras on an arc around it. At least two views observe each point."""
     rng = np.random.default_rng(seed)
     middle = np.array([3.0, 1.0, 6.0])
     cloud = rng.uniform(-1, 1, (points, 3)) + middle

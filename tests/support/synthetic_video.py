@@ -1,4 +1,4 @@
-"""Tracks made up for tests: a camera flies through a tube of random points, and all of the truth is known."""
+"""Synthetic tracks of a camera that moves through a tube of random points, with full ground truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from sfm.colmap.database import Pair
 from sfm.mapping.triangulation import Floats, bearing_vectors, camera_centers
 
 WIDTH, HEIGHT = 640, 512
-# The wall is about 1 from the tube's axis.
+# The radius of the tube is about 1.
 STEP = 0.12
 _NEAREST, _FARTHEST = 0.4, 5.0
 _BEND = 0.12
-# Not the rows, so that a row that is taken for an index is noticed.
+# Frame indices differ from rows, so that tests detect code that confuses them.
 _FIRST_INDEX, _STRIDE = 2603, 3
 
 _PARAMS = {
@@ -27,14 +27,14 @@ _PARAMS = {
 
 @dataclass(frozen=True)
 class SyntheticVideo:
-    """Tracks and the truth behind them.
+    """Tracks and their ground truth.
 
     Attributes:
-        camera: of all frames.
+        camera: the camera of all frames.
         cam_from_world: (F, 3, 4).
         points: (T, 3), one for each track.
-        tracks: O observations; with the noise and the outliers that were asked for.
-        outliers: (O,) which observations are moved far away.
+        tracks: O observations, with noise and outliers.
+        outliers: (O,) which observations are outliers.
     """
 
     camera: pycolmap.Camera
@@ -45,17 +45,17 @@ class SyntheticVideo:
 
     @property
     def centers(self) -> Floats:
-        """(F, 3)."""
+        """(F, 3) camera centres."""
         return camera_centers(self.cam_from_world)
 
     @property
     def true_pixels(self) -> Floats:
-        """(O, 2) float64, where pycolmap's camera sees the tracks' points."""
+        """(O, 2) float64, projections of the tracks' points with pycolmap's camera."""
         return project(self.camera, self.cam_from_world[self.tracks.frame], self.points[self.tracks.track])
 
     @property
     def true_rays(self) -> Floats:
-        """(O, 3) without the rounding of `tracks.pixels` to float32."""
+        """(O, 3), computed without rounding pixels to float32."""
         return bearing_vectors(self.camera, self.true_pixels)
 
 
@@ -73,16 +73,16 @@ def make_video(
     moving: bool = True,
     seed: int = 0,
 ) -> SyntheticVideo:
-    """Fly along a bent tube.
+    """Create the video of a camera that moves along a curved tube.
 
     Args:
-        frames: how many.
-        points_per_frame: about how many are seen in each.
-        model: of the camera.
-        noise_px: standard deviation of a coordinate.
-        outlier_share: share of the observations that are 10 to 40 px off.
-        moving: False for a camera that only turns.
-        seed: of all random choices.
+        frames: number of frames.
+        points_per_frame: approximate number of observations per frame.
+        model: camera model.
+        noise_px: standard deviation of each pixel coordinate.
+        outlier_share: share of observations with errors of 10 to 40 px.
+        moving: False for a camera that only rotates.
+        seed: random seed.
     """
     rng = np.random.default_rng(seed)
     poses = fly(frames, rng) if moving else turn(frames)
@@ -99,16 +99,16 @@ def make_video_with_turns(
     turned_rad: float = 0.6,
     seed: int = 0,
 ) -> SyntheticVideo:
-    """Fly along a bent tube, but stop several times to turn to either side and back.
+    """Create the video of a camera that moves along a curved tube, and stops several times to rotate.
 
     Args:
-        moving: how many frames of each part in which the camera flies.
-        turning: how many frames between two parts.
-        points_per_frame: about how many are seen in each.
-        model: of the camera.
-        noise_px: standard deviation of a coordinate.
-        turned_rad: the largest angle to either side.
-        seed: of all random choices.
+        moving: number of frames of each part in which the camera moves.
+        turning: number of frames of each stop, in which the camera rotates to either side and back.
+        points_per_frame: approximate number of observations per frame.
+        model: camera model.
+        noise_px: standard deviation of each pixel coordinate.
+        turned_rad: the largest rotation to either side.
+        seed: random seed.
     """
     rng = np.random.default_rng(seed)
     flight = fly(sum(moving), rng)
@@ -124,7 +124,7 @@ def _record(
     poses: Floats, points_per_frame: int, model: str, noise_px: float, outlier_share: float, rng: np.random.Generator
 ) -> SyntheticVideo:
     camera = make_camera(model)
-    frame, point, cloud = _see(camera, poses, points_per_frame, rng)
+    frame, point, cloud = _observe(camera, poses, points_per_frame, rng)
     numbers, track = np.unique(point, return_inverse=True)
     cloud = cloud[numbers]
     pixels = project(camera, poses[frame], cloud[track]) + rng.normal(0, noise_px, (len(frame), 2))
@@ -142,7 +142,7 @@ def _record(
 
 
 def fly(frames: int, rng: np.random.Generator) -> Floats:
-    """Poses (F, 3, 4) on and a little off the tube's axis, that look ahead and a little around."""
+    """Poses (F, 3, 4) near the tube's axis that look along it with small rotations."""
     along = STEP * np.arange(frames)
     side = 0.25 * np.column_stack([np.sin(1.3 * along), np.cos(1.7 * along)])
     to_world = _tube_frames(along)
@@ -153,7 +153,7 @@ def fly(frames: int, rng: np.random.Generator) -> Floats:
 
 
 def turn(frames: int) -> Floats:
-    """Poses (F, 3, 4) in one place that look 30 degrees around."""
+    """Poses (F, 3, 4) at one position that rotate by about 30 degrees."""
     angle = np.linspace(-0.25, 0.25, frames)
     rotations = _small_rotations(angle[:, None] * [0.4, 1.0, 0.1])
     return np.concatenate([rotations, np.zeros((frames, 3, 1))], axis=2)
@@ -166,14 +166,14 @@ def project(camera: pycolmap.Camera, poses: Floats, points: Floats) -> Floats:
 
 
 def split_tracks(video: SyntheticVideo, row: int) -> SyntheticVideo:
-    """No track crosses from the frames before `row` to those from it on."""
+    """Split all tracks at `row`, so that none has observations both before and after it."""
     later = video.tracks.frame >= row
     tracks = replace(video.tracks, track=video.tracks.track + later * video.tracks.track_count, track_count=0)
     return replace(video, tracks=tracks, points=np.concatenate([video.points, video.points])[: tracks.track_count])
 
 
 def keypoints_and_matches(tracks: Tracks) -> tuple[list[str], dict[Pair, np.ndarray]]:
-    """Names of frames, and matches of each with the next two, found without the code under test."""
+    """Names of frames, and matches of each frame with the next two, computed without the code under test."""
     names = [f"{index:08d}.jpg" for index in tracks.frame_index]
     matches = {}
     for first in range(len(names)):
@@ -186,12 +186,12 @@ def keypoints_and_matches(tracks: Tracks) -> tuple[list[str], dict[Pair, np.ndar
 
 
 def _axis(along: Floats) -> Floats:
-    """(N, 3): the tube's axis is an arc."""
+    """(N, 3) positions on the tube's axis, which is an arc."""
     return np.column_stack([(1 - np.cos(_BEND * along)) / _BEND, 0 * along, np.sin(_BEND * along) / _BEND])
 
 
 def _tube_frames(along: Floats) -> Floats:
-    """(N, 3, 3): the columns are across, across and along the tube."""
+    """(N, 3, 3) rotations; the columns are two directions across the tube and the one along it."""
     sine, cosine, zero, one = np.sin(_BEND * along), np.cos(_BEND * along), 0 * along, 0 * along + 1
     rows = [[cosine, zero, sine], [zero, one, zero], [-sine, zero, cosine]]
     return np.array(rows).transpose(2, 0, 1)
@@ -201,10 +201,14 @@ def _small_rotations(vectors: Floats) -> Floats:
     return np.array([pycolmap.Rotation3d(vector).matrix() for vector in vectors])
 
 
-def _see(
+def _observe(
     camera: pycolmap.Camera, poses: Floats, points_per_frame: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, Floats]:
-    """Points on the wall, rough, of which each frame sees so many on average: frame, point, and all points."""
+    """Sample points on the rough wall so that frames observe `points_per_frame` on average.
+
+    Returns:
+        The frame and the point of each observation, and all points.
+    """
     count = 4000
     along = rng.uniform(-1, STEP * len(poses) + _FARTHEST, count)
     angle = rng.uniform(0, 2 * np.pi, count)
@@ -223,7 +227,7 @@ def _visible(camera: pycolmap.Camera, pose: Floats, cloud: Floats) -> Booleans:
     pixels = np.full((len(cloud), 2), -1.0)
     pixels[ahead] = np.asarray(camera.img_from_cam(np.ascontiguousarray(in_camera[ahead])))
     inside = ahead & (pixels > 0).all(axis=1) & (pixels < [WIDTH, HEIGHT]).all(axis=1)
-    # Distortion can fold points from far outside back into the image.
+    # Distortion can map points far outside the field of view back into the image.
     rays = bearing_vectors(camera, np.where(inside[:, None], pixels, 0))
     cosine = (rays * in_camera).sum(axis=1) / np.linalg.norm(in_camera, axis=1)
     return inside & (cosine > 1 - 1e-9)

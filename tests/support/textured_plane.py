@@ -1,4 +1,4 @@
-"""Training data of a textured plane, seen by a camera that moves in front of it: small, exact, quick to make."""
+"""Exact training data of a textured plane and a camera that moves in front of it."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ DISTANCE = 4.0
 def write_plane(
     root: Path, frames: int = 12, points: int = 300, seed: int = 0, first: int = 100, scale: int = 1
 ) -> TrainingData:
-    """Write layout 2 into a sequence's folder; every point is listed in all frames that show it.
+    """Write layout 2 into a sequence's folder. Every point is observed in all frames that show it.
 
-    With a `scale`, the same in more pixels.
+    `scale` multiplies the size of the frames.
     """
     width, height, focal = WIDTH * scale, HEIGHT * scale, FOCAL * scale
     random = np.random.default_rng(seed)
@@ -30,7 +30,7 @@ def write_plane(
     camera = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     paths = []
     for frame, pose in enumerate(poses):
-        # Texture px (centre of the first at 0.5) → plane, 100 px a unit about the origin → image px.
+        # Texture px (first centre at 0.5) → plane, 100 px per unit, centred at the origin → image px.
         plane_from_texture = np.array([[0.01, 0, -3], [0, 0.01, -3], [0, 0, 1]])
         image_from_texture = camera @ np.column_stack([pose[:, 0], pose[:, 1], pose[:, 3]]) @ plane_from_texture
         shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
@@ -58,7 +58,7 @@ def write_plane(
 
 
 def _pose(frame: int, frames: int) -> np.ndarray:
-    """cam_from_world (3, 4): sideways, nearer, and a little turned."""
+    """cam_from_world (3, 4) of a camera that moves sideways and towards the plane, and rotates slightly."""
     share = frame / max(1, frames - 1) - 0.5
     turn = cv2.Rodrigues(np.array([0.1 * share, -0.1 * share, 0.3 * share]))[0]
     return np.column_stack([turn, [0.8 * share, 0.3 * share, DISTANCE - 0.5 * share]])

@@ -1,4 +1,4 @@
-"""A search of everything that a folder holds for words that must not be in it."""
+"""Search all files in a folder for words that must not occur."""
 
 import platform
 import socket
@@ -20,7 +20,7 @@ _SQLITE = b"SQLite format 3\0"
 
 
 def find_traces(folder: Path, words: Sequence[str]) -> list[str]:
-    """Where any of the words is, whatever the case: in a name, in bytes, or inside archives, databases and pictures."""
+    """Occurrences of words, ignoring case, in file names, bytes, and inside archives, databases and PNG files."""
     found = []
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -61,7 +61,7 @@ def _png_texts(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _inflated(chunk: bytes) -> bytes:
-    """What a text chunk holds, wherever in it the compressed part begins."""
+    """The decompressed text of a chunk, in which the compressed part may start anywhere."""
     for start in range(len(chunk)):
         try:
             return zlib.decompress(chunk[start:])
@@ -71,11 +71,11 @@ def _inflated(chunk: bytes) -> bytes:
 
 
 def name_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give this machine a name that no other bytes are like."""
+    """Give this machine a unique name."""
     monkeypatch.setattr(socket, "gethostname", lambda: MACHINE)
     monkeypatch.setattr(platform, "node", lambda: MACHINE)
 
 
 def files_that_say(folder: Path, *texts: str) -> list[str]:
-    """Where below a folder one of some texts is, in names or contents (`find_traces`)."""
+    """Occurrences of texts in names and contents of files below a folder (`find_traces`)."""
     return find_traces(folder, texts)

@@ -1,4 +1,4 @@
-"""A phantom's video in which the camera stops several times and only turns."""
+"""The video of a phantom in which the camera stops several times and only rotates."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +18,13 @@ _AXIS = np.array([0.5, 0.8, 0.15])
 def render_turning_phantom(
     config: PhantomConfig, moving: Sequence[int], turning: int, *, turned_rad: float = 0.6
 ) -> PhantomPaths:
-    """Render a flight that is interrupted by turns to either side and back.
+    """Render a video in which the camera stops several times to rotate to either side and back.
 
     Args:
-        config: of the flight; its number of frames is that of `moving`.
-        moving: how many frames of each part of the flight.
-        turning: how many frames between two parts.
-        turned_rad: the largest angle to either side.
+        config: settings of the phantom; `moving` replaces its number of frames.
+        moving: number of frames of each part in which the camera moves.
+        turning: number of frames of each stop.
+        turned_rad: the largest rotation to either side.
     """
     flight = build_phantom(replace(config, frames=sum(moving)))
     shown = flight.truth.cam_from_world

@@ -1,4 +1,4 @@
-"""Small videos for tests: a moving textured disc in a black frame, and whatever is done to it."""
+"""Small test videos: a textured disc on black, and operations on its frames."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -13,7 +13,7 @@ SIZE = (320, 240)
 
 
 def tissue(seed: int = 0, size: tuple[int, int] = (640, 480)) -> Image:
-    """A reddish texture with structure at several scales and dark folds, larger than a frame."""
+    """A reddish texture, larger than a frame, with structure at several scales and dark folds."""
     rng = np.random.default_rng(seed)
     luma = np.full(size[::-1], 110.0)
     for sigma, strength in ((1, 40), (3, 60), (8, 150), (24, 500)):
@@ -29,14 +29,14 @@ def tissue(seed: int = 0, size: tuple[int, int] = (640, 480)) -> Image:
 
 
 def disc_mask(size: tuple[int, int] = SIZE, radius_px: float = 110) -> Image:
-    """(H, W) uint8, 255 in a disc in the middle of the frame."""
+    """(H, W) uint8, 255 in a disc at the centre of the frame."""
     columns, rows = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     inside = np.hypot(columns - size[0] / 2, rows - size[1] / 2) < radius_px
     return np.where(inside, 255, 0).astype(np.uint8)
 
 
 def endoscopic_frames(count: int, seed: int = 0, step_px: int = 3, mask: Image | None = None) -> list[Image]:
-    """Frames of a camera that moves over tissue, black outside the content area; each is different."""
+    """Frames of a camera that moves over tissue, black outside the content area. All frames differ."""
     mask = disc_mask() if mask is None else mask
     height, width = mask.shape
     scene = tissue(seed)
@@ -60,11 +60,11 @@ def write_video(
     """Encode (H, W, 3) uint8 BGR frames.
 
     Args:
-        path: its suffix chooses the container.
-        frames: of one size.
-        fps: frames a second, or ticks a second if `times` are given.
-        times: the tick at which each frame is shown.
-        codec, options: FFmpeg's; by default H.264, CRF 15.
+        path: the video file; its suffix selects the container.
+        frames: frames of equal size.
+        fps: frames per second, or ticks per second with `times`.
+        times: presentation time of each frame, ticks.
+        codec, options: codec and options of FFmpeg; by default H.264, CRF 15.
     """
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=fps, options=options or {"crf": "15"})
@@ -82,7 +82,7 @@ def write_video(
 
 
 def weave(frames: Sequence[Image]) -> list[Image]:
-    """Interlace: two frames become one, the even rows of the first and the odd rows of the second."""
+    """Interlace pairs of frames: even rows from the first frame, odd rows from the second."""
     woven = []
     for top, bottom in zip(frames[::2], frames[1::2], strict=False):
         image = top.copy()

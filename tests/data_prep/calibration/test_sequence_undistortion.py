@@ -330,7 +330,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched(paths: Sequen
     assert digests(paths.root) == before
     paths.recorded.images.mkdir(parents=True)
     paths.recorded.image(2).write_bytes(b"mine")
-    with pytest.raises(LumenError, match="exists already: move it away"):
+    with pytest.raises(LumenError, match="already exists: move it away"):
         undistort_sequence(paths, make_camera())
     assert paths.recorded.image(2).read_bytes() == b"mine"
     assert digests(paths.root).items() >= before.items()

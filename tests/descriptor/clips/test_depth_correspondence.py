@@ -324,7 +324,7 @@ def damage_by_colour(path: Path) -> None:
         (damage_by_removal, "is missing"),
         (damage_by_truncation, "is damaged"),
         (damage_by_emptying, "is damaged"),
-        (damage_by_size, f"is of {WIDTH - 1}x{HEIGHT} pixels"),
+        (damage_by_size, f"has {WIDTH - 1}x{HEIGHT} pixels"),
         (damage_by_depth_of_bits, "16 bits"),
         (damage_by_colour, "16 bits"),
     ],

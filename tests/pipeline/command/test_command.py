@@ -1,4 +1,4 @@
-"""A command's outcome: known errors are one line and status 1, bugs a traceback with a log and status 70."""
+"""Outcomes of a command: known errors print one line and exit with 1, bugs print a traceback and exit with 70."""
 
 import re
 import signal
@@ -42,7 +42,7 @@ def run(config):
     if config.what == "fail at length":
         raise LumenError(f"{Path('/data/' + 200 * 'x')}: unknown keys {list(range(5000))}: use another checkpoint")
     if config.what == "half":
-        raise PartialSuccess("stretch 2 of 2 has\\n no reconstruction", [Path("a"), Path("b")])
+        raise PartialSuccess("sequence 2 of 2 has\\n no reconstruction", [Path("a"), Path("b")])
     if config.what == "private bug":
         raise KeyError(str(config.video.resolve()) + config.video.stem)
     if config.what == "bug":
@@ -59,7 +59,7 @@ def run(config):
 START = COMMAND + "\nsys.argv[0] = 'tools/make it.py'\nsys.exit(run_command(Config, run))\n"
 
 
-def test_outputs_are_printed_one_a_line_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_outputs_are_printed_one_per_line(tmp_path: Path) -> None:
     done = run_script(START, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out.mp4\n", "")
     done = run_script(START, tmp_path, "--what", "many")
@@ -71,13 +71,13 @@ def test_outputs_are_printed_one_a_line_and_nothing_else(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("what", "line"), [("fail", "clip  1.mp4 is empty: choose another"), ("fail in a loop", "frame 0 is damaged")]
 )
-def test_a_known_error_is_one_line_and_status_1(tmp_path: Path, what: str, line: str) -> None:
+def test_a_known_error_prints_one_line_and_exits_with_1(tmp_path: Path, what: str, line: str) -> None:
     done = run_script(START, tmp_path, "--what", what)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {line}\n")
     assert not list(tmp_path.iterdir())
 
 
-def test_an_error_is_cut_to_300_characters_and_keeps_its_beginning_and_its_end(tmp_path: Path) -> None:
+def test_an_error_is_shortened_to_300_characters_and_keeps_its_start_and_end(tmp_path: Path) -> None:
     done = run_script(START, tmp_path, "--what", "fail at length")
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
     assert len(done.stderr.strip()) <= 300
@@ -93,9 +93,9 @@ def test_a_usage_error_about_long_values_is_short(tmp_path: Path, arguments: lis
     assert len(done.stderr) < 1000 and "python tools/make it.py --help" in done.stderr
 
 
-def test_partial_success_prints_its_outputs_and_is_status_3(tmp_path: Path) -> None:
+def test_partial_success_prints_its_outputs_and_exits_with_3(tmp_path: Path) -> None:
     done = run_script(START, tmp_path, "--what", "half")
-    assert (done.returncode, done.stdout, done.stderr) == (3, "a\nb\n", "stretch 2 of 2 has no reconstruction\n")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "a\nb\n", "sequence 2 of 2 has no reconstruction\n")
 
 
 def test_help_ends_with_the_exit_statuses(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_help_ends_with_the_exit_statuses(tmp_path: Path) -> None:
         assert re.search(rf"\b{number}\b", exit_status.HELP)
 
 
-def test_a_crash_log_names_no_file_folder_user_or_machine(tmp_path: Path) -> None:
+def test_a_crash_log_does_not_name_files_folders_user_or_machine(tmp_path: Path) -> None:
     folder = tmp_path / "Klinik Nord" / "Müller"
     folder.mkdir(parents=True)
     done = run_script(START, folder, "--what", "private bug", "--video", "../Müller/Eva_1957.mp4")
@@ -119,20 +119,20 @@ def test_a_crash_log_names_no_file_folder_user_or_machine(tmp_path: Path) -> Non
     assert 'File "pipeline/command/run_command.py", line' in text
 
 
-def test_a_bad_preset_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_an_invalid_preset_prints_one_line_and_exits_with_1(tmp_path: Path) -> None:
     (tmp_path / "preset.yaml").write_text("waht: work")
     done = run_script(START, tmp_path, "--config", "preset.yaml")
     assert done.returncode == 1
     assert done.stderr == "error: preset.yaml: unknown key 'waht'; did you mean 'what'?\n"
 
 
-def test_a_wrong_flag_is_status_2_and_names_the_nearest(tmp_path: Path) -> None:
+def test_an_invalid_flag_exits_with_2_and_suggests_the_nearest(tmp_path: Path) -> None:
     done = run_script(START, tmp_path, "--waht", "work")
     assert done.returncode == 2
     assert "--what" in done.stderr and "python tools/make it.py --help" in done.stderr
 
 
-def test_a_bug_shows_its_traceback_and_a_log_that_holds_everything(tmp_path: Path) -> None:
+def test_a_bug_prints_its_traceback_and_writes_a_complete_log(tmp_path: Path) -> None:
     done = run_script(START, tmp_path, "--what", "bug")
     assert done.returncode == 70
     assert "Traceback (most recent call last)" in done.stderr and "KeyError: 'missing'" in done.stderr
@@ -145,7 +145,7 @@ def test_a_bug_shows_its_traceback_and_a_log_that_holds_everything(tmp_path: Pat
         assert part in text
 
 
-def test_the_log_goes_elsewhere_when_the_folder_is_gone(tmp_path: Path) -> None:
+def test_the_crash_log_is_written_elsewhere_if_the_working_directory_is_gone(tmp_path: Path) -> None:
     script = START.replace(
         "sys.argv[0]", "import os, tempfile; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())\nsys.argv[0]"
     )
@@ -156,13 +156,13 @@ def test_the_log_goes_elsewhere_when_the_folder_is_gone(tmp_path: Path) -> None:
     log.unlink()
 
 
-def test_ctrl_c_is_status_130_without_a_traceback(tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130_without_a_traceback(tmp_path: Path) -> None:
     script = START.replace("run_command(Config, run)", "run_command(Config, run, ['--what', 'wait'])")
     status, lines = stop_script_when_ready(script, tmp_path, signal.SIGINT, delay_s=0.1)
     assert (status, lines) == (130, [])
 
 
-def test_a_closed_pipe_is_no_bug(tmp_path: Path) -> None:
+def test_a_closed_pipe_is_not_a_bug(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "train.py"), "--help"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout and process.stderr
@@ -172,6 +172,6 @@ def test_a_closed_pipe_is_no_bug(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_terminal_shows_our_information_and_only_the_errors_of_others(tmp_path: Path) -> None:
+def test_the_terminal_shows_our_log_lines_but_only_errors_of_other_libraries(tmp_path: Path) -> None:
     done = run_script(START, tmp_path, "--what", "inform")
     assert done.stderr == "3 frames\nwarning: one is dark\nerror: trouble\n"

@@ -1,4 +1,4 @@
-"""One dataclass is the config, its YAML and its command line; what is wrong is named with the nearest right one."""
+"""A dataclass defines config, YAML file and command line. Errors name the invalid key or flag and the nearest one."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +18,19 @@ class Light:
     power: float = 1.0
     """Relative power."""
     steps: int = 2
-    """How many steps."""
+    """Number of steps."""
 
 
 @dataclass
 class Config:
-    """Make something of a video."""
+    """Process a video."""
 
     video: tyro.conf.Positional[Path]
     """The video."""
     output: Path | None = None
     """Where to write."""
     adjacent_range: tuple[int, int] = (1, 30)
-    """From how near to how far."""
+    """Smallest and largest distance."""
     rate: float = 1e-3
     """The rate."""
     anatomy: Literal["colon", "sinus"] = "colon"
@@ -40,7 +40,7 @@ class Config:
     light: Light = field(default_factory=Light)
     """The light."""
     extra_light: Light | None = None
-    """Another one."""
+    """A second light."""
     labels: list[str] = field(default_factory=list)
     """Names."""
     weights: dict[str, float] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Config:
 
 @dataclass
 class Sequence:
-    """A file with many equal entries."""
+    """A file with a list of entries."""
 
     lights: list[Light]
 
@@ -72,7 +72,7 @@ def test_defaults_and_a_positional_argument() -> None:
     assert parse("clip.mp4") == Config(video=Path("clip.mp4"))
 
 
-def test_flags_override_the_preset_which_overrides_the_defaults(tmp_path: Path) -> None:
+def test_flags_override_the_config_file_which_overrides_the_defaults(tmp_path: Path) -> None:
     file = preset(tmp_path, "rate: 0.5\nanatomy: sinus\nadjacent_range: [2, 3]\nlight: {steps: 7}\n")
     config = parse("clip.mp4", "--config", file, "--rate", "0.25", "--light.power", "4")
     assert config == Config(
@@ -80,13 +80,13 @@ def test_flags_override_the_preset_which_overrides_the_defaults(tmp_path: Path) 
     )
 
 
-def test_the_preset_may_hold_the_required_argument_and_be_written_with_an_equals_sign(tmp_path: Path) -> None:
+def test_a_config_file_may_set_the_required_argument_and_be_passed_with_an_equals_sign(tmp_path: Path) -> None:
     file = preset(tmp_path, "video: a.mp4")
     assert parse(f"--config={file}").video == Path("a.mp4")
     assert parse("b.mp4", f"--config={file}").video == Path("b.mp4")
 
 
-def test_an_empty_preset_changes_nothing(tmp_path: Path) -> None:
+def test_an_empty_config_file_changes_nothing(tmp_path: Path) -> None:
     assert parse("clip.mp4", "--config", preset(tmp_path, "# nothing\n")) == parse("clip.mp4")
 
 
@@ -113,7 +113,7 @@ def test_flags_of_each_type() -> None:
         ([], "The video. (required)"),
     ],
 )
-def test_a_wrong_flag_shows_the_nearest_right_one(
+def test_an_invalid_flag_shows_the_nearest_valid_one(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -122,19 +122,21 @@ def test_a_wrong_flag_shows_the_nearest_right_one(
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_argument_is_said_with_a_preset_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_argument_is_reported_with_a_config_file_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse("--config", preset(tmp_path, "rate: 0.5"))
     assert stopped.value.code == 2
     assert "The video. (required)" in capsys.readouterr().err
 
 
-def test_help_has_every_fields_docstring_and_names_the_preset(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_contains_every_field_docstring_and_the_config_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse("--help")
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
-    for text in ("Make something of a video.", "From how near to how far.", "Relative power.", "--config FILE.yaml"):
+    for text in ("Process a video.", "Smallest and largest distance.", "Relative power.", "--config FILE.yaml"):
         assert text in shown
 
 
@@ -144,7 +146,7 @@ def test_config_needs_one_file(arguments: list[str]) -> None:
         parse("clip.mp4", *arguments)
 
 
-def test_a_missing_preset_is_said() -> None:
+def test_a_missing_config_file_is_reported() -> None:
     with pytest.raises(LumenError, match="cannot read nowhere.yaml: no such file or folder"):
         parse("clip.mp4", "--config", "nowhere.yaml")
 
@@ -175,7 +177,7 @@ def test_a_missing_preset_is_said() -> None:
         (["rate"], "x.yaml: expected keys with values, found list"),
     ],
 )
-def test_a_wrong_key_or_value_is_named(mapping: Any, message: str) -> None:
+def test_an_invalid_key_or_value_is_named(mapping: Any, message: str) -> None:
     if isinstance(mapping, dict):
         mapping = {"video": "clip.mp4", **mapping}
     with pytest.raises(LumenError) as raised:
@@ -194,7 +196,7 @@ def test_entries_of_a_list_are_checked_like_the_rest() -> None:
         from_mapping(Sequence, {"lights": [{}, {"powr": 2}]}, "x")
 
 
-def test_the_values_of_flags_over_a_preset_are_checked_as_a_whole(tmp_path: Path) -> None:
+def test_flags_and_config_file_are_checked_together(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="rate is -2.0"):
         parse("clip.mp4", "--config", preset(tmp_path, "rate: 0.5"), "--rate", "-2")
     with pytest.raises(LumenError, match="rate is -1.0"):
@@ -207,7 +209,7 @@ def test_numbers_in_exponential_notation(tmp_path: Path) -> None:
     assert config.rate == 1e-4 and config.weights == {"a": 2e-3}
 
 
-def test_text_that_looks_like_something_else_stays_text(tmp_path: Path) -> None:
+def test_quoted_text_that_looks_like_a_number_or_null_stays_text(tmp_path: Path) -> None:
     file = preset(tmp_path, "video: a.mp4\nlabels: ['null', '12', '1e-4']\noutput: 'null'\n")
     config = load_config(Config, Path(file))
     assert config.labels == ["null", "12", "1e-4"] and config.output == Path("null")
@@ -229,9 +231,7 @@ def test_yaml_round_trip(tmp_path: Path, config: Config) -> None:
     assert from_mapping(Config, to_mapping(config), "memory") == config
 
 
-def test_the_home_folder_is_meant_by_a_tilde_in_flags_and_yaml_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tilde_means_the_home_folder_in_flags_and_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert parse("~/clip.mp4", "--output=~/x") == Config(video=tmp_path / "clip.mp4", output=tmp_path / "x")
     file = preset(tmp_path, "video: ~/clip.mp4\noutput: ~/x")
@@ -241,7 +241,7 @@ def test_the_home_folder_is_meant_by_a_tilde_in_flags_and_yaml_alike(
     assert parse("~no_such_user.mp4").video == Path("~no_such_user.mp4")
 
 
-def test_a_home_folder_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_folder_is_a_known_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", lambda _: [][0])
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
@@ -250,6 +250,6 @@ def test_a_home_folder_that_is_not_known_is_one_line(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("arguments", [["clip.mp4", "--output", ""], ["clip.mp4", "--output="], [""]])
-def test_an_empty_argument_is_refused(arguments: list[str]) -> None:
+def test_an_empty_argument_is_rejected(arguments: list[str]) -> None:
     with pytest.raises(LumenError, match="is empty: is a shell variable unset"):
         parse(*arguments)

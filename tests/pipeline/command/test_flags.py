@@ -1,4 +1,4 @@
-"""The flags of every command, with their types and defaults: scripts depend on them, so that a change is deliberate."""
+"""Flags of every command, with types and defaults. Scripts depend on them, so each change must be deliberate."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ COMMANDS = {
 
 
 def type_name(hint: Any) -> str:
-    """A type without the bounds that it may be annotated with."""
+    """The name of a type without its bounds."""
     origin = get_origin(hint)
     if origin is Annotated:
         return type_name(get_args(hint)[0])
@@ -56,7 +56,7 @@ def type_name(hint: Any) -> str:
 
 
 def flags_of(config_type: type) -> Iterator[tuple[str, list[str]]]:
-    """Each flag of a command with its type and default; those of configs inside are flags of the command, too."""
+    """Each flag of a command with its type and default, including the flags of nested configs."""
     hints = get_type_hints(config_type, include_extras=True)
     for each in fields(config_type):
         default = each.default if each.default_factory is MISSING else each.default_factory()

@@ -1,4 +1,4 @@
-"""A signal ends a command with one line and status 128 + signal, whatever it is doing."""
+"""A signal ends a command with one line and status 128 + signal at any time."""
 
 import os
 import pty
@@ -43,7 +43,7 @@ LINE = "stopped by {}: finished work is kept; run the same command again to cont
 
 
 def command(body: str, grace_s: float = 60.0) -> str:
-    """A command that does `body`; a test never waits for the grace unless it shortens it."""
+    """A command that runs `body`. The default grace period is long, so only tests that shorten it depend on it."""
     return START.replace("{body}", f"interruption._GRACE_S = {grace_s}; {body}")
 
 
@@ -61,31 +61,31 @@ def test_a_signal_ends_a_native_call(tmp_path: Path, stop: signal.Signals) -> No
     expect(signal_script_when_ready(command(READY + "native_call()", 0.1), tmp_path, stop), stop)
 
 
-def test_a_signal_ends_what_waits_for_a_native_call_in_a_thread(tmp_path: Path) -> None:
+def test_a_signal_ends_a_thread_pool_that_waits_for_a_native_call(tmp_path: Path) -> None:
     body = READY + "pool = ThreadPoolExecutor(2); pool.submit(native_call).result()"
     expect(signal_script_when_ready(command(body, 0.1), tmp_path, signal.SIGTERM), signal.SIGTERM)
 
 
-def test_threads_that_do_not_end_do_not_delay_the_end(tmp_path: Path) -> None:
+def test_running_threads_do_not_delay_the_exit(tmp_path: Path) -> None:
     body = READY + "threading.Thread(target=native_call).start(); time.sleep(600)"
     expect(signal_script_when_ready(command(body), tmp_path, signal.SIGTERM), signal.SIGTERM)
 
 
-def test_a_second_signal_ends_a_native_call_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_a_native_call_immediately(tmp_path: Path) -> None:
     done = signal_script_when_ready(
         command(READY + "native_call()"), tmp_path, signal.SIGINT, signal.SIGTERM, delay_s=0.6
     )
     expect(done, signal.SIGINT)
 
 
-def test_signals_in_quick_succession_are_one(tmp_path: Path) -> None:
+def test_signals_in_quick_succession_count_as_one(tmp_path: Path) -> None:
     body = "exec('''\nwith stop_request.finishing('finishing') as stop:\n  print('ready')\n  while not stop: pass\n"
     body += "  time.sleep(1)\n  print('finished')''')"
     done = signal_script_when_ready(command(body), tmp_path, signal.SIGHUP, signal.SIGHUP)
     assert (done.returncode, done.stdout) == (0, "finished\n")
 
 
-def test_what_must_be_finished_is_finished_unless_a_second_signal_comes(tmp_path: Path) -> None:
+def test_a_finishing_block_completes_unless_a_second_signal_arrives(tmp_path: Path) -> None:
     body = "exec('''\nwith stop_request.finishing('finishing') as stop:\n  print('ready')\n  while not stop: pass\n"
     finishing = body + "  print('finished')\nraise KeyboardInterrupt(\"step 7 is saved\")''')"
     done = signal_script_when_ready(command(finishing), tmp_path, signal.SIGTERM)
@@ -119,14 +119,14 @@ def test_an_ignored_signal_stays_ignored(tmp_path: Path, stop: signal.Signals) -
     assert (done.returncode, done.stdout, done.stderr) == (0, "survived\n", "")
 
 
-def test_an_error_that_the_signal_caused_is_not_reported(tmp_path: Path) -> None:
+def test_an_error_caused_by_the_signal_is_not_reported(tmp_path: Path) -> None:
     body = "exec('''\nprint('ready')\ntry: time.sleep(600)\nexcept KeyboardInterrupt: raise RuntimeError''')"
     expect(signal_script_when_ready(command(body), tmp_path, signal.SIGTERM), signal.SIGTERM)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("closed", ["sys.stdout", "sys.stderr", "sys.stdout, sys.stderr"])
-def test_the_status_is_right_with_closed_streams(tmp_path: Path, closed: str) -> None:
+def test_the_exit_status_is_correct_with_closed_streams(tmp_path: Path, closed: str) -> None:
     body = f"print('ready'); [os.close(each.fileno()) for each in ({closed},)]; time.sleep(600)"
     script = command(body).replace("import hashlib", "import os, hashlib")
     done = signal_script_when_ready(script, tmp_path, signal.SIGTERM, delay_s=0.2)
@@ -134,7 +134,7 @@ def test_the_status_is_right_with_closed_streams(tmp_path: Path, closed: str) ->
     assert done.stderr == ("" if "stderr" in closed else LINE.format("SIGTERM"))
 
 
-def test_a_progress_bar_is_gone_from_the_terminal(tmp_path: Path) -> None:
+def test_the_progress_bar_is_erased_from_the_terminal(tmp_path: Path) -> None:
     body = "[native_call() for _ in progress(range(9), 'reading')]"
     terminal, its_end = pty.openpty()
     # tqdm shows nothing on a terminal without width.
@@ -149,7 +149,7 @@ def test_a_progress_bar_is_gone_from_the_terminal(tmp_path: Path) -> None:
     assert shown.endswith(b"\r\x1b[2K" + LINE.format("SIGTERM").encode().replace(b"\n", b"\r\n"))
 
 
-def test_a_real_command_leaves_nothing_half_done_and_can_be_run_again(tmp_path: Path) -> None:
+def test_a_stopped_command_leaves_no_partial_output_and_can_be_run_again(tmp_path: Path) -> None:
     line = [sys.executable, str(ROOT / "data_prep" / "phantom.py"), "ph", "--size", "64", "64", "--frames"]
     child = subprocess.Popen([*line, "5000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.iterdir()):

@@ -1,4 +1,4 @@
-"""Nothing that is written says where the video came from, on which machine, or of whom it is."""
+"""No output file identifies the source of the video, the machine or the patient."""
 
 import getpass
 import os
@@ -27,7 +27,7 @@ GENERIC = {"root", "user", "admin", "runner", "ubuntu", "localhost", "nobody", "
 WORDS = [FOLDER, NAME, CALIBRATION, USER, HOST, "Running on machine", "Mustermann", "Koloskopie"]
 WORDS += [word for word in (getpass.getuser(), socket.gethostname()) if len(word) >= 4 and word not in GENERIC]
 
-# On Linux a process can have a host name of its own, as root or in a user namespace of its own.
+# On Linux a process can have its own host name, as root or in its own user namespace.
 _IN_ITS_OWN_HOST = f"""
 import ctypes, runpy, socket, sys
 new_uts, new_user = 0x04000000, 0x10000000
@@ -51,7 +51,7 @@ def study(video: PhantomPaths, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def run(script: str, *arguments: object, folder: Path) -> None:
-    """Run a command as the doctor does."""
+    """Run a command with the home folder, user name and host name of a doctor."""
     command = [sys.executable, "-c", _IN_ITS_OWN_HOST, str(ROOT / script), *map(str, arguments)]
     home = folder / USER
     home.mkdir(exist_ok=True)
@@ -64,7 +64,7 @@ def run(script: str, *arguments: object, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def reconstructed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> ReconstructionPaths:
-    """A whole run of the uncalibrated video, by its absolute path."""
+    """A complete run on the uncalibrated video, passed by its absolute path."""
     output = tmp_path_factory.mktemp("runs") / "run"
     small = ("--references", 4, "--points", 400)
     run("reconstruct.py", study / f"{NAME}.mp4", "--output", output, "--preset", "fast", *small, folder=study)
@@ -79,7 +79,9 @@ def test_no_file_of_a_reconstruction_names_the_video_the_user_or_the_machine(
     assert "Global bundle adjustment" in BootstrapPaths.of(sequence).log.read_text()
 
 
-def test_the_report_is_titled_by_the_hash_unless_it_is_named(reconstructed: ReconstructionPaths, study: Path) -> None:
+def test_the_title_of_the_report_is_the_hash_unless_a_name_is_given(
+    reconstructed: ReconstructionPaths, study: Path
+) -> None:
     digest = Sequence.load(reconstructed.sequence.sequence).source.sha256[:8]
     assert f"<title>Reconstruction: {digest}, frames 0 to 23</title>" in reconstructed.page.read_text()
     small = ("--references", 4, "--points", 400)
@@ -88,7 +90,9 @@ def test_the_report_is_titled_by_the_hash_unless_it_is_named(reconstructed: Reco
     assert "<h1>Reconstruction: Case 7 &lt;$x$&gt;, frames 0 to 23</h1>" in reconstructed.page.read_text()
 
 
-def test_no_file_of_calibrated_sequences_and_their_models_names_anything(study: Path, tmp_path: Path) -> None:
+def test_no_file_of_calibrated_sequences_and_their_models_names_the_video_the_user_or_the_machine(
+    study: Path, tmp_path: Path
+) -> None:
     calibration = ("--calibration", f"{CALIBRATION}.yaml")
     run("data_prep/extract.py", f"{NAME}.mp4", "--output", tmp_path / "out", *calibration, folder=study)
     (sequence,) = RunPaths(tmp_path / "out").sequences()
@@ -141,7 +145,7 @@ def _link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [_png, _jpeg, _database, _archive, _file_name, _link])
-def test_the_search_finds_a_name_wherever_it_is(write: Callable[[Path], None], tmp_path: Path) -> None:
+def test_the_search_finds_a_name_in_every_kind_of_file(write: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "out" / "inside").mkdir(parents=True)
     assert find_traces(tmp_path, [NAME]) == []
     write(tmp_path / "out" / "inside" / "file")

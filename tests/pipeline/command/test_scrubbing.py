@@ -1,4 +1,4 @@
-"""Scrubbed text names no file, folder, user or machine, and still reads."""
+"""Scrubbed text does not name files, folders, user or machine, and stays readable."""
 
 import os
 import platform
@@ -26,14 +26,14 @@ class Settings:
     frames: int = 3
 
 
-def test_settings_are_paths_and_free_texts_but_no_choices() -> None:
+def test_named_settings_are_paths_and_free_texts_without_choices() -> None:
     assert list(named_settings(Settings())) == [
         *[("video", Path("/srv/Klinik/Eva.mp4")), ("patients", "Meyer"), ("patients", "ID-77")],
         ("weights", Path("Klinik/best.pt")),
     ]
 
 
-def test_arguments_are_paths_by_the_names_of_their_flags() -> None:
+def test_named_arguments_are_paths_with_the_names_of_their_flags() -> None:
     arguments = [
         "Eva.mp4",
         "--preset",
@@ -65,13 +65,13 @@ def test_private_strings_are_replaced(text: str, expected: str) -> None:
     assert scrub(text, private_strings(named_settings(Settings()))) == expected
 
 
-def test_names_in_other_forms_are_replaced() -> None:
+def test_names_in_escaped_forms_are_replaced() -> None:
     private = private_strings([("video", Path("/srv/Müller\udce9/a.mp4"))])
     for form in (str, repr, ascii):
         assert "ller" not in scrub(form(Path("/srv/Müller\udce9")), private)
 
 
-def test_files_of_an_input_folder_are_private_and_those_of_an_output_are_not(tmp_path: Path) -> None:
+def test_files_of_an_input_folder_are_private_but_those_of_an_output_are_not(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "Petra_07.png").touch()
     assert scrub("Petra_07 is damaged", private_strings([("images", tmp_path)])) == "<file of images> is damaged"
@@ -86,7 +86,7 @@ def test_user_home_and_machine_are_private(monkeypatch: pytest.MonkeyPatch) -> N
     assert scrub("/home/jdoe/.cache, jdoe, gpu7 gpu7.klinik.example", private) == "<home>/.cache, <user>, <host> <host>"
 
 
-def test_a_missing_working_directory_or_an_impossible_path_is_no_error(
+def test_a_missing_working_directory_or_an_invalid_path_is_not_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tmp_path / "gone"

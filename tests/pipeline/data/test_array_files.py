@@ -1,4 +1,4 @@
-"""Arrays that are kept while a stage goes on: whole or made again."""
+"""Intermediate arrays of a stage are read back exactly, or rejected if damaged."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 from pipeline.data.array_files import read_arrays, write_arrays
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_arrays_are_read_back(tmp_path: Path) -> None:
     write_arrays(tmp_path / "a.npz", {"x": np.arange(5), "y": np.zeros((0, 2))})
     found = read_arrays(tmp_path / "a.npz", ("x", "y"))
     assert found is not None
@@ -17,7 +17,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100])
-def test_a_damaged_missing_or_other_file_is_none(tmp_path: Path, keep: int) -> None:
+def test_reading_a_damaged_missing_or_different_file_returns_none(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "a.npz"
     assert read_arrays(path, ("x",)) is None
     write_arrays(path, {"x": np.arange(500)})

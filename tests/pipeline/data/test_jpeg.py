@@ -1,4 +1,4 @@
-"""JPEGs lose their metadata, and not a pixel."""
+"""JPEG files lose their metadata and keep their pixels."""
 
 from io import BytesIO
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.data.jpeg import is_jpeg, without_metadata
 NAME = b"DOE JANE 1956"
 
 
-def picture(mode: str = "RGB") -> Image.Image:
+def random_image(mode: str = "RGB") -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
     return Image.fromarray(cv2.GaussianBlur(pixels, (0, 0), 2)).convert(mode)
 
@@ -25,7 +25,7 @@ def encoded(image: Image.Image, **options: Any) -> bytes:
 
 
 def named(image: Image.Image, **options: Any) -> bytes:
-    """A JPEG with the name in its EXIF, its comment, its profile and after its end."""
+    """A JPEG with the name in its EXIF data, comment, colour profile and after its end."""
     exif = Image.Exif()
     exif[0x010E], exif[0x0112] = NAME.decode(), 6
     return encoded(image, exif=exif, comment=NAME, icc_profile=NAME, **options) + NAME
@@ -50,8 +50,8 @@ def decoded(data: bytes) -> np.ndarray:
         ("CMYK", {}),
     ],
 )
-def test_metadata_goes_and_pixels_stay(mode: str, options: dict[str, Any]) -> None:
-    image = picture(mode)
+def test_metadata_is_removed_and_pixels_are_kept(mode: str, options: dict[str, Any]) -> None:
+    image = random_image(mode)
     data = named(image, **options)
     assert data.count(NAME) == 4
     clean = without_metadata(data)
@@ -61,15 +61,15 @@ def test_metadata_goes_and_pixels_stay(mode: str, options: dict[str, Any]) -> No
     assert Image.open(BytesIO(clean)).getexif() == {}
 
 
-def test_a_file_without_metadata_stays_byte_for_byte() -> None:
-    encoded_by_opencv = cv2.imencode(".jpg", np.asarray(picture()))[1].tobytes()
+def test_a_file_without_metadata_is_unchanged() -> None:
+    encoded_by_opencv = cv2.imencode(".jpg", np.asarray(random_image()))[1].tobytes()
     assert without_metadata(encoded_by_opencv) == encoded_by_opencv
-    adobe = encoded(picture("CMYK"))
+    adobe = encoded(random_image("CMYK"))
     assert b"Adobe" in adobe and without_metadata(adobe) == adobe
 
 
-def test_a_thumbnail_in_the_header_goes() -> None:
-    plain = encoded(picture())
+def test_a_thumbnail_in_the_header_is_removed() -> None:
+    plain = encoded(random_image())
     place = plain.index(b"JFIF\0")
     pixels = NAME.ljust(3 * 6, b".")
     header = plain[place : place + 12] + bytes([3, 2]) + pixels
@@ -78,24 +78,24 @@ def test_a_thumbnail_in_the_header_goes() -> None:
 
 
 def test_fill_bytes_and_garbage_between_segments_are_skipped() -> None:
-    plain = encoded(picture())
+    plain = encoded(random_image())
     place = plain.index(b"\xff\xdb")
     assert without_metadata(plain[:place] + NAME + b"\xff\xff" + plain[place:]) == plain
 
 
-def test_a_picture_that_is_cut_off_stays_cut_off() -> None:
-    whole = named(picture())
+def test_a_truncated_image_stays_truncated() -> None:
+    whole = named(random_image())
     assert without_metadata(whole[: -len(NAME) - 200]) == without_metadata(whole)[:-200]
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", NAME])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
+def test_a_file_without_an_image_is_rejected(data: bytes) -> None:
     with pytest.raises(ValueError, match="JPEG"):
         without_metadata(data)
 
 
-def test_every_cut_is_refused_or_leaves_no_name() -> None:
-    data = named(picture(), progressive=True)
+def test_a_file_truncated_anywhere_is_rejected_or_loses_its_metadata() -> None:
+    data = named(random_image(), progressive=True)
     for length in range(len(data)):
         try:
             assert NAME[:6] not in without_metadata(data[:length])
@@ -103,6 +103,6 @@ def test_every_cut_is_refused_or_leaves_no_name() -> None:
             assert "JPEG" in str(error)
 
 
-def test_a_jpeg_is_known_by_its_bytes() -> None:
-    assert is_jpeg(encoded(picture()))
-    assert not is_jpeg(cv2.imencode(".png", np.asarray(picture()))[1].tobytes())
+def test_a_jpeg_is_recognised_by_its_bytes() -> None:
+    assert is_jpeg(encoded(random_image()))
+    assert not is_jpeg(cv2.imencode(".png", np.asarray(random_image()))[1].tobytes())

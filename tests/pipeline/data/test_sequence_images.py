@@ -1,4 +1,4 @@
-"""Reading a sequence's frames and masks: whole, missing, damaged and of another size."""
+"""Reading frames and masks of a sequence: intact, missing, damaged or of the wrong size."""
 
 from pathlib import Path
 
@@ -31,29 +31,29 @@ def content_mask() -> np.ndarray:
     return mask
 
 
-def test_a_frame_is_read_as_it_is(paths: SequencePaths) -> None:
+def test_a_frame_is_read_unchanged(paths: SequencePaths) -> None:
     image = read_frame(paths, 7, SIZE)
     assert image is not None and image.shape == (32, 48, 3) and image.dtype == np.uint8
     np.testing.assert_allclose(image[16, 8], [200, 0, 0], atol=4)
     np.testing.assert_allclose(image[16, 40], [0, 0, 200], atol=4)
 
 
-def test_a_missing_or_damaged_frame_is_none(paths: SequencePaths) -> None:
+def test_reading_a_missing_or_damaged_frame_returns_none(paths: SequencePaths) -> None:
     assert read_frame(paths, 8, SIZE) is None
     paths.image(7).write_bytes(paths.image(7).read_bytes()[:20])
     assert read_frame(paths, 7, SIZE) is None
 
 
-def test_a_frame_of_another_size_is_refused(paths: SequencePaths) -> None:
-    with pytest.raises(LumenError, match="00000007.jpg is of 48x32 pixels, the sequence of 32x48"):
+def test_a_frame_of_the_wrong_size_is_rejected(paths: SequencePaths) -> None:
+    with pytest.raises(LumenError, match="00000007.jpg has 48x32 pixels, the sequence has 32x48"):
         read_frame(paths, 7, SIZE[::-1])
 
 
-def test_without_a_mask_of_its_own_a_frame_has_the_content_area(paths: SequencePaths) -> None:
+def test_the_content_area_is_the_mask_of_a_frame_without_one(paths: SequencePaths) -> None:
     np.testing.assert_array_equal(read_frame_mask(paths, 7, content_mask()), content_mask())
 
 
-def test_a_frame_s_mask_is_cut_to_the_content_area(paths: SequencePaths) -> None:
+def test_the_mask_of_a_frame_is_limited_to_the_content_area(paths: SequencePaths) -> None:
     own = np.zeros((SIZE[1], SIZE[0]), np.uint8)
     own[:, 10:20] = 255
     cv2.imwrite(str(paths.frame_mask(7)), own)
@@ -63,13 +63,13 @@ def test_a_frame_s_mask_is_cut_to_the_content_area(paths: SequencePaths) -> None
     np.testing.assert_array_equal(read_frame_mask(paths, 8, content_mask()), content_mask())
 
 
-def test_a_damaged_mask_is_refused(paths: SequencePaths) -> None:
+def test_a_damaged_mask_is_rejected(paths: SequencePaths) -> None:
     paths.frame_mask(7).write_bytes(b"hello")
     with pytest.raises(LumenError, match=r"00000007.jpg.png is not an image"):
         read_frame_mask(paths, 7, content_mask())
 
 
-def test_a_mask_of_another_size_is_refused(paths: SequencePaths) -> None:
+def test_a_mask_of_the_wrong_size_is_rejected(paths: SequencePaths) -> None:
     cv2.imwrite(str(paths.frame_mask(7)), np.full((48, 32), 255, np.uint8))
-    with pytest.raises(LumenError, match="00000007.jpg.png is of 32x48 pixels, the sequence of 48x32"):
+    with pytest.raises(LumenError, match="00000007.jpg.png has 32x48 pixels, the sequence has 48x32"):
         read_frame_mask(paths, 7, content_mask())

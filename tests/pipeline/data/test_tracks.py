@@ -1,4 +1,4 @@
-"""Tracks: what is kept, how it is numbered, and files that come back as they were."""
+"""Tracks: selection, numbering, saving and loading."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.errors import LumenError
 
 
 def some_tracks() -> Tracks:
-    """Four tracks of 3, 1, 0 and 2 observations in four frames, of which the third sees nothing."""
+    """Four tracks with 3, 1, 0 and 2 observations in four frames. The third frame has no observation."""
     return Tracks(
         frame_index=np.array([7, 10, 13, 19]),
         frame=np.array([0, 0, 1, 1, 3, 3]),
@@ -31,13 +31,13 @@ def test_tracks_count_their_observations() -> None:
     assert tracks.lengths().tolist() == [3, 1, 0, 2]
 
 
-def test_a_frame_s_observations_are_one_slice() -> None:
+def test_the_observations_of_a_frame_are_a_slice() -> None:
     tracks = some_tracks()
     assert [tracks.track[tracks.in_frame(row)].tolist() for row in range(4)] == [[0, 1], [3, 0], [], [0, 3]]
     np.testing.assert_array_equal(tracks.pixels[tracks.in_frame(1)], tracks.pixels[2:4])
 
 
-def test_a_selection_keeps_frames_and_numbers() -> None:
+def test_a_selection_keeps_frames_and_track_numbers() -> None:
     selected = some_tracks().select(np.array([True, True, False, True, True, False]))
     assert selected.track_count == 4
     assert selected.frame_index.tolist() == [7, 10, 13, 19]
@@ -51,7 +51,7 @@ def test_a_selection_keeps_frames_and_numbers() -> None:
     ("length", "rows", "numbers"),
     [(1, [0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 0, 2]), (2, [0, 2, 3, 4, 5], [0, 1, 0, 0, 1]), (3, [0, 3, 4], [0, 0, 0])],
 )
-def test_long_tracks_are_numbered_anew(length: int, rows: list[int], numbers: list[int]) -> None:
+def test_long_tracks_are_renumbered(length: int, rows: list[int], numbers: list[int]) -> None:
     kept = some_tracks().at_least(length)
     assert kept.track.tolist() == numbers
     assert kept.track_count == max(numbers) + 1
@@ -59,13 +59,13 @@ def test_long_tracks_are_numbered_anew(length: int, rows: list[int], numbers: li
     np.testing.assert_array_equal(kept.pixels, some_tracks().pixels[rows])
 
 
-def test_no_track_may_be_long_enough() -> None:
+def test_without_a_long_enough_track_none_is_kept() -> None:
     kept = some_tracks().at_least(4)
     assert (kept.track_count, len(kept.frame), len(kept.frame_index)) == (0, 0, 4)
 
 
 @pytest.mark.parametrize("make", [some_tracks, no_tracks])
-def test_what_is_saved_loads_exactly(tmp_path: Path, make: Callable[[], Tracks]) -> None:
+def test_saved_tracks_load_exactly(tmp_path: Path, make: Callable[[], Tracks]) -> None:
     tracks = make()
     tracks.save(tmp_path / "new" / "tracks.npz")
     loaded = Tracks.load(tmp_path / "new" / "tracks.npz")
@@ -77,7 +77,7 @@ def test_what_is_saved_loads_exactly(tmp_path: Path, make: Callable[[], Tracks])
 
 def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
-    # In the data of the first array, which its checksum covers.
+    # The byte is in the data of the first array, which a checksum covers.
     content[content.index(b"NUMPY") + 130] ^= 0xFF
     path.write_bytes(content)
 
@@ -103,7 +103,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_a_damaged_file_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_damaged_file_is_rejected(tmp_path: Path, what: str) -> None:
     path = tmp_path / "tracks.npz"
     some_tracks().save(path)
     DAMAGE[what](path)
@@ -116,11 +116,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         Tracks.load(tmp_path / "tracks.npz")
 
 
-def test_observations_in_no_order_are_refused() -> None:
-    with pytest.raises(ValueError, match="order of their frames"):
+def test_unsorted_observations_are_rejected() -> None:
+    with pytest.raises(ValueError, match="sorted by frame"):
         Tracks(np.arange(3), np.array([0, 2, 1]), np.array([0, 0, 0]), np.zeros((3, 2), np.float32))
 
 
-def test_observations_of_different_numbers_are_refused() -> None:
-    with pytest.raises(ValueError, match="of one number"):
+def test_arrays_of_different_lengths_are_rejected() -> None:
+    with pytest.raises(ValueError, match="same length"):
         Tracks(np.arange(3), np.array([0, 1, 2]), np.array([0, 0, 0]), np.zeros((2, 2), np.float32))

@@ -1,4 +1,4 @@
-"""SfM training data: read as others write it, written as others read it, and refused when it does not fit together."""
+"""SfM training data: compatible with files of other programs, and rejected if the files are inconsistent."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from scenes import random_rotations, scene
 
 
 def write_layout_1(data: TrainingData, root: Path, *, intrinsics: int = 3, inverted: bool = True) -> TrainingPaths:
-    """As older tools write it: flat, three intrinsics a view, camera-to-world, text PLY with PCL's camera element."""
+    """Write the layout of older tools: flat, 3 intrinsics per view, world_from_cam, text PLY with a camera element."""
     write_training_data(data, root / "new")
     new, old = TrainingPaths(root / "new", 2), TrainingPaths(root, 1)
     for name in ("motion", "selected", "visible", "views_per_point", "mask"):
@@ -38,7 +38,7 @@ def write_layout_1(data: TrainingData, root: Path, *, intrinsics: int = 3, inver
     return old
 
 
-def test_what_is_written_reads_back_exactly(tmp_path: Path) -> None:
+def test_written_training_data_reads_back_exactly(tmp_path: Path) -> None:
     data = scene()
     write_training_data(data, tmp_path)
     read = read_training_data(tmp_path)
@@ -52,7 +52,7 @@ def test_what_is_written_reads_back_exactly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("inverted", [True, False])
 @pytest.mark.parametrize("intrinsics", [3, 4])
-def test_layout_1_in_either_direction(tmp_path: Path, inverted: bool, intrinsics: int) -> None:
+def test_layout_1_is_read_with_either_pose_direction(tmp_path: Path, inverted: bool, intrinsics: int) -> None:
     data = scene()
     write_layout_1(data, tmp_path, inverted=inverted, intrinsics=intrinsics)
     read = read_training_data(tmp_path)
@@ -65,7 +65,7 @@ def test_layout_1_in_either_direction(tmp_path: Path, inverted: bool, intrinsics
     assert read.image_paths[0] == tmp_path / f"{data.frame_index[0]:08d}.jpg"
 
 
-def test_the_direction_can_be_overridden(tmp_path: Path) -> None:
+def test_the_pose_direction_can_be_overridden(tmp_path: Path) -> None:
     data = scene()
     write_training_data(data, tmp_path)
     read = read_training_data(tmp_path, "world_from_cam")
@@ -73,7 +73,7 @@ def test_the_direction_can_be_overridden(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stated", ["cam_from_world", "world_from_cam", "map", "", None])
-def test_what_the_file_states_decides_where_both_directions_fit(tmp_path: Path, stated: str | None) -> None:
+def test_the_stated_direction_decides_if_both_directions_fit(tmp_path: Path, stated: str | None) -> None:
     data = scene()
     write_training_data(replace(data, cam_from_world=np.tile(np.eye(3, 4), (len(data.frame_index), 1, 1))), tmp_path)
     motion = TrainingPaths(tmp_path).motion
@@ -86,14 +86,14 @@ def test_what_the_file_states_decides_where_both_directions_fit(tmp_path: Path, 
             read_training_data(tmp_path)
 
 
-def test_intrinsics_of_the_first_view_alone_are_for_all(tmp_path: Path) -> None:
+def test_intrinsics_of_one_view_apply_to_all_views(tmp_path: Path) -> None:
     data = scene()
     write_training_data(data, tmp_path)
     TrainingPaths(tmp_path).intrinsics.write_text("90\n91\n80.5\n60.25\n")
     np.testing.assert_array_equal(read_training_data(tmp_path).pinhole, data.pinhole)
 
 
-def test_frames_that_the_list_lacks_are_found_in_the_folder(tmp_path: Path) -> None:
+def test_frames_missing_from_the_list_are_found_in_the_folder(tmp_path: Path) -> None:
     data = scene()
     write_training_data(data, tmp_path)
     paths = TrainingPaths(tmp_path)
@@ -116,7 +116,7 @@ def test_a_point_without_views_has_no_observations(tmp_path: Path) -> None:
     assert (np.diff(read.observation_point) >= 0).all()
 
 
-def test_views_need_not_be_listed_in_order(tmp_path: Path) -> None:
+def test_views_may_be_listed_in_any_order(tmp_path: Path) -> None:
     data = scene()
     order = np.array([3, 1, 0, 2, 6, 5, 4])
     place = np.argsort(order)
@@ -140,28 +140,28 @@ def truncate(path: Path) -> None:
 BREAKAGES: dict[str, tuple[Callable[[TrainingPaths], object], str]] = {
     "no motion": (lambda paths: paths.motion.unlink(), "no training data"),
     "truncated motion": (lambda paths: truncate(paths.motion), "motion.yaml"),
-    "motion that is something else": (lambda paths: paths.motion.write_text("a: 1\n"), "no poses"),
+    "another file as motion": (lambda paths: paths.motion.write_text("a: 1\n"), "no poses"),
     "NaN in a pose": (lambda paths: replace_first(paths.motion, "x: ", "x: .nan #"), "pose 0 is not finite"),
     "quaternion of zeros": (lambda paths: zero_quaternion(paths.motion), "pose 0"),
     "one frame fewer": (lambda paths: drop_last_line(paths.visible), "7 poses"),
     "a frame twice": (lambda paths: repeat_first_line(paths.visible), "twice"),
     "no frames": (lambda paths: paths.visible.write_text(""), "is empty"),
-    "letters among numbers": (lambda paths: paths.visible.write_text("2603\nx\n"), "no number"),
+    "letters among numbers": (lambda paths: paths.visible.write_text("2603\nx\n"), "not a number"),
     "one number too few": (lambda paths: drop_last_line(paths.intrinsics), "27 numbers for 7 views"),
     "focal length of zero": (lambda paths: paths.intrinsics.write_text("0 0 80 60"), "focal length"),
     "truncated points": (lambda paths: truncate(paths.structure), "not a PLY"),
     "points that are text": (lambda paths: paths.structure.write_text("hello"), "not a PLY"),
     "no points": (lambda paths: empty_cloud(paths.structure), "has no points"),
-    "fewer lists than points": (lambda paths: truncate(paths.views_per_point), "points, the point cloud has 40"),
+    "fewer lists than points": (lambda paths: truncate(paths.views_per_point), "points, but the point cloud has 40"),
     "an unknown frame": (lambda paths: append(paths.views_per_point, "99999\n"), "frame 99999"),
     "mask missing": (lambda paths: paths.mask.unlink(), "no such file"),
     "mask that is text": (lambda paths: paths.mask.write_text("hello"), "not an image"),
-    "mask of another size": (lambda paths: small_mask(paths.mask), "neither reading"),
+    "mask of another size": (lambda paths: small_mask(paths.mask), "for both pose directions, fewer than 90 %"),
 }
 
 
 @pytest.mark.parametrize("what", BREAKAGES)
-def test_what_does_not_fit_together_is_refused(tmp_path: Path, what: str) -> None:
+def test_damaged_or_inconsistent_files_are_rejected(tmp_path: Path, what: str) -> None:
     write_training_data(scene(), tmp_path)
     damage, message = BREAKAGES[what]
     damage(TrainingPaths(tmp_path))
@@ -169,16 +169,16 @@ def test_what_does_not_fit_together_is_refused(tmp_path: Path, what: str) -> Non
         read_training_data(tmp_path)
 
 
-def test_poses_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_poses_that_do_not_match_the_observations_are_rejected(tmp_path: Path) -> None:
     data = scene()
     elsewhere = data.cam_from_world.copy()
     elsewhere[:, 0, 3] += 40
     write_training_data(TrainingData(**{**vars(data), "cam_from_world": elsewhere}), tmp_path)
-    with pytest.raises(LumenError, match="neither reading"):
+    with pytest.raises(LumenError, match="for both pose directions, fewer than 90 %"):
         read_training_data(tmp_path)
 
 
-def test_quaternions_and_rotations_are_inverse_at_every_angle() -> None:
+def test_quaternion_conversions_are_inverse_at_every_angle() -> None:
     rng = np.random.default_rng(1)
     rotations = np.concatenate([random_rotations(200, rng, np.pi), np.eye(3)[None], np.diag([1.0, -1, -1])[None]])
     quaternions = quaternions_from_rotations(rotations)
@@ -187,14 +187,14 @@ def test_quaternions_and_rotations_are_inverse_at_every_angle() -> None:
     np.testing.assert_allclose(quaternions_from_rotations(np.eye(3)[None])[0], [1, 0, 0, 0], atol=1e-15)
 
 
-def test_quaternions_are_hamilton_s() -> None:
-    """A quarter turn about z takes x to y."""
+def test_quaternions_follow_hamiltons_convention() -> None:
+    """A rotation by 90 degrees about z maps x to y."""
     half = np.sqrt(0.5)
     turned = rotations_from_quaternions(np.array([[half, 0, 0, half]]))[0] @ [1, 0, 0]
     np.testing.assert_allclose(turned, [0, 1, 0], atol=1e-15)
 
 
-def test_inside_mask_takes_the_pixel_that_holds_the_point() -> None:
+def test_inside_mask_uses_the_pixel_that_contains_the_point() -> None:
     mask = np.zeros((4, 6), np.uint8)
     mask[2, 5] = 255
     pixels = np.array([[5.0, 2.0], [5.99, 2.99], [4.99, 2.5], [6.0, 2.5], [5.5, 2.5], [np.nan, 2.5]])
@@ -203,7 +203,7 @@ def test_inside_mask_takes_the_pixel_that_holds_the_point() -> None:
 
 
 @pytest.mark.skipif("LUMEN_REAL_DATA" not in os.environ, reason="LUMEN_REAL_DATA is not set")
-def test_the_published_example(tmp_path: Path) -> None:
+def test_the_published_example_is_read_and_written(tmp_path: Path) -> None:
     (root,) = (Path(os.environ["LUMEN_REAL_DATA"]) / "sinus" / "1").glob("_start_*")
     data = read_training_data(root)
     assert (len(data.frame_index), len(data.points), len(data.observation_point)) == (381, 26230, 158793)

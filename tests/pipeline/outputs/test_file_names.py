@@ -1,4 +1,4 @@
-"""File names that are not valid UTF-8: read, written, printed and recorded like any other."""
+"""File names that are not valid UTF-8 are read, written, printed and recorded like others."""
 
 import os
 import re
@@ -92,16 +92,16 @@ class Settings:
         ("é\udce9 \ud800", r"é\xe9 \ud800"),
     ],
 )
-def test_a_printable_name(text: str, shown: str) -> None:
+def test_printable_escapes_bytes_that_are_not_text(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_a_url_names_the_whole_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_ffmpeg_url_has_the_absolute_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert ffmpeg_url(Path("-:%d")) == f"file:{tmp_path}/-:%d"
 
 
-def test_yaml_and_configs_keep_the_name(folder: Path) -> None:
+def test_yaml_files_and_configs_preserve_the_name(folder: Path) -> None:
     content = {"a": NAME, "b": ["é", NAME], "c": {"d": NAME, "e": 1}}
     write_yaml(folder / "a.yaml", content)
     assert read_yaml(folder / "a.yaml") == content
@@ -110,7 +110,7 @@ def test_yaml_and_configs_keep_the_name(folder: Path) -> None:
     assert load_config(Settings, folder / "b.yaml") == settings
 
 
-def test_a_manifest_keeps_the_name(folder: Path) -> None:
+def test_a_manifest_preserves_the_name(folder: Path) -> None:
     stage = Stage("extract", Settings(folder))
     output = folder / NAME
     output.touch()
@@ -135,8 +135,8 @@ def test_images_are_written_and_read(folder: Path) -> None:
     assert [read_pixels(folder / name) for name in ("text.png", "empty.png", "missing.png", ".")] == [None] * 4
 
 
-def test_one_place_reads_and_writes_images() -> None:
-    """cv2.imread and its like crash on a name that is not UTF-8."""
+def test_no_code_opens_files_with_opencv() -> None:
+    """cv2.imread and similar functions crash on a name that is not UTF-8."""
     packages = ("pipeline", "descriptor", "sfm", "data_prep", "reconstruction")
     sources = [file for package in packages for file in (ROOT / package).rglob("*.py")]
     calls = re.compile(r"cv2\.(imread|imreadmulti|imwrite|VideoCapture|VideoWriter|FileStorage)\(")
@@ -146,7 +146,7 @@ def test_one_place_reads_and_writes_images() -> None:
 
 @pytest.mark.parametrize("locale", LOCALES)
 @pytest.mark.parametrize("fails", [False, True])
-def test_stdout_has_the_name_and_stderr_shows_it(folder: Path, locale: dict[str, str], fails: bool) -> None:
+def test_stdout_has_the_exact_name_and_stderr_an_escaped_one(folder: Path, locale: dict[str, str], fails: bool) -> None:
     arguments = ["--file", "é " + NAME, *(["--fail"] if fails else [])]
     result = run_command([sys.executable, "-c", COMMAND, *arguments], folder, locale)
     name = os.fsencode("é " + NAME)
@@ -168,7 +168,7 @@ def test_a_video_is_extracted_in_any_locale(folder: Path, locale: dict[str, str]
     assert lines[0].parent == Path("sequences") / NAME and all((folder / line).exists() for line in lines)
 
 
-def test_a_reconstruction_is_made_compared_and_shown(folder: Path) -> None:
+def test_a_video_is_reconstructed_evaluated_and_viewed(folder: Path) -> None:
     phantom.run(PhantomConfig(output=folder / "ph", frames=24, size=(320, 256), fps=15.0, seed=2))
     video = shutil.copy(folder / "ph" / "video.mp4", folder / f"{NAME}.mp4")
     calibration = folder / "ph" / "calibration.yaml"

@@ -1,7 +1,7 @@
-"""Whatever the user keeps in the folders that commands write to, no command changes a byte of it.
+"""No command changes files that the user keeps in its output folder.
 
-Each command makes its output. Then files of the user come into every folder of it, of every kind of name, and the same
-command runs again with other settings, without and with --overwrite.
+Each command writes its output. Then the test puts files with various names into every folder of it, and runs the same
+command again with other settings, without and with --overwrite.
 """
 
 import os
@@ -38,7 +38,7 @@ _STATUSES = (0, 1)
 
 @dataclass(frozen=True)
 class Command:
-    """A command as it is typed: its config and function, arguments of a first run and of one with other settings."""
+    """A command: its config and function, and the arguments of a first run and of a second one with other settings."""
 
     config: type
     run: Callable[[Any], Any]
@@ -49,7 +49,7 @@ class Command:
 
 
 def put_files_of_the_user(folder: Path, seed: int) -> dict[Path, bytes]:
-    """Random files in every folder, some in folders of their own; path → content."""
+    """Write random files into every folder, some into new subfolders; return path → content."""
     rng = random.Random(seed)
     written: dict[Path, bytes] = {}
     for place in [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]:
@@ -141,7 +141,7 @@ def test_no_command_changes_a_file_of_the_user(
     command = make(video, sequence, tmp_path)
     assert run_command(command.config, command.run, command.first) == 0
     files = put_files_of_the_user(command.output, 0)
-    # What a killed run leaves beside the output is a folder that a command writes to, as well.
+    # Commands also write to the work folder that a killed run leaves beside the output.
     partial = command.output.with_name(f".partial.{command.output.name}")
     if partial.exists():
         files |= put_files_of_the_user(partial, 1)
@@ -157,7 +157,7 @@ def test_no_command_changes_a_file_of_the_user(
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("make", [each for each in COMMANDS if "bootstrap" not in each.__name__])
-def test_a_folder_of_the_user_is_refused_and_left_as_it_is(
+def test_a_folder_of_the_user_is_rejected_and_not_changed(
     make: Callable[..., Command], overwrite: bool, video: PhantomPaths, sequence: SequencePaths, tmp_path: Path
 ) -> None:
     command = make(video, sequence, tmp_path)
@@ -183,7 +183,7 @@ def test_single_files_of_the_user_are_not_replaced(
     assert {(tmp_path / name).read_text() for name in ("cloud.png", "calibration.yaml", "calibration.png")} == {"mine"}
 
 
-def test_the_source_images_are_never_in_the_way(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_source_images_are_never_changed(sequence: SequencePaths, tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / "sparse" / "0").mkdir(parents=True)
     sequence.images.rename(project / "images")
@@ -196,7 +196,7 @@ def test_the_source_images_are_never_in_the_way(sequence: SequencePaths, tmp_pat
     assert {path for path in project.rglob("*") if path.is_file()} == before.keys()
 
 
-def test_the_videos_beside_an_output_are_not_deleted(video: PhantomPaths, tmp_path: Path) -> None:
+def test_a_folder_with_input_videos_is_rejected_as_output(video: PhantomPaths, tmp_path: Path) -> None:
     study = tmp_path / "study"
     study.mkdir()
     for name in ("a.mp4", "b.mp4"):

@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""A folder is held by one process at a time."""
 
 import errno
 import fcntl
@@ -31,7 +31,7 @@ def hold_elsewhere(path: Path, seconds: float) -> subprocess.Popen[str]:
     return other
 
 
-def test_what_another_process_holds_is_waited_for_or_said_to_be_held(tmp_path: Path) -> None:
+def test_a_folder_held_by_another_process_is_an_error_or_waited_for(tmp_path: Path) -> None:
     other = hold_elsewhere(tmp_path, 1.0)
     with pytest.raises(LumenError, match="in use"), held(tmp_path, busy="in use"):
         pass
@@ -39,7 +39,7 @@ def test_what_another_process_holds_is_waited_for_or_said_to_be_held(tmp_path: P
         assert other.poll() is not None or other.wait(timeout=10) == 0
 
 
-def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_process_releases_the_folder(tmp_path: Path) -> None:
     other = hold_elsewhere(tmp_path, 60.0)
     other.kill()
     other.wait()
@@ -48,7 +48,7 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
         assert time.monotonic() - started < 30
 
 
-def test_what_is_not_there_cannot_be_held(tmp_path: Path) -> None:
+def test_a_missing_folder_cannot_be_held(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="cannot open"), held(tmp_path / "nothing"):
         pass
 
@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, code: int, *, for_writers: bool = True) -> None:
-    """Let `flock` fail with an error code: always, or as NFS does for what is not open for writing."""
+    """Make `flock` fail with an error code: always, or only for files not open for writing, as on NFS."""
     flock = fcntl.flock
 
     def refusing(descriptor: Any, operation: int) -> None:
@@ -73,7 +73,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, code: int, *, for_writers: bool = Tr
     monkeypatch.setattr(fcntl, "flock", refusing)
 
 
-def test_nfs_locks_folders_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_can_be_held_on_nfs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, errno.EBADF, for_writers=False)
     other = hold_elsewhere(folder, 60.0)
     with pytest.raises(LumenError, match="in use"), held(folder, busy="in use"):
@@ -85,7 +85,7 @@ def test_nfs_locks_folders_too(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_warned_of(
+def test_a_file_system_without_locks_gives_a_warning(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
 ) -> None:
     refuse(monkeypatch, code)
@@ -95,13 +95,13 @@ def test_a_file_system_without_locks_is_warned_of(
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_another_error_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_lock_error_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse(monkeypatch, errno.EIO)
     with pytest.raises(LumenError, match=f"cannot lock {folder}: "), held(folder):
         pass
 
 
-def test_no_lock_is_left_behind_and_one_of_a_killed_process_is_ours(folder: Path) -> None:
+def test_no_lock_file_is_left_behind_and_that_of_a_killed_process_is_reused(folder: Path) -> None:
     with held(folder):
         assert not list(folder.iterdir())
         (lock,) = set(folder.parent.iterdir()) - {folder}
@@ -116,7 +116,7 @@ def test_no_lock_is_left_behind_and_one_of_a_killed_process_is_ours(folder: Path
     assert list(folder.parent.iterdir()) == [folder]
 
 
-def test_a_file_of_the_user_under_the_name_of_the_lock_stays(folder: Path) -> None:
+def test_a_file_of_the_user_with_the_name_of_the_lock_is_kept(folder: Path) -> None:
     mine = folder.with_name(f"{LOCK_PREFIX}{folder.name}")
     mine.write_text("mine")
     with held(folder):
@@ -124,7 +124,7 @@ def test_a_file_of_the_user_under_the_name_of_the_lock_stays(folder: Path) -> No
     assert mine.read_text() == "mine"
 
 
-def test_a_folder_is_the_same_under_all_its_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_paths_to_a_folder_share_one_lock(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder.parent / "link").symlink_to(folder)
     monkeypatch.chdir(folder)
     for name in (Path("."), folder.parent / "link", Path("../folder")):
@@ -132,15 +132,15 @@ def test_a_folder_is_the_same_under_all_its_names(folder: Path, monkeypatch: pyt
             pass
 
 
-def test_a_folder_that_is_moved_while_it_is_held_leaves_no_lock(folder: Path) -> None:
+def test_a_folder_that_is_moved_while_it_is_held_leaves_no_lock_file(folder: Path) -> None:
     with held(folder):
         folder.rename(folder.with_name("moved"))
     assert list(folder.parent.iterdir()) == [folder.with_name("moved")]
     assert not list(folder.with_name("moved").iterdir())
 
 
-def test_a_folder_whose_parent_may_not_be_written_to_can_be_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a disk that is mounted in a container."""
+def test_a_folder_in_a_read_only_parent_can_be_held(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example a disk mounted in a container."""
     open_file = os.open
 
     def refusing(path: Any, flags: int, *rest: Any) -> int:
@@ -154,8 +154,8 @@ def test_a_folder_whose_parent_may_not_be_written_to_can_be_held(folder: Path, m
     assert not list(folder.iterdir())
 
 
-def test_many_processes_in_turn_never_hold_it_together(folder: Path) -> None:
-    """Each removes the lock when it is done, while others wait for it."""
+def test_processes_never_hold_a_folder_at_the_same_time(folder: Path) -> None:
+    """Each process removes the lock file at the end, while others wait for the lock."""
     script = """
 import os, sys
 from pathlib import Path

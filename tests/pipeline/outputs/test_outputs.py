@@ -1,4 +1,4 @@
-"""Output folders: what is refused, what is replaced, and that files of the user stay, whatever kills the command."""
+"""Output folders: which are rejected or replaced, and that files of the user are kept when a command is killed."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ from pipeline.outputs.record import RECORD_NAME, OutputRecord, own_scratch, reco
 
 
 def make(output: Path, content: str, overwrite: bool = False, kind: str = "test.py") -> None:
-    """Make an output of three files that all hold `content`, so that a mixture of two is seen."""
+    """Write an output of three files with the same content, so that a mixture of two versions is detected."""
     with work_folder(output, kind, overwrite=overwrite) as work:
         work.clear()
         for name in ("a", "b", "inner/c"):
@@ -28,7 +28,7 @@ def make(output: Path, content: str, overwrite: bool = False, kind: str = "test.
 
 
 def contents(output: Path) -> dict[str, str]:
-    """The files of an output without its record."""
+    """The content of each file of an output, without its record."""
     files = (path for path in output.rglob("*") if path.is_file() and path.name != RECORD_NAME)
     return {str(path.relative_to(output)): path.read_text() for path in files}
 
@@ -41,16 +41,16 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_an_output_is_made_replaced_when_allowed_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_an_output_is_replaced_only_with_overwrite_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     make(tmp_path / "out", "old")
-    with pytest.raises(LumenError, match="exists already: pass --overwrite"):
+    with pytest.raises(LumenError, match="already exists: pass --overwrite"):
         make(tmp_path / "out", "new")
     make(tmp_path / "out", "new", overwrite=True)
     assert contents(tmp_path / "out") == made_of("new")
     assert names(tmp_path) == {"out"}
 
 
-def test_files_of_the_user_stay_where_they_are_when_an_output_is_replaced(tmp_path: Path) -> None:
+def test_files_of_the_user_are_kept_when_an_output_is_replaced(tmp_path: Path) -> None:
     output = tmp_path / "out"
     make(output, "old")
     (output / "notes.txt").write_text("mine")
@@ -64,29 +64,29 @@ def test_files_of_the_user_stay_where_they_are_when_an_output_is_replaced(tmp_pa
     assert names(tmp_path) == {"out"}
 
 
-def test_a_file_of_the_user_with_the_name_of_a_new_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_the_user_with_the_name_of_a_new_file_is_an_error(tmp_path: Path) -> None:
     output = tmp_path / "out"
     make(output, "old")
     with work_folder(output, "test.py", overwrite=True) as work:
         work.clear()
         write_bytes(work.path / "d", b"new")
         (output / "d").write_text("mine")
-        with pytest.raises(LumenError, match=r"out/d is in the way, LumenSfM did not write it"):
+        with pytest.raises(LumenError, match=r"out/d is in the way and was not written by LumenSfM"):
             work.publish()
     assert contents(output) == made_of("old", d="mine")
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_of_somebody_else_is_refused_and_not_touched(tmp_path: Path, overwrite: bool) -> None:
+def test_a_folder_of_the_user_is_rejected_and_not_changed(tmp_path: Path, overwrite: bool) -> None:
     output = tmp_path / "thesis"
     output.mkdir()
     (output / "chapter.tex").write_text("years of work")
-    with pytest.raises(LumenError, match=r"holds files that LumenSfM has no record of, such as chapter\.tex"):
+    with pytest.raises(LumenError, match=r"contains files that LumenSfM has no record of, such as chapter\.tex"):
         make(output, "new", overwrite)
     assert names(output) == {"chapter.tex"} and names(tmp_path) == {"thesis"}
 
 
-def test_an_output_of_another_command_is_refused(tmp_path: Path) -> None:
+def test_an_output_of_another_command_is_rejected(tmp_path: Path) -> None:
     make(tmp_path / "out", "old", kind="extract.py")
     with pytest.raises(LumenError, match="is an output of extract.py"):
         make(tmp_path / "out", "new", overwrite=True)
@@ -95,7 +95,7 @@ def test_an_output_of_another_command_is_refused(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == made_of("old")
 
 
-def test_a_damaged_record_is_said(tmp_path: Path) -> None:
+def test_a_damaged_record_is_reported(tmp_path: Path) -> None:
     make(tmp_path / "out", "old")
     (tmp_path / "out" / RECORD_NAME).write_text("{}\n")
     with pytest.raises(LumenError, match=r"\.lumensfm is damaged"):
@@ -103,14 +103,14 @@ def test_a_damaged_record_is_said(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == made_of("old")
 
 
-def test_a_file_is_no_output_folder(tmp_path: Path) -> None:
+def test_a_file_is_rejected_as_output_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(LumenError, match="out is a file"):
         make(tmp_path / "out", "new", overwrite=True)
     assert (tmp_path / "out").read_text() == "mine"
 
 
-def test_an_empty_folder_is_taken_and_what_desktops_leave_does_not_count(tmp_path: Path) -> None:
+def test_a_folder_that_is_empty_except_for_desktop_files_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".DS_Store").write_text("desktop")
     make(tmp_path / "out", "new")
@@ -143,7 +143,7 @@ def test_a_link_to_a_folder_is_written_through(tmp_path: Path) -> None:
         ("study/images/../images/new/run", "study/images", "lies inside the input"),
     ],
 )
-def test_an_output_that_overlaps_with_an_input_is_refused(tmp_path: Path, output: str, given: str, how: str) -> None:
+def test_an_output_that_overlaps_with_an_input_is_rejected(tmp_path: Path, output: str, given: str, how: str) -> None:
     (tmp_path / "study" / "images").mkdir(parents=True)
     (tmp_path / "study" / "a.mp4").write_text("video")
     (tmp_path / "link").symlink_to(tmp_path / "study" / "images")
@@ -156,7 +156,7 @@ def test_an_output_that_overlaps_with_an_input_is_refused(tmp_path: Path, output
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_file_that_is_written_in_place_is_listed_and_one_of_the_user_is_not_replaced(tmp_path: Path) -> None:
+def test_files_written_in_place_are_listed_and_files_of_the_user_are_not_replaced(tmp_path: Path) -> None:
     output = tmp_path / "run"
     with output_folder(output, "train.py"):
         write_bytes(output / "a", b"1")
@@ -170,7 +170,7 @@ def test_a_file_that_is_written_in_place_is_listed_and_one_of_the_user_is_not_re
     assert contents(output) == {"mine": "mine"}
 
 
-def test_the_temporary_file_of_a_killed_write_is_ours_and_others_of_that_kind_are_not(tmp_path: Path) -> None:
+def test_only_the_temporary_files_of_listed_files_are_removed(tmp_path: Path) -> None:
     output = tmp_path / "run"
     with output_folder(output, "train.py") as record:
         with pytest.raises(KeyboardInterrupt), stopped_write(output / "a"):
@@ -188,7 +188,7 @@ def stopped_write(path: Path) -> Iterator[None]:
         yield
 
 
-def test_in_a_folder_where_other_tools_write_only_files_of_their_names_are_removed(tmp_path: Path) -> None:
+def test_in_a_scratch_folder_only_files_with_listed_names_are_removed(tmp_path: Path) -> None:
     output = tmp_path / "run"
     with output_folder(output, "train.py"):
         (output / "mapping" / "0").mkdir(parents=True)
@@ -199,7 +199,7 @@ def test_in_a_folder_where_other_tools_write_only_files_of_their_names_are_remov
         assert contents(output) == {"mapping/notes.txt": "notes.txt", "mapping/0/mine.bin": "0/mine.bin"}
 
 
-def test_an_output_inside_another_is_removed_with_it_but_for_files_of_the_user(tmp_path: Path) -> None:
+def test_an_inner_output_is_removed_with_the_outer_one_except_for_files_of_the_user(tmp_path: Path) -> None:
     output = tmp_path / "run"
     with output_folder(output, "reconstruct.py") as record:
         make(output / "extracted", "frames", kind="extract.py")
@@ -212,16 +212,16 @@ def test_an_output_inside_another_is_removed_with_it_but_for_files_of_the_user(t
     assert contents(output) == {"extracted/inner/mine": "mine", "training/mine": "mine"}
 
 
-def test_what_another_command_adds_to_a_part_of_an_output_belongs_to_the_output(tmp_path: Path) -> None:
+def test_files_that_another_command_adds_to_an_output_belong_to_the_output(tmp_path: Path) -> None:
     make(tmp_path / "out", "frames")
     with joined_output(tmp_path / "out" / "inner"):
         write_bytes(tmp_path / "out" / "inner" / "model", b"model")
-    write_bytes(tmp_path / "out" / "inner" / "other", b"of no command that holds the output")
+    write_bytes(tmp_path / "out" / "inner" / "other", b"written without holding the output")
     make(tmp_path / "out", "new", overwrite=True)
-    assert contents(tmp_path / "out") == made_of("new", **{"inner/other": "of no command that holds the output"})
+    assert contents(tmp_path / "out") == made_of("new", **{"inner/other": "written without holding the output"})
 
 
-def test_two_processes_that_add_to_one_record_lose_nothing(tmp_path: Path) -> None:
+def test_two_processes_that_add_to_one_record_lose_no_entry(tmp_path: Path) -> None:
     make(tmp_path / "out", "old")
     first, second = (OutputRecord.load(tmp_path / "out") for _ in range(2))
     assert first is not None and second is not None
@@ -235,7 +235,7 @@ def test_two_processes_that_add_to_one_record_lose_nothing(tmp_path: Path) -> No
     assert found is not None and found.foreign() == []
 
 
-def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path) -> None:
+def test_a_truncated_line_does_not_damage_the_next_one(tmp_path: Path) -> None:
     with output_folder(tmp_path / "run", "train.py"):
         write_bytes(tmp_path / "run" / "a", b"1")
     with (tmp_path / "run" / RECORD_NAME).open("ab") as stream:
@@ -246,7 +246,7 @@ def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path) -> None:
     assert found is not None and found.foreign() == []
 
 
-def test_a_command_that_fails_before_it_writes_leaves_no_folder(tmp_path: Path) -> None:
+def test_a_command_that_fails_before_writing_leaves_no_folder(tmp_path: Path) -> None:
     for hold in (work_folder, output_folder):
         with pytest.raises(LumenError, match="wrong input"), hold(tmp_path / "out", "test.py"):
             raise LumenError("wrong input")
@@ -267,7 +267,7 @@ def test_names_that_are_not_utf_8_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("function", ["rename", "rmdir", "unlink"])
 @pytest.mark.parametrize("call", range(8))
-def test_publishing_stopped_at_any_step_is_old_or_new_and_keeps_files_of_the_user(
+def test_publishing_stopped_at_any_step_keeps_files_of_the_user_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
 ) -> None:
     output = tmp_path / "out"
@@ -295,13 +295,13 @@ def test_publishing_stopped_at_any_step_is_old_or_new_and_keeps_files_of_the_use
     except KeyboardInterrupt:
         pass
     everything = {path.read_text() for path in tmp_path.rglob("mine")}
-    assert everything == {"mine"}, "it is there even before the next command"
+    assert everything == {"mine"}, "the file must exist before the next command"
     make(output, "newest", overwrite=True)
     assert contents(output) == made_of("newest", **{"inner/mine": "mine"})
     assert names(tmp_path) == {"out"}
 
 
-def test_publishing_killed_at_any_moment_is_whole_and_never_older_than_what_was_reported(tmp_path: Path) -> None:
+def test_publishing_killed_at_any_moment_leaves_a_complete_output_not_older_than_reported(tmp_path: Path) -> None:
     script = """
 from pathlib import Path
 from pipeline.outputs.files import write_bytes
@@ -325,7 +325,7 @@ for number in range(1, 100_000):
 
 
 @pytest.mark.parametrize("named", [".", "link"])
-def test_the_output_around_a_folder_is_found_by_any_name_of_the_folder(
+def test_the_output_that_contains_a_folder_is_found_by_any_path_to_the_folder(
     tmp_path: Path, named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(tmp_path / "out", "frames")
@@ -337,7 +337,7 @@ def test_the_output_around_a_folder_is_found_by_any_name_of_the_folder(
     assert contents(tmp_path / "out") == made_of("new")
 
 
-def test_another_place_is_claimed_as_the_output_is(tmp_path: Path) -> None:
+def test_publishing_elsewhere_checks_the_target_like_an_output(tmp_path: Path) -> None:
     far = tmp_path / "far"
     far.mkdir()
     (far / "mine").write_text("mine")
@@ -354,14 +354,14 @@ def test_another_place_is_claimed_as_the_output_is(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine" and names(tmp_path) == {"elsewhere", "far", "file"}
 
 
-def test_a_record_that_a_kill_left_half_written_blocks_nothing(tmp_path: Path) -> None:
+def test_a_partially_written_record_does_not_block_the_next_run(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / f".partial.{RECORD_NAME}").write_text('{"tool": ')
     make(tmp_path / "out", "new")
     assert contents(tmp_path / "out").items() >= made_of("new").items()
 
 
-def test_what_is_published_is_not_discarded(tmp_path: Path) -> None:
+def test_a_published_output_is_not_discarded(tmp_path: Path) -> None:
     with work_folder(tmp_path / "out", "test.py") as work:
         write_bytes(work.path / "a", b"new")
         work.publish()
@@ -369,7 +369,7 @@ def test_what_is_published_is_not_discarded(tmp_path: Path) -> None:
     assert contents(tmp_path / "out") == {"a": "new"}
 
 
-def test_inner_records_are_removed_before_those_around_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inner_records_are_removed_before_outer_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[Path] = []
     original = Path.unlink
 
@@ -387,28 +387,26 @@ def test_inner_records_are_removed_before_those_around_them(tmp_path: Path, monk
     assert records[:2] == ["b", "a"]
 
 
-def test_a_part_of_another_output_is_not_replaced(tmp_path: Path) -> None:
+def test_a_folder_inside_another_output_is_not_replaced(tmp_path: Path) -> None:
     with output_folder(tmp_path / "run", "reconstruct.py"):
         write_bytes(tmp_path / "run" / "colmap" / "model", b"dense")
     with (
         joined_output(tmp_path / "run"),
-        pytest.raises(LumenError, match=r"is a part of an output of reconstruct\.py"),
+        pytest.raises(LumenError, match=r"is part of an output of reconstruct\.py"),
         work_folder(tmp_path / "run" / "colmap", "bootstrap.py", overwrite=True),
     ):
         pass
     assert (tmp_path / "run" / "colmap" / "model").read_bytes() == b"dense"
 
 
-def test_an_output_at_the_root_of_a_mounted_disk_is_written_into_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_output_at_a_mount_point_is_written_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
     original = os.rename
 
     def rename(source: Path, target: Path) -> None:
-        assert disk not in (Path(source), Path(target)), "the root of a disk has no other name"
+        assert disk not in (Path(source), Path(target)), "a mount point cannot be renamed"
         original(source, target)
 
     monkeypatch.setattr(os, "rename", rename)
@@ -417,11 +415,11 @@ def test_an_output_at_the_root_of_a_mounted_disk_is_written_into_it(
     make(disk, "new", overwrite=True)
     assert contents(disk) == made_of("new", **{"inner/mine": "mine"})
     assert {path.name for path in disk.iterdir()} == {"a", "b", "inner", RECORD_NAME}
-    with pytest.raises(LumenError, match="exists already"):
+    with pytest.raises(LumenError, match="already exists"):
         make(disk, "newer")
 
 
-def test_an_inner_output_with_a_file_of_the_user_can_be_made_again(tmp_path: Path) -> None:
+def test_an_inner_output_with_a_file_of_the_user_can_be_written_again(tmp_path: Path) -> None:
     with output_folder(tmp_path / "run", "reconstruct.py") as record:
         make(tmp_path / "run" / "extracted", "old", kind="extract.py")
         (tmp_path / "run" / "extracted" / "mine").write_text("mine")
@@ -430,7 +428,7 @@ def test_an_inner_output_with_a_file_of_the_user_can_be_made_again(tmp_path: Pat
     assert contents(tmp_path / "run" / "extracted") == made_of("new", mine="mine")
 
 
-def test_an_output_inside_one_that_another_process_holds_is_refused(tmp_path: Path) -> None:
+def test_an_output_inside_one_that_another_process_holds_is_rejected(tmp_path: Path) -> None:
     script = """
 from pathlib import Path
 from pipeline.outputs.folders import output_folder
@@ -448,7 +446,7 @@ with output_folder(Path("run"), "reconstruct.py"):
     make(tmp_path / "run" / "extracted", "new", kind="extract.py")
 
 
-def test_a_private_folder_stays_private_and_empty_folders_stay(tmp_path: Path) -> None:
+def test_a_replaced_folder_keeps_its_permissions_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "out" / "my" / "empty folder").mkdir(parents=True)
     (tmp_path / "out").chmod(0o700)
     for content in ("old", "new"):
@@ -457,7 +455,7 @@ def test_a_private_folder_stays_private_and_empty_folders_stay(tmp_path: Path) -
         assert (tmp_path / "out" / "my" / "empty folder").is_dir()
 
 
-def test_links_among_images_lead_to_inputs_as_well(tmp_path: Path) -> None:
+def test_targets_of_linked_images_count_as_inputs(tmp_path: Path) -> None:
     (tmp_path / "out" / "frames").mkdir(parents=True)
     (tmp_path / "out" / "frames" / "0.jpg").write_text("image")
     (tmp_path / "links").mkdir()
@@ -468,7 +466,7 @@ def test_links_among_images_lead_to_inputs_as_well(tmp_path: Path) -> None:
     refuse_overlap(tmp_path / "run", source_places(tmp_path / "links" / "*.jpg"))
 
 
-def test_a_file_of_the_user_in_a_work_folder_stays_there(tmp_path: Path) -> None:
+def test_a_file_of_the_user_in_a_work_folder_is_kept(tmp_path: Path) -> None:
     with work_folder(tmp_path / "out", "test.py") as work:
         write_bytes(work.path / "a", b"killed")
         (work.path / "deep").mkdir()

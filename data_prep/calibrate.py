@@ -14,9 +14,10 @@ import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -27,9 +28,10 @@ from data_prep.calibration.pattern import Gray, Pattern, PatternKind, find_patte
 from data_prep.calibration.plot import draw_residuals
 from data_prep.calibration.solve import MIN_VIEWS, Lens, Solution, View, solve
 from data_prep.video.image_source import list_images
+from pipeline.command.bounds import Positive, Settings
 from pipeline.command.run_command import run_command
 from pipeline.data.images import is_own_picture, read_pixels, write_picture
-from pipeline.errors import LumenError
+from pipeline.errors import LumenError, require
 from pipeline.progress import progress
 
 # Of what is written, what no other tool writes.
@@ -48,20 +50,20 @@ _CONTENT_SHARE = 0.15
 
 
 @dataclass(frozen=True)
-class CalibrateConfig:
+class CalibrateConfig(Settings):
     """Calibrate a camera from images of a flat pattern: writes calibration.yaml and a picture of the residuals."""
 
     images: tyro.conf.Positional[Path]
     """Folder of images, or a quoted glob such as "calib/*.png"; 10 to 20 images, the pattern tilted in most of them."""
     pattern: PatternKind
     """What is printed on the board."""
-    rows: int
+    rows: Annotated[int, msgspec.Meta(ge=2)]
     """Rows of circles, or of inner corners of a chessboard; asymmetric: all rows, the shifted ones between them too."""
-    cols: int
+    cols: Annotated[int, msgspec.Meta(ge=2)]
     """Circles, or inner corners, in one row; asymmetric: in one row alone (every second row is shifted half a step)."""
-    spacing_mm: float
+    spacing_mm: Positive
     """To the next circle's centre or corner in the same row; OpenCV's samples ask for half of it if asymmetric."""
-    row_spacing_mm: float | None = None
+    row_spacing_mm: Positive | None = None
     """To the next row (asymmetric: the shifted one); by default spacing_mm, half of it for asymmetric circles."""
     fisheye: bool = False
     """Fit OPENCV_FISHEYE, for lenses that see more than about 110 degrees, instead of OPENCV."""
@@ -73,6 +75,20 @@ class CalibrateConfig:
     """The file to write; the picture gets the same name with .png."""
     overwrite: bool = False
     """Replace an earlier calibration in the output."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (("spacing_mm", self.spacing_mm), ("row_spacing_mm", self.row_spacing_mm)):
+            require(value is None or math.isfinite(value), f"--{name} {value}: choose a finite number")
+        require(
+            self.pattern != "chessboard" or min(self.rows, self.cols) >= 3,
+            f"--rows {self.rows} --cols {self.cols}: a chessboard needs at least 3 of each",
+        )
+        require(
+            not (self.fisheye and self.tangential),
+            "--tangential and --fisheye exclude each other: OPENCV_FISHEYE has no tangential coefficients",
+        )
+        require(self.radial < 4 or self.fisheye, "--radial 4 needs --fisheye; OPENCV has at most 3 radial coefficients")
 
 
 @dataclass(frozen=True)
@@ -91,10 +107,10 @@ def run(config: CalibrateConfig) -> list[Path]:
         The paths of both.
 
     Raises:
-        LumenError: if an option is out of range, there are no images or too few usable ones, they differ in size or do
+        LumenError: if there are no images or too few usable ones, they differ in size or do
             not determine the camera, or the output exists already.
     """
-    pattern, lens = _pattern(config), _lens(config)
+    pattern, lens = _pattern(config), Lens(config.fisheye, config.radial, config.tangential)
     picture = config.output.with_suffix(".png")
     _check_output(config, picture)
     paths = list_images(config.images)
@@ -112,25 +128,9 @@ def run(config: CalibrateConfig) -> list[Path]:
 
 
 def _pattern(config: CalibrateConfig) -> Pattern:
-    least = 3 if config.pattern == "chessboard" else 2
-    if config.rows < least or config.cols < least:
-        raise LumenError(
-            f"--rows {config.rows} --cols {config.cols}: a {config.pattern} needs at least {least} of each"
-        )
     default_row_spacing_mm = config.spacing_mm / (2 if config.pattern == "asymmetric_circles" else 1)
     row_spacing_mm = default_row_spacing_mm if config.row_spacing_mm is None else config.row_spacing_mm
-    for name, value in (("spacing_mm", config.spacing_mm), ("row_spacing_mm", row_spacing_mm)):
-        if not (math.isfinite(value) and value > 0):
-            raise LumenError(f"--{name} has to be above 0, not {value}")
     return Pattern(config.pattern, config.rows, config.cols, config.spacing_mm, row_spacing_mm)
-
-
-def _lens(config: CalibrateConfig) -> Lens:
-    if config.fisheye and config.tangential:
-        raise LumenError("--tangential and --fisheye exclude each other: OPENCV_FISHEYE has no tangential coefficients")
-    if config.radial == 4 and not config.fisheye:
-        raise LumenError("--radial 4 is for --fisheye only; OPENCV has at most 3")
-    return Lens(config.fisheye, config.radial, config.tangential)
 
 
 def _check_output(config: CalibrateConfig, picture: Path) -> None:

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import pycolmap
 import tyro
 
 from data_prep.simulation.training_data import is_phantom, write_phantom_training_data
+from pipeline.command.bounds import Positive, Settings
 from pipeline.command.run_command import run_command
 from pipeline.data.depth_files import copy_depth
 from pipeline.data.images import write_image
@@ -56,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ConvertConfig:
+class ConvertConfig(Settings):
     """Convert an SfM result: a COLMAP model or training data into either, into nerfstudio's or into TUM's format."""
 
     input: tyro.conf.Positional[Path]
@@ -73,7 +75,7 @@ class ConvertConfig:
     """Folder of a COLMAP model's images; by default `images` in the input's folder or up to two above it."""
     mask: Path | None = None
     """Content area of a COLMAP model's images, 255 = tissue; by default `undistorted_mask.bmp` in the same places."""
-    fps: float | None = None
+    fps: Positive | None = None
     """Frames a second, for the times of a trajectory where there is no sequence.yaml."""
     check: bool = False
     """Write pictures of sampled frames with the points on them: green where a listed view sees one."""
@@ -81,7 +83,8 @@ class ConvertConfig:
     """Replace the output folder if a conversion made it."""
 
     def __post_init__(self) -> None:
-        require(self.fps is None or 0 < self.fps < float("inf"), f"--fps {self.fps}: choose more than 0")
+        super().__post_init__()
+        require(self.fps is None or math.isfinite(self.fps), f"--fps {self.fps}: choose a finite number")
         require(self.fps is None or self.to == "tum", f"--fps is for --to tum; {self.to} has no times")
 
 

@@ -14,10 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import av
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -32,6 +33,7 @@ from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import join
 from data_prep.simulation.truth import PhantomTruth, frame_truths, write_truth
 from data_prep.simulation.video_camera import VideoCamera, exposure_gains
+from pipeline.command.bounds import Count, NonNegative, NonNegativeInt, Settings
 from pipeline.command.config import to_mapping
 from pipeline.command.run_command import run_command
 from pipeline.data.images import write_image
@@ -46,6 +48,7 @@ from pipeline.report import StageReport
 logger = logging.getLogger(__name__)
 
 Rendered = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+_Side = Annotated[int, msgspec.Meta(ge=64, le=4096)]
 
 _FRAMES_AT_ONCE = 2
 _METER_SIZE = (40, 32)
@@ -53,34 +56,34 @@ _REFERENCE_HEIGHT_PX = 512
 
 
 @dataclass(frozen=True)
-class PhantomConfig:
+class PhantomConfig(Settings):
     """Render a video of procedural anatomy, with exact poses, depth and correspondences."""
 
     output: tyro.conf.Positional[Path]
     """Folder to make: video.mp4 and its truth."""
     anatomy: Literal["colon", "sinus"] = "colon"
     """What to look at."""
-    frames: int = 120
+    frames: Count = 120
     """Length of the video."""
-    seed: int = 0
+    seed: NonNegativeInt = 0
     """Another seed makes another anatomy, camera path and noise."""
-    size: tuple[int, int] = (640, 512)
+    size: tuple[_Side, _Side] = (640, 512)
     """Width and height of the video, px, even."""
     fisheye: bool = False
     """A wide OPENCV_FISHEYE lens (125 degrees) instead of PINHOLE (85 degrees)."""
-    fps: float = 30.0
+    fps: Annotated[float, msgspec.Meta(ge=1, le=240)] = 30.0
     """Frames a second; the camera moves at about 10 mm/s whatever this is."""
     content_area: ContentShape = "round"
     """Outline of what the endoscope shows in the black frame."""
     overlay_text: bool = False
     """Burn made-up patient data into the black frame."""
-    black_s: float = 0.0
+    black_s: NonNegative = 0.0
     """Seconds of black at the start."""
-    cuts: int = 0
+    cuts: NonNegativeInt = 0
     """Hard cuts, at each of which the camera jumps to another place."""
-    duplicates: int = 0
+    duplicates: NonNegativeInt = 0
     """Frames that repeat the previous frame exactly."""
-    crf: int = 19
+    crf: Annotated[int, msgspec.Meta(ge=0, le=51)] = 19
     """H.264 quality, 0 (lossless) to 51."""
     depth: bool = True
     """Write a depth map for every frame."""
@@ -88,19 +91,10 @@ class PhantomConfig:
     """Replace the output folder if it holds a phantom."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         width, height = self.size
         require(bool(self.output.resolve().name), f"{self.output} cannot be made: name a folder")
-        require(self.frames >= 1, f"--frames {self.frames}: at least 1 is needed")
-        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
-        require(
-            min(self.size) >= 64 and max(self.size) <= 4096 and width % 2 == height % 2 == 0,
-            f"--size {width} {height}: choose even numbers from 64 to 4096",
-        )
-        require(1 <= self.fps <= 240, f"--fps {self.fps:g}: choose from 1 to 240")
-        require(0 <= self.crf <= 51, f"--crf {self.crf}: choose from 0 (lossless) to 51")
-        require(self.black_s >= 0, f"--black_s {self.black_s:g}: choose 0 or more")
-        require(self.cuts >= 0, f"--cuts {self.cuts}: choose 0 or more")
-        require(self.duplicates >= 0, f"--duplicates {self.duplicates}: choose 0 or more")
+        require(width % 2 == height % 2 == 0, f"--size {width} {height}: choose even numbers")
         needed = self.black_frames + frames_needed(self.cuts, self.duplicates)
         require(
             self.frames >= needed,

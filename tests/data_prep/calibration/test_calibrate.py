@@ -326,11 +326,13 @@ def test_a_file_of_the_user_is_never_replaced(few, tmp_path, capsys, name, text)
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        (["--spacing_mm", "0"], "spacing_mm has to be above 0"),
-        (["--spacing_mm", "nan"], "spacing_mm has to be above 0"),
-        (["--row_spacing_mm", "-1"], "row_spacing_mm has to be above 0"),
-        (["--rows", "1"], "at least 3"),
-        (["--radial", "4"], "--fisheye only"),
+        (["--spacing_mm", "0"], "--spacing_mm 0: choose more than 0"),
+        (["--spacing_mm", "nan"], "--spacing_mm nan: choose more than 0"),
+        (["--spacing_mm", "inf"], "--spacing_mm inf: choose a finite number"),
+        (["--row_spacing_mm", "-1"], "--row_spacing_mm -1: choose more than 0"),
+        (["--rows", "1"], "--rows 1: choose 2 or more"),
+        (["--rows", "2"], "--rows 2 --cols 8: a chessboard needs at least 3 of each"),
+        (["--radial", "4"], "--radial 4 needs --fisheye"),
         (["--fisheye", "--tangential"], "exclude each other"),
         (["--output", "calibration.txt"], ".yaml"),
     ],

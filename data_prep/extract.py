@@ -1,4 +1,4 @@
-"""Video → sequence: the frames worth using, their content area, timestamps and calibration."""
+"""Extract sequences from a video: usable frames, content area, timestamps and calibration."""
 
 if __name__ == "__main__":
     from pipeline.command.interruption import watch_signals
@@ -128,7 +128,7 @@ class ExtractConfig:
 
     @property
     def rules(self) -> ChoiceRules:
-        """The part of the settings that the choice of frames obeys."""
+        """The settings for frame selection."""
         return ChoiceRules(
             stride=self.stride,
             fps=self.fps,
@@ -142,16 +142,16 @@ class ExtractConfig:
 
 
 def run(config: ExtractConfig) -> list[Path]:
-    """Write a folder with one sequence a segment, the contact sheet, the survey, the manifest and the report.
+    """Write a folder with one sequence per segment, the contact sheet, the survey, the manifest and the report.
 
-    The work is done in a hidden folder beside the output and moved into place as a whole; a killed run goes on from
-    there.
+    All files are written to a hidden folder beside the output, which is moved into place at the end. A killed run
+    resumes from that folder.
 
     Returns:
         The folders of the sequences, in order, and the contact sheet.
 
     Raises:
-        LumenError: if there is nothing to extract, or it cannot be read or written.
+        LumenError: if there is nothing to extract, or something cannot be read or written.
     """
     report = StageReport("extract")
     source = open_source(config.video, config.image_fps, config.image_kind, config.image_numbers)
@@ -184,25 +184,25 @@ def run(config: ExtractConfig) -> list[Path]:
 
 
 def _refuse_another_video(output: Path, source: FrameSource) -> None:
-    """Say so if what is in the way comes of another video: `work_folder` would only advise to replace it."""
+    """Refuse an output of another video; `work_folder` would only suggest --overwrite."""
     sequences = RunPaths(output).sequences() if RunPaths(output).report("extract").exists() else []
     if not sequences:
         return
     try:
         there = Sequence.load(sequences[0].sequence).source
     except LumenError:
-        # Whose it is cannot be told; that it is in the way is said later.
+        # The sequence is unreadable, so its video is unknown; `work_folder` reports the conflict.
         return
     if there.sha256 != source.fingerprint():
         named = f" ({there.path})" if there.path else ""
         raise LumenError(
-            f"{output} holds the sequences of another video{named}: choose another place with --output, or pass "
+            f"{output} holds the sequences of another video{named}: choose another folder with --output, or pass "
             "--overwrite to replace them"
         )
 
 
 def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
-    """What the survey depends on."""
+    """The stage of the survey, with everything that it depends on."""
     settings = {
         name: getattr(config, name) for name in ("start", "end", "mask_margin_px", "image_fps", "image_numbers")
     }
@@ -210,7 +210,7 @@ def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
 
 
 def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
-    """What the written frames depend on."""
+    """The stage of the written frames, with everything that they depend on."""
     inputs = {"video": sha256}
     if config.calibration is not None:
         inputs["calibration"] = fingerprint_path(config.calibration)
@@ -218,13 +218,13 @@ def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
 
 
 def _settings(config: ExtractConfig) -> dict[str, Any]:
-    """What can be told of the config: not where things are, because a path may name a patient."""
+    """The settings that may be recorded: no paths, because a path may identify a patient."""
     hidden = ("video", "output", "overwrite", "calibration", "needs_calibration")
     return {name: value for name, value in to_mapping(config).items() if name not in hidden}
 
 
 def _save_settings(config: ExtractConfig, path: Path) -> None:
-    """Save what `--config` needs for the same run of a video: where the calibration is, or that there has to be one."""
+    """Save the settings for `--config`: the path of the calibration, or that a calibration is required."""
     settings = _settings(config)
     if config.calibration is not None and config.record_path:
         settings["calibration"] = str(config.calibration.resolve())
@@ -234,13 +234,13 @@ def _save_settings(config: ExtractConfig, path: Path) -> None:
 
 
 def _resume_or_clear(config: ExtractConfig, sha256: str, work: WorkFolder) -> Manifest:
-    """The manifest of a killed run that surveyed the same, or of a new one in an empty folder."""
+    """The manifest of an interrupted run with the same survey, or a new manifest in an empty folder."""
     path = RunPaths(work.path).manifest
-    # What cannot be read is of another version: there is nothing in it to go on from.
+    # An unreadable manifest is from another version; nothing in it can be reused.
     with suppress(LumenError):
         manifest = Manifest.load(path)
         if manifest.reason_to_run(_survey_stage(config, sha256)) is None:
-            logger.info("going on from an interrupted run")
+            logger.info("resuming an interrupted run")
             return manifest
     work.clear()
     return Manifest.load(path)
@@ -260,12 +260,12 @@ def _survey(config: ExtractConfig, source: FrameSource, sha256: str, manifest: M
 
 
 def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths: RunPaths) -> None:
-    """See that whatever frames are there already were written with these settings."""
+    """Keep existing frames only if they were written with these settings."""
     stage = _frames_stage(config, sha256)
     is_current = manifest.reason_to_run(stage) is None
     if not is_current:
         remove_own(*paths.segments())
-    # Even if frames are current: the same calibration may lie somewhere else by now.
+    # Saved even if the frames are current: the calibration file may have moved.
     _save_settings(config, paths.config("extract"))
     if not is_current:
         manifest.complete(stage, [paths.config("extract")])
@@ -292,7 +292,7 @@ def _write(
     paths: RunPaths,
     report: StageReport,
 ) -> list[str]:
-    """Write the sequences and the contact sheet; return the sequences' names."""
+    """Write the sequences and the contact sheet; return the names of the sequences."""
     stride = config.stride if config.fps is None else max(1, round(source.info.fps / config.fps))
     sequences = [paths.sequence(name) for name in plan.sequence_names(stride)]
     targets = {frame.index: path for path, segment in zip(sequences, plan.kept, strict=True) for frame in segment.kept}

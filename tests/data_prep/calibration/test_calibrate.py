@@ -280,7 +280,7 @@ def test_too_few_images(few, tmp_path, capsys):
     for path in sorted(few.glob("*.png"))[2:]:
         path.unlink()
     message = fails(capsys, *arguments(few, "chessboard", tmp_path / "out.yaml"))
-    assert "found in 2 of 2 images, and 3 are needed" in message
+    assert "pattern found in 2 of 2 images, 3 are needed" in message
     assert list(tmp_path.glob("out*")) == []
 
 

@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 from extraction import EXTRACT, digests, extract, only_sequence, run_command
+from pipeline.data.images import write_image
 from pipeline.errors import LumenError
 from pipeline.outputs.files import partial_path, write_bytes
 from pipeline.outputs.folders import work_folder
@@ -89,9 +90,8 @@ def test_interrupted_run_resumes(video: Path, tmp_path: Path, monkeypatch: pytes
     def write_a_few(path: Path, image: Any, options: list[int]) -> None:
         if len(written) == 21:
             raise KeyboardInterrupt
+        write_image(path, image, options)
         written.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
 
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.selection.writer.write_image", write_a_few)

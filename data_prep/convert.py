@@ -1,4 +1,4 @@
-"""SfM results between formats: COLMAP models, training data, nerfstudio's transforms.json, TUM trajectories."""
+"""Convert SfM results between COLMAP models, training data, nerfstudio's transforms.json and TUM trajectories."""
 
 if __name__ == "__main__":
     from pipeline.command.interruption import watch_signals
@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ import pycolmap
 import tyro
 
 from data_prep.simulation.training_data import is_phantom, write_phantom_training_data
+from pipeline.command.bounds import Positive, Settings
 from pipeline.command.run_command import run_command
 from pipeline.data.depth_files import copy_depth
 from pipeline.data.images import write_image
@@ -46,53 +48,54 @@ from sfm.output.export import NerfstudioLens, write_nerfstudio, write_tum
 from sfm.output.projection_plot import draw_projections
 
 _CHECKED_FRAMES = 12
-# An eighth of the size, which costs JPEG next to nothing and still shows that it can be read.
+# Decoding at 1/8 of the size is fast for JPEG and still detects an unreadable file.
 _QUICK_DECODING = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 _QUICK_SHRINK = 8
 _FULL_DECODING = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-_GIVE_FPS = "give the frames a second of the video, such as --fps 30"
+_GIVE_FPS = "give the frame rate of the video, such as --fps 30"
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class ConvertConfig:
-    """Convert an SfM result: a COLMAP model or training data into either, into nerfstudio's or into TUM's format."""
+class ConvertConfig(Settings):
+    """Convert an SfM result (COLMAP model or training data) to COLMAP, training data, nerfstudio or TUM format."""
 
     input: tyro.conf.Positional[Path]
-    """Folder with a COLMAP model (or with sparse/0), a sequence's folder with training data in either layout, or a
-    phantom's, for --to training."""
+    """Folder with a COLMAP model (or with sparse/0), a sequence with training data in either layout, or, with --to
+    training, a phantom."""
     to: Literal["colmap", "training", "nerfstudio", "tum"]
-    """What to write: sparse/0, images and masks; a sequence with colmap/0; transforms.json with images, masks and
+    """Output format: sparse/0 with images and masks; a sequence with colmap/0; transforms.json with images, masks and
     sparse_pc.ply; trajectory.tum."""
     output: Path
-    """Folder to make."""
+    """Output folder, new or empty."""
     pose_direction: Literal["auto", "cam_from_world", "world_from_cam"] = "auto"
-    """How poses stand in training data; auto finds out by projecting the points."""
+    """Direction of the poses in training data; auto detects it by projecting the points."""
     images: Path | None = None
-    """Folder of a COLMAP model's images; by default `images` in the input's folder or up to two above it."""
+    """Folder of a COLMAP model's images; by default `images` in the input folder or up to two levels above it."""
     mask: Path | None = None
-    """Content area of a COLMAP model's images, 255 = tissue; by default `undistorted_mask.bmp` in the same places."""
-    fps: float | None = None
-    """Frames a second, for the times of a trajectory where there is no sequence.yaml."""
+    """Content area of a COLMAP model's images, 255 = tissue; by default `undistorted_mask.bmp` in the same folders."""
+    fps: Positive | None = None
+    """Frames per second, for the timestamps of a trajectory without sequence.yaml."""
     check: bool = False
-    """Write pictures of sampled frames with the points on them: green where a listed view sees one."""
+    """Write plots of sampled frames with the projected points; green if a view lists the point as an observation."""
     overwrite: bool = False
-    """Replace the output folder if a conversion made it."""
+    """Replace the output folder if a conversion wrote it."""
 
     def __post_init__(self) -> None:
-        require(self.fps is None or 0 < self.fps < float("inf"), f"--fps {self.fps}: choose more than 0")
-        require(self.fps is None or self.to == "tum", f"--fps is for --to tum; {self.to} has no times")
+        super().__post_init__()
+        require(self.fps is None or math.isfinite(self.fps), f"--fps {self.fps}: choose a finite number")
+        require(self.fps is None or self.to == "tum", f"--fps needs --to tum; {self.to} has no timestamps")
 
 
 def run(config: ConvertConfig) -> list[Path]:
-    """Convert; images are copied without their metadata, JPEGs without a change to their pixels.
+    """Convert. Images are copied without metadata; the pixels of a JPEG do not change.
 
     Returns:
-        The main file or folder of the result, and the folder of the check's pictures.
+        The main output file or folder, and the folder of plots if `check` is set.
 
     Raises:
-        LumenError: if the input holds neither, or lacks something that the output needs.
+        LumenError: if the input is neither format, or lacks something that the output needs.
     """
     report = StageReport("convert")
     inputs = (config.input, config.images, config.mask)
@@ -122,7 +125,7 @@ def run(config: ConvertConfig) -> list[Path]:
 
 
 def _conversion(config: ConvertConfig) -> Callable[[ConversionPaths], TrainingData]:
-    """Read the input; what is returned writes the output and tells what is in it."""
+    """Read the input; return a function that writes the output and returns its data."""
     if is_phantom(config.input):
         _check_phantom_options(config)
         return lambda paths: write_phantom_training_data(config.input, paths.root)
@@ -134,29 +137,29 @@ def _conversion(config: ConvertConfig) -> Callable[[ConversionPaths], TrainingDa
 def _check_phantom_options(config: ConvertConfig) -> None:
     require(
         config.to == "training",
-        f"{config.input} is a phantom, which becomes training data: convert it with --to training first, and what "
-        f"comes of it with --to {config.to}",
+        f"{config.input} is a phantom: convert it with --to training first, then convert the result with "
+        f"--to {config.to}",
     )
     for name, is_given in (
         ("pose_direction", config.pose_direction != "auto"),
         ("images", config.images is not None),
         ("mask", config.mask is not None),
     ):
-        require(not is_given, f"--{name} is not for phantoms: {config.input} knows its own")
+        require(not is_given, f"--{name} does not apply to phantoms: {config.input} has its own")
 
 
 def _read(config: ConvertConfig) -> TrainingData:
     require(config.input.is_dir(), f"{config.input} is not a folder")
     if TrainingPaths.find(config.input) is not None:
         for name, value in (("images", config.images), ("mask", config.mask)):
-            require(value is None, f"--{name} is for COLMAP models; {config.input} is training data, which has its own")
+            require(value is None, f"--{name} is for COLMAP models; {config.input} is training data and has its own")
         return read_training_data(config.input, config.pose_direction)
     folder = _model_folder(config.input)
     if folder is None:
         raise LumenError(
             f"{config.input} holds neither training data (motion.yaml) nor a COLMAP model (cameras.bin or cameras.txt)"
         )
-    require(config.pose_direction == "auto", "--pose_direction is for training data; a COLMAP model is cam_from_world")
+    require(config.pose_direction == "auto", "--pose_direction is for training data; COLMAP poses are cam_from_world")
     model = read_model(folder)
     data = _poses(folder, model) if config.to == "tum" and not config.check else _views(config, model)
     logger.info("%s: COLMAP model, %d views, %d points", folder, len(data.frame_index), len(data.points))
@@ -167,8 +170,7 @@ def _poses(folder: Path, model: pycolmap.Reconstruction) -> TrainingData:
     data = poses_from_model(model)
     require(
         has_frame_numbers(data),
-        f"{folder}: the names of its images do not say which frames they are: each needs a number of its own, such as "
-        "00000012.jpg",
+        f"{folder}: image names do not give frame numbers: each name needs its own number, such as 00000012.jpg",
     )
     return data
 
@@ -177,18 +179,18 @@ def _views(config: ConvertConfig, model: pycolmap.Reconstruction) -> TrainingDat
     image_folder = _image_folder(config, next(iter(model.images.values())).name)
     found = {image.name: image_folder / image.name for image in model.images.values()}
     frames = sorted(frame_number(name) for name in found)
-    # nerfstudio has lenses with distortion; the pictures of the check are drawn with pinholes.
+    # nerfstudio supports distorted lenses; the check's plots assume pinholes.
     pinholes = config.check or config.to != "nerfstudio"
     data = training_data_from_model(model, _mask(config, model), np.array(frames, np.int64), found, pinholes=pinholes)
     require(
         config.to != "training" or len(data.observation_point) > 0,
-        f"{config.input}: the model has no points that its images see; training data needs them",
+        f"{config.input}: the model has no points with observations; training data needs them",
     )
     return data
 
 
 def _around(folder: Path) -> Iterator[Path]:
-    """The folder and the two above it: where a COLMAP model's images and mask are usually kept."""
+    """The folder and its two parents: the usual places of a COLMAP model's images and mask."""
     resolved = folder.resolve()
     yield from (resolved, resolved.parent, resolved.parent.parent)
 
@@ -197,12 +199,12 @@ def _image_folder(config: ConvertConfig, name: str) -> Path:
     folders = [config.images] if config.images else [SequencePaths(folder).images for folder in _around(config.input)]
     found = next((folder for folder in folders if (folder / name).exists()), None)
     if found is None and config.to != "tum":
-        raise LumenError(f"{config.input}: its image {name} is not in {folders[0]}: give the folder with --images")
+        raise LumenError(f"{config.input}: image {name} is not in {folders[0]}: pass the folder with --images")
     return found or folders[0]
 
 
 def _mask_file(config: ConvertConfig) -> Path | None:
-    """The content area of a COLMAP model's images: given, or where images are looked for; None if there is none."""
+    """The content area of a COLMAP model's images: --mask, or a mask near the model; None if there is none."""
     if config.mask is not None:
         return config.mask
     candidates = (SequencePaths(folder).mask for folder in _around(config.input))
@@ -215,23 +217,23 @@ def _mask(config: ConvertConfig, model: pycolmap.Reconstruction) -> Bytes:
         return read_mask(found)
     if config.to == "training":
         raise LumenError(
-            f"{config.input}: training data needs the content area of the images (255 = tissue): give it with --mask"
+            f"{config.input}: training data needs the content area of the images (255 = tissue): pass it with --mask"
         )
     camera = next(iter(model.cameras.values()))
     return np.full((camera.height, camera.width), 255, np.uint8)
 
 
 def _timestamps(config: ConvertConfig, data: TrainingData) -> npt.NDArray[np.float64]:
-    """When each view was shown: from the sequence, or by frames a second."""
+    """The timestamp of each view: from the sequence, or from the frame rate."""
     if config.fps is not None:
         return data.frame_index / config.fps
     candidates = (SequencePaths(folder).sequence for folder in _around(config.input))
     path = next((path for path in candidates if path.exists()), None)
     if path is None:
-        raise LumenError(f"{config.input}: there is no sequence.yaml to tell when a frame was shown: {_GIVE_FPS}")
+        raise LumenError(f"{config.input}: no sequence.yaml gives the timestamps of the frames: {_GIVE_FPS}")
     times_s = {frame.index: frame.timestamp_s for frame in Sequence.load(path).frames}
     unknown = [int(index) for index in data.frame_index if int(index) not in times_s]
-    require(not unknown, f"{path} does not know frame {unknown[0] if unknown else ''}: {_GIVE_FPS}")
+    require(not unknown, f"{path} does not list frame {unknown[0] if unknown else ''}: {_GIVE_FPS}")
     return np.array([times_s[int(index)] for index in data.frame_index])
 
 
@@ -255,7 +257,7 @@ def _write(
 
 
 def _copy_depths(source: Path, data: TrainingData, output: TrainingPaths) -> None:
-    """Copy the depth maps of a model in whose world they are, without metadata."""
+    """Copy the depth maps without metadata; they share the world frame of the model."""
     paths = TrainingPaths.with_depth(source)
     if paths is None:
         return
@@ -265,7 +267,7 @@ def _copy_depths(source: Path, data: TrainingData, output: TrainingPaths) -> Non
 
 
 def _write_masks(config: ConvertConfig, data: TrainingData, paths: ConversionPaths) -> list[Path]:
-    """Write the content area and a mask for each view, its own where it has one; none where the area is not known."""
+    """Write the content area and one mask per view, its own if it has one; nothing if the content area is unknown."""
     if TrainingPaths.find(config.input) is None and _mask_file(config) is None:
         return []
     output = SequencePaths(paths.root)
@@ -277,7 +279,7 @@ def _write_masks(config: ConvertConfig, data: TrainingData, paths: ConversionPat
 
 
 def _lenses(config: ConvertConfig, data: TrainingData) -> list[NerfstudioLens]:
-    """The lens of each view of a COLMAP model; none of training data, whose views are of pinholes."""
+    """The lens of each view of a COLMAP model; empty for training data, whose cameras are pinholes."""
     folder = _model_folder(config.input) if TrainingPaths.find(config.input) is None else None
     if folder is None:
         return []
@@ -287,11 +289,11 @@ def _lenses(config: ConvertConfig, data: TrainingData) -> list[NerfstudioLens]:
 
 
 def _colmap_model(config: ConvertConfig, data: TrainingData) -> pycolmap.Reconstruction:
-    """The model that the input is or that lies beside it, as it was observed; otherwise one of the training data."""
+    """The input's own model with its observations; without one, a model built from the training data."""
     training = TrainingPaths.find(config.input)
     folder = _model_folder(config.input) if training is None else training.model
     if folder is None or not any(folder.glob("cameras.*")):
-        logger.warning("training data does not say where a point was seen: observations are where points project to")
+        logger.warning("training data lists no image positions: observations are set to the projections of the points")
         return model_from_training_data(data)
     model = read_model(folder)
     for image in model.images.values():
@@ -305,12 +307,12 @@ def _model_folder(folder: Path) -> Path | None:
 
 
 def _copy_image(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
-    """Copy a view's image without its metadata under the name of its frame; other kinds become JPEG."""
+    """Copy a view's image without metadata, named by its frame index; other formats become JPEG."""
     source = data.image_paths[view]
     target = SequencePaths(paths.root).image(int(data.frame_index[view]))
     with explain_os_errors("read", source):
         content = source.read_bytes()
-    # A JPEG is copied as it is, so that it need not be decoded in full.
+    # The bytes of a JPEG are copied, so a full decode is unnecessary.
     flags, shrink = (_QUICK_DECODING, _QUICK_SHRINK) if is_jpeg(content) else (_FULL_DECODING, 1)
     image = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if content else None
     if image is None:
@@ -318,7 +320,7 @@ def _copy_image(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
     expected = (-(-data.height // shrink), -(-data.width // shrink))
     if image.shape[:2] != expected:
         about = f"{image.shape[1] * shrink}x{image.shape[0] * shrink}"
-        raise LumenError(f"{source} is of about {about} pixels, the mask of {data.width}x{data.height}")
+        raise LumenError(f"{source} has about {about} pixels, the mask has {data.width}x{data.height}")
     if not is_jpeg(content):
         write_image(target, image, [cv2.IMWRITE_JPEG_QUALITY, 98])
         return target

@@ -1,4 +1,4 @@
-"""Video → sequence: the frames worth using, their content area, timestamps and calibration."""
+"""Extract sequences from a video: usable frames, content area, timestamps and calibration."""
 
 if __name__ == "__main__":
     from pipeline.command.interruption import watch_signals
@@ -127,7 +127,7 @@ class ExtractConfig(Settings):
 
     @property
     def rules(self) -> ChoiceRules:
-        """The part of the settings that the choice of frames obeys."""
+        """The settings for frame selection."""
         return ChoiceRules(
             stride=self.frames.stride,
             fps=self.fps,
@@ -141,16 +141,16 @@ class ExtractConfig(Settings):
 
 
 def run(config: ExtractConfig) -> list[Path]:
-    """Write a folder with one sequence a segment, the contact sheet, the survey, the manifest and the report.
+    """Write a folder with one sequence per segment, the contact sheet, the survey, the manifest and the report.
 
-    The work is done in a hidden folder beside the output and moved into place as a whole; a killed run goes on from
-    there.
+    All files are written to a hidden folder beside the output, which is moved into place at the end. A killed run
+    resumes from that folder.
 
     Returns:
         The folders of the sequences, in order, and the contact sheet.
 
     Raises:
-        LumenError: if there is nothing to extract, or it cannot be read or written.
+        LumenError: if there is nothing to extract, or something cannot be read or written.
     """
     report = StageReport("extract")
     source = open_source(config.video, config.frames.image_fps, config.frames.image_kind, config.frames.image_numbers)
@@ -183,19 +183,19 @@ def run(config: ExtractConfig) -> list[Path]:
 
 
 def _refuse_another_video(output: Path, source: FrameSource) -> None:
-    """Say so if what is in the way comes of another video: `work_folder` would only advise to replace it."""
+    """Refuse an output of another video; `work_folder` would only suggest --overwrite."""
     sequences = RunPaths(output).sequences() if RunPaths(output).report("extract").exists() else []
     if not sequences:
         return
     try:
         there = Sequence.load(sequences[0].sequence).source
     except LumenError:
-        # Whose it is cannot be told; that it is in the way is said later.
+        # The sequence is unreadable, so its video is unknown; `work_folder` reports the conflict.
         return
     if there.sha256 != source.fingerprint():
         named = f" ({there.path})" if there.path else ""
         raise LumenError(
-            f"{output} holds the sequences of another video{named}: choose another place with --output, or pass "
+            f"{output} holds the sequences of another video{named}: choose another folder with --output, or pass "
             "--overwrite to replace them"
         )
 
@@ -208,7 +208,7 @@ def _survey_stage(config: ExtractConfig, sha256: str) -> Stage:
 
 
 def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
-    """What the written frames depend on."""
+    """The stage of the written frames, with everything that they depend on."""
     inputs = {"video": sha256}
     if config.frames.calibration is not None:
         inputs["calibration"] = fingerprint_path(config.frames.calibration)
@@ -216,13 +216,13 @@ def _frames_stage(config: ExtractConfig, sha256: str) -> Stage:
 
 
 def _settings(config: ExtractConfig) -> dict[str, Any]:
-    """What can be told of the config: not where things are, because a path may name a patient."""
+    """The settings that may be recorded: no paths, because a path may identify a patient."""
     hidden = ("video", "output", "overwrite", "calibration", "needs_calibration")
     return {name: value for name, value in to_mapping(config).items() if name not in hidden}
 
 
 def _save_settings(config: ExtractConfig, path: Path) -> None:
-    """Save what `--config` needs for the same run of a video: where the calibration is, or that there has to be one."""
+    """Save the settings for `--config`: the path of the calibration, or that a calibration is required."""
     settings = _settings(config)
     if config.frames.calibration is not None and config.frames.record_path:
         settings["calibration"] = str(config.frames.calibration.resolve())
@@ -232,13 +232,13 @@ def _save_settings(config: ExtractConfig, path: Path) -> None:
 
 
 def _resume_or_clear(config: ExtractConfig, sha256: str, work: WorkFolder) -> Manifest:
-    """The manifest of a killed run that surveyed the same, or of a new one in an empty folder."""
+    """The manifest of an interrupted run with the same survey, or a new manifest in an empty folder."""
     path = RunPaths(work.path).manifest
-    # What cannot be read is of another version: there is nothing in it to go on from.
+    # An unreadable manifest is from another version; nothing in it can be reused.
     with suppress(LumenError):
         manifest = Manifest.load(path)
         if manifest.reason_to_run(_survey_stage(config, sha256)) is None:
-            logger.info("going on from an interrupted run")
+            logger.info("resuming an interrupted run")
             return manifest
     work.clear()
     return Manifest.load(path)
@@ -258,12 +258,12 @@ def _survey(config: ExtractConfig, source: FrameSource, sha256: str, manifest: M
 
 
 def _start_writing(config: ExtractConfig, sha256: str, manifest: Manifest, paths: RunPaths) -> None:
-    """See that whatever frames are there already were written with these settings."""
+    """Keep existing frames only if they were written with these settings."""
     stage = _frames_stage(config, sha256)
     is_current = manifest.reason_to_run(stage) is None
     if not is_current:
         remove_own(*paths.segments())
-    # Even if frames are current: the same calibration may lie somewhere else by now.
+    # Saved even if the frames are current: the calibration file may have moved.
     _save_settings(config, paths.config("extract"))
     if not is_current:
         manifest.complete(stage, [paths.config("extract")])

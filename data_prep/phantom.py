@@ -1,4 +1,4 @@
-"""Render endoscopy of procedural anatomy with exact truth."""
+"""Render endoscopic video of procedural anatomy with exact ground truth."""
 
 if __name__ == "__main__":
     from pipeline.command.interruption import watch_signals
@@ -14,10 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import av
 import cv2
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import tyro
@@ -32,6 +33,7 @@ from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import join
 from data_prep.simulation.truth import PhantomTruth, frame_truths, write_truth
 from data_prep.simulation.video_camera import VideoCamera, exposure_gains
+from pipeline.command.bounds import Count, NonNegative, NonNegativeInt, Settings
 from pipeline.command.config import to_mapping
 from pipeline.command.run_command import run_command
 from pipeline.data.images import write_image
@@ -46,6 +48,7 @@ from pipeline.report import StageReport
 logger = logging.getLogger(__name__)
 
 Rendered = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+_Side = Annotated[int, msgspec.Meta(ge=64, le=4096)]
 
 _FRAMES_AT_ONCE = 2
 _METER_SIZE = (40, 32)
@@ -53,34 +56,34 @@ _REFERENCE_HEIGHT_PX = 512
 
 
 @dataclass(frozen=True)
-class PhantomConfig:
-    """Render a video of procedural anatomy, with exact poses, depth and correspondences."""
+class PhantomConfig(Settings):
+    """Render a video of procedural anatomy with ground-truth poses, depth and correspondences."""
 
     output: tyro.conf.Positional[Path]
-    """Folder to make: video.mp4 and its truth."""
+    """Output folder for video.mp4 and its ground truth, new or empty."""
     anatomy: Literal["colon", "sinus"] = "colon"
-    """What to look at."""
-    frames: int = 120
-    """Length of the video."""
-    seed: int = 0
-    """Another seed makes another anatomy, camera path and noise."""
-    size: tuple[int, int] = (640, 512)
+    """Anatomy to render."""
+    frames: Count = 120
+    """Number of frames in the video."""
+    seed: NonNegativeInt = 0
+    """Random seed for anatomy, camera path and noise."""
+    size: tuple[_Side, _Side] = (640, 512)
     """Width and height of the video, px, even."""
     fisheye: bool = False
-    """A wide OPENCV_FISHEYE lens (125 degrees) instead of PINHOLE (85 degrees)."""
-    fps: float = 30.0
-    """Frames a second; the camera moves at about 10 mm/s whatever this is."""
+    """Use a wide OPENCV_FISHEYE lens (125 degrees) instead of PINHOLE (85 degrees)."""
+    fps: Annotated[float, msgspec.Meta(ge=1, le=240)] = 30.0
+    """Frames per second; the camera moves at about 10 mm/s at any frame rate."""
     content_area: ContentShape = "round"
-    """Outline of what the endoscope shows in the black frame."""
+    """Shape of the content area in the black border."""
     overlay_text: bool = False
-    """Burn made-up patient data into the black frame."""
-    black_s: float = 0.0
-    """Seconds of black at the start."""
-    cuts: int = 0
-    """Hard cuts, at each of which the camera jumps to another place."""
-    duplicates: int = 0
-    """Frames that repeat the previous frame exactly."""
-    crf: int = 19
+    """Burn fictitious patient data into the black border."""
+    black_s: NonNegative = 0.0
+    """Seconds of black frames at the start."""
+    cuts: NonNegativeInt = 0
+    """Number of hard cuts; at each the camera jumps to another place."""
+    duplicates: NonNegativeInt = 0
+    """Number of frames that repeat the previous frame exactly."""
+    crf: Annotated[int, msgspec.Meta(ge=0, le=51)] = 19
     """H.264 quality, 0 (lossless) to 51."""
     depth: bool = True
     """Write a depth map for every frame."""
@@ -88,44 +91,35 @@ class PhantomConfig:
     """Replace the output folder if it holds a phantom."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         width, height = self.size
-        require(bool(self.output.resolve().name), f"{self.output} cannot be made: name a folder")
-        require(self.frames >= 1, f"--frames {self.frames}: at least 1 is needed")
-        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
-        require(
-            min(self.size) >= 64 and max(self.size) <= 4096 and width % 2 == height % 2 == 0,
-            f"--size {width} {height}: choose even numbers from 64 to 4096",
-        )
-        require(1 <= self.fps <= 240, f"--fps {self.fps:g}: choose from 1 to 240")
-        require(0 <= self.crf <= 51, f"--crf {self.crf}: choose from 0 (lossless) to 51")
-        require(self.black_s >= 0, f"--black_s {self.black_s:g}: choose 0 or more")
-        require(self.cuts >= 0, f"--cuts {self.cuts}: choose 0 or more")
-        require(self.duplicates >= 0, f"--duplicates {self.duplicates}: choose 0 or more")
+        require(bool(self.output.resolve().name), f"{self.output} cannot be an output folder: name a folder")
+        require(width % 2 == height % 2 == 0, f"--size {width} {height}: choose even numbers")
         needed = self.black_frames + frames_needed(self.cuts, self.duplicates)
         require(
             self.frames >= needed,
-            f"--frames {self.frames}: so much black and so many cuts and duplicates need at least {needed}",
+            f"--frames {self.frames}: these black frames, cuts and duplicates need at least {needed}",
         )
         require(
             not (self.overlay_text and self.content_area == "full"),
-            "--overlay_text needs a black frame to be written in: choose another --content_area than full",
+            "--overlay_text needs a black border: choose another --content_area than full",
         )
 
     @property
     def rate(self) -> Fraction:
-        """Frames a second as a fraction: 29.97 is 30000/1001."""
+        """Frames per second as a fraction: 29.97 is 30000/1001."""
         ntsc = Fraction(round(self.fps) * 1000, 1001)
         return ntsc if abs(float(ntsc) - self.fps) < 5e-4 else Fraction(self.fps).limit_denominator(1000)
 
     @property
     def black_frames(self) -> int:
-        """How many frames begin before `black_s`."""
+        """Number of frames that start before `black_s`."""
         return int(np.ceil(self.black_s * self.rate - Fraction(1, 10**6)))
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A scene, a camera on its path and all that is true of them; renders any frame, in any order, the same."""
+    """A scene with its camera path and ground truth; renders frames deterministically in any order."""
 
     config: PhantomConfig
     truth: PhantomTruth
@@ -136,7 +130,7 @@ class Phantom:
         """Render a frame.
 
         Returns:
-            The picture (H, W, 3) BGR uint8, and the depth (H, W) float32, mm along the optical axis, 0 = none.
+            The image (H, W, 3) BGR uint8, and the depth (H, W) float32, mm along the optical axis, 0 = none.
         """
         facts = self.truth.frames[index]
         if facts.is_black:
@@ -147,7 +141,7 @@ class Phantom:
 
 
 def build_phantom(config: PhantomConfig) -> Phantom:
-    """Make anatomy, tissue, camera path and exposure from a config; writes nothing."""
+    """Build anatomy, tissue, camera path and exposure from a config; nothing is written."""
     anatomy = ANATOMIES[config.anatomy](_random(config, 1))
     mesh = join(anatomy.surfaces)
     scene = SurfaceScene(mesh)
@@ -176,7 +170,7 @@ def build_phantom(config: PhantomConfig) -> Phantom:
 
 
 def run(config: PhantomConfig) -> list[Path]:
-    """Render the video and write it with its truth, as a whole or not at all.
+    """Render the video and write it with its ground truth; a failed run leaves no output.
 
     Raises:
         LumenError: if the output exists and may not be replaced, or cannot be written.
@@ -214,8 +208,8 @@ def _write_frames(phantom: Phantom, paths: PhantomPaths) -> None:
         stream.pix_fmt = "yuv420p"
         stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU601, ColorRange.MPEG
         stream.codec_context.time_base = 1 / config.rate
-        for index, (picture, depth_mm) in enumerate(progress(_rendered(phantom), "rendering", total=config.frames)):
-            frame = _encodable(picture)
+        for index, (image, depth_mm) in enumerate(progress(_rendered(phantom), "rendering", total=config.frames)):
+            frame = _encodable(image)
             frame.pts, frame.time_base = index, 1 / config.rate
             container.mux(stream.encode(frame))
             if config.depth:
@@ -224,7 +218,7 @@ def _write_frames(phantom: Phantom, paths: PhantomPaths) -> None:
 
 
 def _rendered(phantom: Phantom) -> Iterator[Rendered]:
-    """All frames in order, two in the making at a time: while one casts rays on all cores another is shaded on one."""
+    """All frames in order, two at a time: ray casting uses all cores, shading uses one."""
     with ThreadPoolExecutor(_FRAMES_AT_ONCE) as pool:
         waiting: deque[Future[Rendered]] = deque()
         for index in range(phantom.config.frames):
@@ -235,9 +229,9 @@ def _rendered(phantom: Phantom) -> Iterator[Rendered]:
             yield waiting.popleft().result()
 
 
-def _encodable(picture: npt.NDArray[np.uint8]) -> av.VideoFrame:
-    # PyAV's own conversion rounds every channel down by about two levels.
-    return av.VideoFrame.from_ndarray(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2YUV_I420), np.uint8), "yuv420p")
+def _encodable(image: npt.NDArray[np.uint8]) -> av.VideoFrame:
+    # PyAV's own conversion lowers every channel by about two levels.
+    return av.VideoFrame.from_ndarray(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8), "yuv420p")
 
 
 def _write_depth(path: Path, depth_mm: npt.NDArray[np.float32]) -> None:
@@ -248,7 +242,7 @@ def _write_depth(path: Path, depth_mm: npt.NDArray[np.float32]) -> None:
 def _exposure(
     meter: Renderer, poses: npt.NDArray, timestamps_s: npt.NDArray, timeline: Timeline, rng: np.random.Generator
 ) -> npt.NDArray[np.float64]:
-    """Gains (N,); repeats have the gain of the frame they show."""
+    """Gains (N,); a duplicate has the gain of the frame it repeats."""
     brightness = np.empty(len(poses))
     for index, pose in enumerate(poses):
         light = meter.render(pose)
@@ -270,12 +264,12 @@ def _counts(phantom: Phantom) -> dict[str, int]:
 
 
 def _random(config: PhantomConfig, purpose: int) -> np.random.Generator:
-    """An own stream of random numbers for each purpose, so that changing one leaves the others as they are."""
+    """A separate random stream per purpose, so that a change to one leaves the others unchanged."""
     return np.random.default_rng([config.seed, purpose])
 
 
 def _detail(config: PhantomConfig) -> float:
-    """How much larger texels may be, because the picture is smaller than the reference."""
+    """Texel size factor for images smaller than the reference."""
     return max(1.0, _REFERENCE_HEIGHT_PX / min(config.size))
 
 

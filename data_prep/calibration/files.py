@@ -1,4 +1,4 @@
-"""Camera calibrations: every file format people have → `pycolmap.Camera`, and ours written so that OpenCV reads it."""
+"""Camera calibrations: read all common file formats as `pycolmap.Camera`, write YAML that OpenCV can read."""
 
 import logging
 import math
@@ -24,7 +24,7 @@ ADVICE = (
     "nor the eight OPENCV_FISHEYE numbers fx fy cx cy k1 k2 k3 k4"
 )
 
-# The names of one thing in files of OpenCV's samples, ROS and people's own scripts, without case and underscores.
+# Aliases in files of OpenCV's samples, ROS and user scripts; case and underscores are ignored.
 _MATRIX_KEYS = ("cameramatrix", "k", "intrinsicmatrix", "mtx")
 _DISTORTION_KEYS = (
     "distortioncoefficients",
@@ -40,7 +40,7 @@ _WIDTH_KEYS = ("imagewidth", "width")
 _HEIGHT_KEYS = ("imageheight", "height")
 _SIZE_KEYS = ("imagesize", "resolution", "imageresolution")
 
-# Model names in a file → the COLMAP model, or None where the number of coefficients has to decide.
+# Model names in files → the COLMAP model, or None if the number of coefficients decides.
 _MODELS = {
     "pinhole": "PINHOLE",
     "none": "PINHOLE",
@@ -54,34 +54,35 @@ _MODELS = {
     "equidistant": "OPENCV_FISHEYE",
 }
 _MAX_FILE_BYTES = 16 * 2**20
-# How far outside the image a principal point may be, as a share of the image's size: cropped video has some.
+# Tolerance for a principal point outside the image, as a fraction of the image size; cropped video needs it.
 _MAX_PRINCIPAL_OUTSIDE = 0.5
-# Focal lengths outside these multiples of the larger image side are of no endoscope: the numbers are not in pixels.
+# No endoscope has a focal length outside these multiples of the larger image side; such numbers are not in pixels.
 _FOCAL_RANGE = (0.05, 50.0)
 
 
 class _Problem(Exception):
-    """What is wrong inside a file; the reader adds the file's name."""
+    """A problem inside a file; the reader adds the file name."""
 
 
 def read_calibration(path: AnyPath, image_size: tuple[int, int]) -> pycolmap.Camera:
-    """Read a camera calibration of any of the known formats.
+    """Read a camera calibration in any supported format.
 
-    OpenCV FileStorage YAML, JSON or XML; ROS camera_info YAML; plain YAML or JSON with the same keys; COLMAP's
-    cameras.txt with one camera; a text file with the eight OPENCV_FISHEYE numbers fx fy cx cy k1 k2 k3 k4. The last two
-    have the principal point in COLMAP's convention (centre of the first pixel at 0.5, 0.5), the others in OpenCV's.
-    A file that names no model is PINHOLE, OPENCV or FULL_OPENCV by its coefficients; a fisheye has to say so.
+    Supported are OpenCV FileStorage YAML, JSON or XML; ROS camera_info YAML; plain YAML or JSON with the same keys;
+    COLMAP's cameras.txt with one camera; a text file with the eight OPENCV_FISHEYE numbers fx fy cx cy k1 k2 k3 k4. The
+    last two give the principal point in COLMAP's convention (centre of the first pixel at 0.5, 0.5), the others in
+    OpenCV's. Without a model name, the coefficients decide between PINHOLE, OPENCV and FULL_OPENCV; a fisheye model
+    must be named.
 
     Args:
         path: the calibration file.
         image_size: (width, height) of the video, px.
 
     Returns:
-        The camera, of the video's size, in COLMAP's convention.
+        The camera at the video's size, in COLMAP's convention.
 
     Raises:
-        LumenError: naming the file and what is wrong with it: missing, empty, not a calibration, not finite, not
-            plausible, of another resolution, of several cameras.
+        LumenError: with the file name and the problem: missing, empty, not a calibration, not finite, implausible,
+            another resolution, or several cameras.
     """
     path = Path(path)
     text = _read_text(path)
@@ -100,7 +101,7 @@ def write_calibration(path: Path, camera: pycolmap.Camera, extra: Mapping[str, A
     Args:
         path: the file to write, usually `calibration.yaml`.
         camera: PINHOLE, OPENCV, FULL_OPENCV or OPENCV_FISHEYE; its principal point is written in OpenCV's convention.
-        extra: what else to say, such as `reprojection_error_px`: names (letters, digits, underscores) to numbers, text,
+        extra: further entries such as `reprojection_error_px`: names (letters, digits, underscores) to numbers, text,
             lists of these, or (rows, cols) arrays.
 
     Raises:
@@ -139,7 +140,7 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(text: str, image_size: tuple[int, int]) -> tuple[pycolmap.Camera, str]:
-    """The camera and what the file was taken for."""
+    """The camera and the detected format."""
     without_comments = [line.partition("#")[0].strip() for line in text.splitlines()]
     lines = [line for line in without_comments if line]
     if not lines:
@@ -147,7 +148,7 @@ def _parse(text: str, image_size: tuple[int, int]) -> tuple[pycolmap.Camera, str
     tokens = re.split(r"[\s,]+", " ".join(lines).strip(" ,"))
     if all(_is_number(token) for token in tokens):
         return _camera_from_eight(tokens, image_size), (
-            f"eight OPENCV_FISHEYE numbers (principal point in COLMAP's convention, taken to be for the video's "
+            f"eight OPENCV_FISHEYE numbers (principal point in COLMAP's convention, size taken from the video: "
             f"{image_size[0]}x{image_size[1]} pixels)"
         )
     if re.match(r"\d+\s+[A-Z][A-Z0-9_]*\s+\d", lines[0]):
@@ -176,7 +177,7 @@ def _camera_from_colmap(lines: list[str], image_size: tuple[int, int]) -> pycolm
     rows = [line.split() for line in lines]
     if len(rows) > 1:
         found = "; ".join(" ".join(row[:2]) + " " + "x".join(row[2:4]) for row in rows)
-        raise _Problem(f"it holds {len(rows)} cameras ({found}); keep the line of the one that took the video")
+        raise _Problem(f"it holds {len(rows)} cameras ({found}); keep only the line of the video's camera")
     _, model, width, height, *params = rows[0]
     if model not in pycolmap.CameraModelId.__members__ or model == "INVALID":
         raise _Problem(f"COLMAP has no camera model {model!r}")
@@ -191,7 +192,7 @@ def _camera_from_storage(content: Mapping[Any, Any], image_size: tuple[int, int]
     matrix = _find(values, _MATRIX_KEYS)
     if matrix is None:
         keys = ", ".join(str(key) for key in list(content)[:12]) or "none"
-        raise _Problem(f"no camera matrix in it (camera_matrix, cameraMatrix, K or mtx); its keys are {keys}")
+        raise _Problem(f"it has no camera matrix (camera_matrix, cameraMatrix, K or mtx); its keys are {keys}")
     fx, fy, cx, cy = _read_matrix(matrix)
     size = _stated_size(values)
     if size is not None:
@@ -201,8 +202,8 @@ def _camera_from_storage(content: Mapping[Any, Any], image_size: tuple[int, int]
     model, coefficients = _choose_model(stated, distortion)
     cx, cy = colmap_from_opencv(np.array([cx, cy]))
     camera = _make_camera(model, image_size, [fx, fy, cx, cy, *coefficients])
-    why = f"model {stated} as it says" if stated else f"no model named, {len(distortion)} distortion coefficients"
-    where = "" if size else f", no image size in it: taken to be for the video's {image_size[0]}x{image_size[1]} pixels"
+    why = f"model {stated} is named" if stated else f"no model is named, {len(distortion)} distortion coefficients"
+    where = "" if size else f", no image size, so the video's {image_size[0]}x{image_size[1]} pixels are assumed"
     return camera, f"OpenCV's convention, {why}{where}"
 
 
@@ -225,7 +226,7 @@ def _read_matrix(value: Any) -> tuple[float, float, float, float]:
     if np.isfinite(numbers).all() and (zero != 0 or not np.array_equal(last, [0, 0, 1])):
         raise _Problem("the camera matrix is not [fx 0 cx; 0 fy cy; 0 0 1]")
     if skew != 0 and math.isfinite(skew):
-        raise _Problem(f"the camera matrix has skew {skew:g}, which no camera model here has")
+        raise _Problem(f"the camera matrix has skew {skew:g}, which is not supported")
     return fx, fy, cx, cy
 
 
@@ -246,16 +247,16 @@ def _check_size(size: tuple[int, int], image_size: tuple[int, int]) -> None:
         return
     scale = image_size[0] / size[0]
     if abs(size[1] * scale - image_size[1]) < 1:
-        advice = f"if it is only scaled, multiply fx, fy, cx, cy by {scale:.6g} and correct the size in the file"
+        advice = f"if the images are only scaled, multiply fx, fy, cx, cy by {scale:.6g} and correct the image size"
     else:
-        advice = "the shape differs too, so one of them is cropped: calibrate with images as the video has them"
+        advice = "the aspect ratio differs, so one of them is cropped: calibrate with images of the video's format"
     raise _Problem(f"it is for {size[0]}x{size[1]} pixels, the video has {image_size[0]}x{image_size[1]}; {advice}")
 
 
 def _stated_model(values: Mapping[str, Any]) -> str | None:
-    """The COLMAP model that the file names; None if it names none.
+    """The COLMAP model named in the file; None if it names none.
 
-    `distortion_model` goes first: many tools write `camera_model: pinhole` beside it for whatever the lens is.
+    `distortion_model` has priority, because many tools write `camera_model: pinhole` beside it for any lens.
     """
     for key in ("distortionmodel", "cameramodel", "model"):
         name = values.get(key)
@@ -275,15 +276,15 @@ def _choose_model(stated: str | None, distortion: npt.NDArray[np.float64]) -> tu
     numbers = distortion.tolist()
     if stated == "OPENCV_FISHEYE":
         if count != 4:
-            raise _Problem(f"a fisheye has 4 distortion coefficients (k1 k2 k3 k4), it holds {count}")
+            raise _Problem(f"a fisheye model has 4 distortion coefficients (k1 k2 k3 k4), the file has {count}")
         return stated, numbers
     if count not in (0, 4, 5, 8, 12, 14):
-        raise _Problem(f"it holds {count} distortion coefficients; OpenCV's models have 0, 4, 5 or 8")
+        raise _Problem(f"it has {count} distortion coefficients; OpenCV's models have 0, 4, 5 or 8")
     if any(numbers[8:]):
-        raise _Problem("it has thin-prism or tilt coefficients, which no camera model here has; calibrate without them")
+        raise _Problem("it has thin-prism or tilt coefficients, which are not supported; calibrate without them")
     if stated == "PINHOLE":
         if any(numbers):
-            raise _Problem("it says PINHOLE, but its distortion is not zero; name the model (OPENCV, OPENCV_FISHEYE)")
+            raise _Problem("it names PINHOLE, but its distortion is not zero; name the model (OPENCV, OPENCV_FISHEYE)")
         return stated, []
     if stated is None and not any(numbers):
         return "PINHOLE", []
@@ -299,13 +300,13 @@ def _make_camera(model: str, image_size: tuple[int, int], params: Iterable[float
         raise _Problem("it holds numbers that are not finite")
     camera = pycolmap.Camera(model=model, width=image_size[0], height=image_size[1], params=numbers)
     if not camera.verify_params():
-        raise _Problem(f"{model} has the parameters {camera.params_info}, it holds {len(numbers)} numbers")
+        raise _Problem(f"{model} has the parameters {camera.params_info}, the file has {len(numbers)} numbers")
     return camera
 
 
 def _check_plausible(camera: pycolmap.Camera) -> None:
     if camera.is_spherical():
-        raise _Problem(f"a {camera.model_name} camera cannot be undistorted to a pinhole")
+        raise _Problem(f"images of a {camera.model_name} camera cannot be undistorted to a pinhole image")
     size = np.array([camera.width, camera.height])
     focal_px = [camera.params[index] for index in camera.focal_length_idxs()]
     low, high = (share * max(size) for share in _FOCAL_RANGE)

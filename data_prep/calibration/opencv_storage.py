@@ -1,7 +1,7 @@
-"""OpenCV's FileStorage files (YAML, JSON, XML) as builtin types, and back as YAML.
+"""Read OpenCV's FileStorage files (YAML, JSON, XML) as builtin types, and write YAML.
 
-cv2.FileStorage itself is not used for reading: it prints its own errors, aborts on some malformed files and cannot list
-what a file holds, so a misspelt key could not be explained.
+Files are not read with cv2.FileStorage: it prints its own errors, aborts on some malformed files and cannot list the
+keys of a file, so a misspelt key could not be explained.
 """
 
 import json
@@ -19,7 +19,7 @@ _FLOW_VALUES_PER_LINE = 8
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as OpenCV writes it: matrices are mappings with a tag of their own."""
+    """YAML as written by OpenCV, where matrices are tagged mappings."""
 
 
 def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -36,7 +36,7 @@ def parse_storage(text: str) -> Any:
     A matrix becomes a mapping with `rows`, `cols` and `data`.
 
     Raises:
-        ValueError: if the text is none of these, saying where it stops being so.
+        ValueError: if the text is none of these; the message says where parsing failed.
     """
     stripped = text.lstrip()
     if stripped.startswith("<"):
@@ -45,9 +45,9 @@ def parse_storage(text: str) -> Any:
         try:
             return json.loads(stripped)
         except json.JSONDecodeError:
-            # Some versions of OpenCV write the number "1." into JSON, which only YAML takes.
+            # Some versions of OpenCV write the number "1." into JSON, which is valid only in YAML.
             pass
-    # "%YAML:1.0" is OpenCV's own spelling of the directive, which YAML parsers reject.
+    # "%YAML:1.0" is OpenCV's spelling of the directive, which YAML parsers reject.
     body = re.sub(r"\A%YAML[^\n]*\n", "", stripped)
     try:
         return yaml.load(body, _Loader)
@@ -74,21 +74,22 @@ def _xml_value(element: ElementTree.Element) -> Any:
 
 
 def numbers_of(value: Any) -> npt.NDArray[np.float64]:
-    """The numbers of a parsed value as a flat float64 array, row by row: a matrix, (nested) lists, or text such as
-    "[[1. 0.] [0. 1.]]", as str() of a numpy array writes it.
+    """The numbers of a parsed value as a flat float64 array in row-major order.
+
+    The value is a matrix, (nested) lists, or text such as "[[1. 0.] [0. 1.]]", the str() of a numpy array.
 
     Raises:
-        ValueError: if something in it is not a number, or a matrix has not rows x cols numbers.
+        ValueError: if an element is not a number, or a matrix does not have rows x cols numbers.
     """
     if isinstance(value, Mapping):
         numbers = numbers_of(value.get("data", []))
         if "rows" in value and "cols" in value:
             rows, cols = (int(numbers_of(value[key])[0]) for key in ("rows", "cols"))
             if rows * cols != len(numbers):
-                raise ValueError(f"says {rows} x {cols}, but holds {len(numbers)} numbers")
+                raise ValueError(f"has the size {rows} x {cols}, but holds {len(numbers)} numbers")
         return numbers
     if isinstance(value, str):
-        # PyYAML also reads "1e-05", which has no point, as a string.
+        # PyYAML reads "1e-05", which has no decimal point, as a string.
         return np.array([_number(token) for token in re.split(r"[\s,;\[\]()]+", value) if token])
     if isinstance(value, list | tuple):
         parts = [numbers_of(item) for item in value]
@@ -104,19 +105,19 @@ def _number(value: Any) -> float:
 
 
 def dump_storage(content: Mapping[str, Any]) -> str:
-    """Write builtin types and arrays as YAML that cv2.FileStorage and `parse_storage` both read back exactly.
+    """Write builtin types and arrays as YAML that cv2.FileStorage and `parse_storage` read back exactly.
 
     Args:
-        content: names to numbers, text, lists of these, or (rows, cols) float arrays, which become matrices. Names are
-            letters, digits and underscores, as OpenCV wants them.
+        content: names to numbers, text, lists of these, or (rows, cols) float arrays, which become matrices. Names
+            consist of letters, digits and underscores, as OpenCV requires.
 
     Raises:
-        ValueError: for a name or a value that the format cannot hold.
+        ValueError: if the format cannot hold a name or a value.
     """
     lines = ["%YAML:1.0", "---"]
     for name, value in content.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise ValueError(f"{name!r} cannot be a name in an OpenCV file")
+            raise ValueError(f"{name!r} is not a valid name in an OpenCV file")
         if isinstance(value, np.ndarray):
             matrix = np.atleast_2d(value).astype(np.float64)
             lines += [f"{name}: !!opencv-matrix", f"   rows: {matrix.shape[0]}", f"   cols: {matrix.shape[1]}"]
@@ -147,7 +148,7 @@ def _scalar(value: Any) -> str:
             return ".Nan"
         if math.isinf(number):
             return ".Inf" if number > 0 else "-.Inf"
-        # repr is the shortest text that reads back to the same bits; without a point OpenCV would see an integer.
+        # repr is the shortest text that reads back exactly; without a decimal point OpenCV would read an integer.
         text = repr(number)
         return text if "." in text else text.replace("e", ".0e")
     if isinstance(value, str):

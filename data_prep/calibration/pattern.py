@@ -1,4 +1,4 @@
-"""Finding a calibration pattern in an image of an endoscope: dim, noisy, with glare, in a round content area."""
+"""Detect a calibration pattern in an endoscopic image: dim, noisy, with glare, in a round content area."""
 
 import math
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ Gray = npt.NDArray[np.uint8]
 AnyPoints = npt.NDArray[Any]
 PatternKind = Literal["chessboard", "circles", "asymmetric_circles"]
 
-# Share of a neighbour distance by which a point may miss the plane's best homography before the grid counts as
-# wrongly ordered; lens distortion over a whole board stays far below it.
+# Maximum deviation of a point from the best homography of the plane, as a fraction of the neighbour distance. Beyond it
+# the grid is ordered wrongly; lens distortion over a whole board stays far below it.
 _MAX_GRID_MISFIT = 0.35
-# The smallest circle looked for, as a share of the image's area: large ones first, because noise is small.
+# Minimum circle sizes to try, as fractions of the image area: large ones first, because noise is small.
 _MIN_CIRCLE_SHARES = (1.2e-4, 4e-5, 1.5e-5)
 _MIN_CIRCLE_AREA_PX = 20.0
 _MAX_CIRCLE_SHARE = 0.02
-# More blobs than this many per circle wanted are noise, in which the search for a grid takes minutes and finds none.
+# More blobs per expected circle are noise; the grid search would take minutes and find nothing.
 _MAX_BLOBS_PER_CIRCLE = 3
 _MIN_CONTRAST = 8.0
 
@@ -31,10 +31,10 @@ class Pattern:
     """A flat calibration pattern.
 
     Attributes:
-        kind: what is printed on it.
-        rows, cols: inner corners of a chessboard, circles of the others.
-        spacing_mm: between neighbours in a row.
-        row_spacing_mm: between one row and the next.
+        kind: type of the pattern.
+        rows, cols: inner corners of a chessboard, circles of the other kinds.
+        spacing_mm: distance between neighbours in a row.
+        row_spacing_mm: distance between neighbouring rows.
     """
 
     kind: PatternKind
@@ -44,7 +44,7 @@ class Pattern:
     row_spacing_mm: float
 
     def object_points_mm(self) -> Points:
-        """(rows * cols, 3) float64, mm, row by row in the plane z = 0, in the order in which `find` gives them."""
+        """(rows * cols, 3) float64, mm, row by row in the plane z = 0, in the order of `find_pattern`."""
         row, column = np.mgrid[: self.rows, : self.cols].reshape(2, -1).astype(np.float64)
         if self.kind == "asymmetric_circles":
             column = column + 0.5 * (row % 2)
@@ -52,17 +52,17 @@ class Pattern:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(cols, rows), as OpenCV wants it."""
+        """(cols, rows), OpenCV's order."""
         return self.cols, self.rows
 
 
 @dataclass(frozen=True)
 class Detection:
-    """What was found in an image.
+    """Result of the detection in one image.
 
     Attributes:
         points_px: (rows * cols, 2) float64 in OpenCV's convention, None if the pattern was not found.
-        problem: why it was not, as far as that can be told; empty if it was.
+        problem: reason of the failure, if known; empty if the pattern was found.
     """
 
     points_px: Points | None
@@ -70,7 +70,7 @@ class Detection:
 
 
 def find_pattern(gray: Gray, pattern: Pattern) -> Detection:
-    """Look for the whole pattern in an image (H, W) uint8, trying several normalisations and both polarities."""
+    """Detect the whole pattern in an image (H, W) uint8, trying several normalisations and both polarities."""
     contrast = float(np.percentile(gray, 99)) - float(np.percentile(gray, 1))
     if contrast < _MIN_CONTRAST:
         return Detection(None, f"the image has almost no contrast ({contrast:.0f} of 255 grey levels)")
@@ -89,11 +89,11 @@ def _find_chessboard(gray: Gray, pattern: Pattern) -> Detection:
         if found and _is_grid(corners.reshape(-1, 2), pattern):
             return Detection(_refine_corners(gray, np.asarray(corners), pattern), "")
     board = f"{pattern.cols} x {pattern.rows} inner corners"
-    return Detection(None, f"no board of {board} seen: is all of it in view, in focus and free of glare?")
+    return Detection(None, f"no board of {board} found: is all of it in view, in focus and free of glare?")
 
 
 def _refine_corners(gray: Gray, corners: AnyPoints, pattern: Pattern) -> Points:
-    """Sub-pixel corners, with a window that stays clear of the neighbouring corners."""
+    """Sub-pixel corners; the search window excludes neighbouring corners."""
     points = np.ascontiguousarray(corners.reshape(-1, 1, 2), dtype=np.float32)
     half_px = int(np.clip(_neighbour_distance_px(points[:, 0], pattern) / 3, 2, 11))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
@@ -115,9 +115,9 @@ def _find_circles(gray: Gray, pattern: Pattern) -> Detection:
             if centres is not None:
                 return Detection(centres, "")
     if most < needed:
-        problem = f"at most {most} {most_polarity} circles seen of the {needed} needed: cut off, out of focus or glare?"
+        problem = f"only {most} {most_polarity} circles of {needed} found: are they cut off, out of focus or in glare?"
     else:
-        problem = f"{most} {most_polarity} blobs seen, but no grid of {pattern.cols} x {pattern.rows} among them"
+        problem = f"{most} {most_polarity} blobs found, but no grid of {pattern.cols} x {pattern.rows} among them"
     return Detection(None, problem)
 
 
@@ -131,7 +131,7 @@ def _circle_grid(image: Gray, pattern: Pattern, detector: cv2.SimpleBlobDetector
 
 
 def _circle_variants(gray: Gray) -> Iterator[tuple[Gray, str]]:
-    """Images in which circles are dark, from the gentlest treatment on, and what the circles were before."""
+    """Images with dark circles, the least processed first, and the original polarity of the circles."""
     for invert in (False, True):
         for treat in (_smooth, _smooth_flattened, _equalised):
             image = treat(gray)
@@ -151,7 +151,7 @@ def _equalised(gray: Gray) -> Gray:
 
 
 def _flattened(gray: Gray) -> Gray:
-    """The image divided by its own light, which falls off towards the edge of an endoscope's view; 128 = local mean."""
+    """The image divided by its local mean, which falls off towards the edge of the view; 128 = local mean."""
     values = gray.astype(np.float32) + 1
     small = cv2.resize(values, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
     light = cv2.resize(cv2.GaussianBlur(small, (0, 0), min(small.shape) / 12), gray.shape[::-1])
@@ -178,7 +178,7 @@ def _blob_detector(min_area_px: float, max_area_px: float) -> cv2.SimpleBlobDete
 
 
 def _is_grid(points: AnyPoints, pattern: Pattern) -> bool:
-    """Whether points (N, 2) lie as the pattern's do, seen from somewhere."""
+    """Whether points (N, 2) are a perspective view of the pattern."""
     homography, _ = cv2.findHomography(pattern.object_points_mm()[:, :2], points.astype(np.float64))
     if homography is None:
         return False

@@ -1,6 +1,6 @@
-"""A calibration at a glance: where its residuals are and point to, what of the view it covers, which image is bad.
+"""Plot of a calibration: residual vectors, covered part of the view, error of each image.
 
-Drawn with OpenCV, which is here anyway: lines, dots and bars do not need a plotting library.
+Drawn with OpenCV, which is already a dependency: lines, dots and bars need no plotting library.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from data_prep.calibration.solve import Solution
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _HEIGHT = 900
@@ -21,22 +21,22 @@ _TITLE_HEIGHT = 96
 _MAX_BARS = 40
 _WHITE, _GREY, _DARK = (245, 245, 245), (150, 150, 150), (28, 26, 24)
 _BLUE, _RED, _YELLOW = (230, 170, 80), (80, 80, 235), (90, 215, 245)
-# The vectors' magnification is the one of these with which their 95th percentile is drawn nearest to this length.
+# The magnification is chosen so that the 95th percentile of the vectors is closest to this length.
 _MAGNIFICATIONS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _VECTOR_LENGTH = 26.0
 
 
-def draw_residuals(solution: Solution, background: Picture, hull_px: npt.NDArray[np.float64]) -> Picture:
+def draw_residuals(solution: Solution, background: Image, hull_px: npt.NDArray[np.float64]) -> Image:
     """Draw a solution.
 
     Args:
         solution: what to draw.
-        background: (H, W) uint8, what the camera sees, drawn dimmed.
-        hull_px: (M, 2) outline of the covered part, OpenCV's convention.
+        background: (H, W) uint8, the view of the camera, drawn dimmed.
+        hull_px: (M, 2) outline of the covered part, in OpenCV's convention.
 
     Returns:
-        (h, w, 3) uint8 BGR: on the left the image area with every found point, its residual (found minus projected,
-        magnified as stated) and the covered part's outline; on the right the error of each image, worst first.
+        (h, w, 3) uint8 BGR. Left: the image area with every detected point, its residual (detected minus projected,
+        magnified as stated) and the outline of the covered part. Right: the error of each image, largest first.
     """
     scale = _HEIGHT / background.shape[0]
     if background.shape[1] * scale > 2 * _HEIGHT:
@@ -58,8 +58,8 @@ def draw_residuals(solution: Solution, background: Picture, hull_px: npt.NDArray
 
 
 def _residual_panel(
-    solution: Solution, background: Picture, hull_px: npt.NDArray[np.float64], scale: float
-) -> tuple[Picture, int]:
+    solution: Solution, background: Image, hull_px: npt.NDArray[np.float64], scale: float
+) -> tuple[Image, int]:
     size = (round(background.shape[1] * scale), round(background.shape[0] * scale))
     dimmed = (cv2.resize(background, size, interpolation=cv2.INTER_AREA) * 0.45).astype(np.uint8)
     panel = np.ascontiguousarray(np.repeat(dimmed[..., None], 3, axis=-1))
@@ -83,12 +83,12 @@ def _residual_panel(
 
 
 def _subpixel(points_px: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.int32]:
-    """Image points (N, 2) in OpenCV's convention as drawing coordinates with four fractional bits."""
+    """Convert image points (N, 2) in OpenCV's convention to drawing coordinates with four fractional bits."""
     return np.round(((points_px + 0.5) * scale - 0.5) * 16).astype(np.int32)
 
 
-def _scale_bar(panel: Picture, length_per_px: float, typical_px: float) -> None:
-    """A line as long as a round number of pixels of residual."""
+def _scale_bar(panel: Image, length_per_px: float, typical_px: float) -> None:
+    """Draw a line whose length is a round number of residual pixels."""
     value_px = 10.0 ** np.floor(np.log10(4 * typical_px))
     value_px *= max(step for step in (1, 2, 5) if step * value_px <= 4 * typical_px)
     length = round(value_px * length_per_px)
@@ -97,7 +97,7 @@ def _scale_bar(panel: Picture, length_per_px: float, typical_px: float) -> None:
     _write(panel, f"= {value_px:g} px", (30 + length, top + 6), 0.6, _YELLOW)
 
 
-def _bar_panel(solution: Solution, height: int) -> Picture:
+def _bar_panel(solution: Solution, height: int) -> Image:
     panel = np.full((height, _BAR_PANEL_WIDTH, 3), _DARK, np.uint8)
     _write(panel, "error of each image, px (RMS)", (20, 34), 0.65)
     rows = [
@@ -114,7 +114,7 @@ def _bar_panel(solution: Solution, height: int) -> Picture:
         end = left + max(1, round(width * error_px / longest))
         text_size = min(0.5, step / 36)
         cv2.rectangle(panel, (left, top), (end, top + max(2, step - 6)), _RED if is_dropped else _YELLOW, -1)
-        _write(panel, _short(name), (20, top + step - 10), text_size, _WHITE)
+        _write(panel, _shortened(name), (20, top + step - 10), text_size, _WHITE)
         label = f"{error_px:.3f}" + (" left out" if is_dropped else "")
         _write(panel, label, (left + width + 12, top + step - 10), text_size)
     bottom = 56 + len(shown) * step
@@ -126,12 +126,12 @@ def _bar_panel(solution: Solution, height: int) -> Picture:
     return panel
 
 
-def _short(name: str, longest: int = 20) -> str:
-    # OpenCV's letters are ASCII only.
+def _shortened(name: str, longest: int = 20) -> str:
+    # OpenCV's font is ASCII only.
     text = name.encode("ascii", "replace").decode()
     return text if len(text) <= longest else ".." + text[2 - longest :]
 
 
-def _write(picture: Picture, text: str, where: Sequence[int], size: float, colour: Colour = _WHITE) -> None:
+def _write(image: Image, text: str, where: Sequence[int], size: float, colour: Colour = _WHITE) -> None:
     font: Any = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(picture, text, (int(where[0]), int(where[1])), font, size, colour, 1, cv2.LINE_AA)
+    cv2.putText(image, text, (int(where[0]), int(where[1])), font, size, colour, 1, cv2.LINE_AA)

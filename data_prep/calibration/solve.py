@@ -1,4 +1,4 @@
-"""Detected patterns → camera: OpenCV's calibration with few free coefficients, views that do not fit left out."""
+"""Fit a camera to detected patterns: OpenCV's calibration with few free coefficients and outlier views removed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,30 +14,30 @@ from pipeline.conventions import colmap_from_opencv
 from pipeline.errors import LumenError, require
 
 MIN_VIEWS = 3
-# With fewer views than this, one that stands out says nothing about which are wrong.
+# With fewer views, an outlier does not show which views are wrong.
 _MIN_VIEWS_TO_JUDGE = 6
 _MAX_DROPPED_SHARE = 1 / 3
-# A view that is better than this is never left out, however good the others are.
+# A view with a smaller error is never left out.
 _GOOD_VIEW_PX = 0.3
 _ITERATIONS = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 200, 1e-9)
-# A longer focal length, in multiples of the larger image side, is what comes out when the pattern's shape is wrong.
+# A larger focal length, in multiples of the larger image side, indicates a wrong pattern shape.
 _MAX_FOCAL = 10.0
-# The fisheye solver finds only the minimum near its start: focal lengths to start from, as shares of the larger side.
+# The fisheye solver converges only locally: initial focal lengths, as fractions of the larger side.
 _FISHEYE_STARTS = (1 / np.pi, 0.5, 0.8, 0.22)
 
-# Beyond these a fit is refused: root mean square over all points, and the miss of a pixel's ray on its way back.
+# Limits for rejecting a fit: RMS error over all points, and error of a pixel after unprojection and projection.
 _LARGEST_ERROR_PX = 5.0
 _LARGEST_INVERSION_PX = 0.5
 
 
 @dataclass(frozen=True)
 class Lens:
-    """Which camera model to fit, and what of it.
+    """The camera model to fit and its free parameters.
 
     Attributes:
-        fisheye: OPENCV_FISHEYE instead of OPENCV (or FULL_OPENCV, with three radial coefficients).
-        radial: how many radial coefficients are free, 1 to 3, to 4 for a fisheye; the others stay 0.
-        tangential: p1 and p2 are free too; not for a fisheye.
+        fisheye: fit OPENCV_FISHEYE instead of OPENCV (or FULL_OPENCV, with three radial coefficients).
+        radial: number of free radial coefficients, 1 to 3, up to 4 for a fisheye; the others stay 0.
+        tangential: also fit p1 and p2; not for a fisheye.
     """
 
     fisheye: bool
@@ -46,14 +46,14 @@ class Lens:
 
     @property
     def free(self) -> list[str]:
-        """The names of the free parameters."""
+        """Names of the free parameters."""
         radial = [f"k{number}" for number in range(1, self.radial + 1)]
         return ["fx", "fy", "cx", "cy", *radial, *(["p1", "p2"] if self.tangential else [])]
 
 
 @dataclass(frozen=True)
 class View:
-    """A pattern found in an image: its file name and (rows * cols, 2) float64 points, px in OpenCV's convention."""
+    """A pattern detected in an image: file name and (rows * cols, 2) float64 points, px in OpenCV's convention."""
 
     name: str
     points_px: Points
@@ -65,10 +65,10 @@ class Solution:
 
     Attributes:
         camera: in COLMAP's convention.
-        views: what it was fitted to.
-        residuals_px: (V, N, 2) float64, found minus projected.
-        deviations: standard deviation of each free parameter (px, or none for coefficients), from the residuals.
-        dropped: views left out, with their errors (px) when that was decided.
+        views: the views it is fitted to.
+        residuals_px: (V, N, 2) float64, detected minus projected.
+        deviations: standard deviation of each free parameter (px; coefficients have no unit), from the residuals.
+        dropped: views left out, with their errors (px) at that time.
     """
 
     camera: pycolmap.Camera
@@ -79,26 +79,26 @@ class Solution:
 
     @property
     def error_px(self) -> float:
-        """Root mean square distance between found and projected points."""
+        """RMS distance between detected and projected points."""
         return float(np.sqrt((self.residuals_px**2).sum(axis=-1).mean()))
 
     @property
     def view_errors_px(self) -> Points:
-        """The same of each view: (V,) float64."""
+        """RMS distance of each view: (V,) float64."""
         return np.sqrt((self.residuals_px**2).sum(axis=-1).mean(axis=-1))
 
 
 def solve(views: Sequence[View], pattern: Pattern, image_size: tuple[int, int], lens: Lens) -> Solution:
-    """Fit the camera, leave out views whose error stands out, and fit again, until none does.
+    """Fit the camera, leave out the view with an outlying error, and repeat until there is none.
 
     Args:
         views: at least three.
-        pattern: what they show.
+        pattern: the pattern in the views.
         image_size: (width, height), px.
-        lens: what to fit.
+        lens: the model to fit.
 
     Raises:
-        LumenError: if there are too few views or they do not determine the camera.
+        LumenError: if there are too few views, or they do not determine the camera.
     """
     if len(views) < MIN_VIEWS:
         raise LumenError(
@@ -114,15 +114,15 @@ def solve(views: Sequence[View], pattern: Pattern, image_size: tuple[int, int], 
             break
         dropped.append((views[worst], float(errors_px[worst])))
         views = [view for index, view in enumerate(views) if index != worst]
-    _refuse_nonsense(solution)
+    _check_solution(solution)
     return Solution(solution.camera, solution.views, solution.residuals_px, solution.deviations, tuple(dropped))
 
 
-def _refuse_nonsense(solution: Solution) -> None:
-    """Refuse a fit that does not explain the images, or that folds the image over where the pattern was seen."""
+def _check_solution(solution: Solution) -> None:
+    """Reject a fit that does not explain the images, or whose distortion is not invertible at the pattern's points."""
     require(
         solution.error_px <= _LARGEST_ERROR_PX,
-        f"the pattern that was asked for does not explain the images (error {solution.error_px:.1f} px): check "
+        f"the pattern does not explain the images (error {solution.error_px:.1f} px): check "
         "--pattern, --rows, --cols, --spacing_mm, --row_spacing_mm and --fisheye, and that the board is flat",
     )
     found = np.asarray(colmap_from_opencv(np.concatenate([view.points_px for view in solution.views])), np.float64)
@@ -131,7 +131,7 @@ def _refuse_nonsense(solution: Solution) -> None:
     misses = ~(np.linalg.norm(returned - found, axis=1) < _LARGEST_INVERSION_PX)
     require(
         not misses.any(),
-        f"the distortion that was found folds the image over at {misses.mean():.0%} of the pattern's points: check "
+        f"the distortion is not invertible (it folds the image) at {misses.mean():.0%} of the pattern's points: check "
         "--spacing_mm, --row_spacing_mm and --fisheye, choose a smaller --radial, or add images near the edges",
     )
 
@@ -158,7 +158,7 @@ def _fit(views: tuple[View, ...], pattern: Pattern, image_size: tuple[int, int],
     for view, rotation, translation in zip(views, fit.rotations, fit.translations, strict=True):
         projected, by_camera, by_pose = _project(pattern, fit, rotation, translation, lens)
         residuals.append(view.points_px - projected)
-        # The poses are unknowns as well: their share of the information is taken off (Schur complement).
+        # The poses are estimated too: the Schur complement removes their share of the information.
         across = by_camera.T @ by_pose
         normal += by_camera.T @ by_camera - across @ np.linalg.pinv(by_pose.T @ by_pose) @ across.T
     residuals_px = np.array(residuals)
@@ -183,7 +183,7 @@ def _camera(fit: _Fit, image_size: tuple[int, int], lens: Lens) -> pycolmap.Came
         raise LumenError(
             f"the images do not determine the camera (focal length {params[0]:.4g} px, centre at {principal[0]:.4g}, "
             f"{principal[1]:.4g}): check --spacing_mm and --row_spacing_mm, and add images with the pattern tilted by "
-            "20 to 45 degrees in different directions and all over the view"
+            "20 to 45 degrees in different directions and in all parts of the view"
         )
     return camera
 
@@ -195,7 +195,7 @@ def _fit_perspective(views: Sequence[View], pattern: Pattern, image_size: tuple[
     flags |= cv2.CALIB_FIX_K2 if lens.radial < 2 else 0
     objects = [pattern.object_points_mm().astype(np.float32)[:, None]] * len(views)
     points = [view.points_px.astype(np.float32)[:, None] for view in views]
-    # The type stubs want the outputs as inputs; None and zeros let OpenCV start by itself.
+    # The type stubs require the outputs as inputs; None and zeros let OpenCV initialise them.
     matrix: Any = None
     try:
         _, matrix, coefficients, rotations, translations = cv2.calibrateCamera(
@@ -232,7 +232,7 @@ def _fit_fisheye(views: Sequence[View], pattern: Pattern, image_size: tuple[int,
 
 
 def _fisheye_flag(name: str) -> int:
-    # OpenCV 4 has the fisheye's own flags in its own module, with other values; OpenCV 5 has one set for both.
+    # OpenCV 4 defines the fisheye flags in a separate module with other values; OpenCV 5 has one set for both.
     return int(getattr(cv2.fisheye, f"CALIB_{name}", None) or getattr(cv2, f"CALIB_{name}"))
 
 

@@ -1,7 +1,7 @@
-"""Distorted frames → frames of a PINHOLE camera that keeps the whole content area, by one precomputed remap.
+"""Undistort frames to a PINHOLE camera that keeps the whole content area, with one precomputed remap.
 
-All distortion maths is pycolmap's; what is added here is where a model stops being one-to-one, and which pinhole camera
-holds the content.
+pycolmap projects and unprojects; this module determines where a model is invertible and which pinhole camera covers
+the content.
 """
 
 from dataclasses import dataclass
@@ -20,22 +20,22 @@ from pipeline.errors import LumenError
 Array = npt.NDArray[np.float64]
 
 _PINHOLE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE")
-# With all coefficients at zero these project as a pinhole does; a fisheye with zeros does not.
+# With zero coefficients these models are pinholes; a fisheye with zeros is not.
 _PERSPECTIVE_MODELS = ("SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
-# Beyond this angle from the axis no pinhole image is possible, whatever the model says.
+# Beyond this angle from the axis a pinhole image is impossible.
 _MAX_HALF_ANGLE_DEG = 89.0
 _ANGLE_STEP_DEG = 0.05
 _AZIMUTHS = 720
-# Where an image moves outwards by less than this share of its speed at the centre, the model is about to fold back.
+# The model is about to fold where the image radius grows at less than this fraction of its growth at the centre.
 _MIN_RADIAL_SPEED = 0.05
-# How far a ray may reproject from the pixel it came from before it counts as wrongly inverted.
+# Maximum reprojection error of a correctly inverted ray.
 _MAX_INVERSION_ERROR_PX = 0.01
-# Somewhere outside every image, for cv2.remap's constant border.
+# Outside every image, for cv2.remap's constant border.
 _OUTSIDE_PX = -16.0
 
 
 class FieldOfView(NamedTuple):
-    """Angles across the content area, in degrees: through its middle row, its middle column, and the largest of all."""
+    """Angles of view across the content area, degrees: through its middle row, its middle column, and the largest."""
 
     horizontal: float
     vertical: float
@@ -44,17 +44,16 @@ class FieldOfView(NamedTuple):
 
 @dataclass(frozen=True)
 class Undistortion:
-    """How to turn frames of a camera into frames of `camera`, which has no distortion.
+    """Maps from the frames of a camera to the frames of `camera`, which has no distortion.
 
     Attributes:
-        camera: the PINHOLE camera of the result, of the same image size; square pixels unless the input had none.
-        map_x, map_y: (H, W) float32, px in OpenCV's convention: where each pixel of the result comes from; far outside
-            the image where it comes from no content.
-        is_identity: the input was a pinhole already, so images are returned as they are.
-        field_of_view_before: of the content area of the input, as far as the model is valid there and rays
-            point forwards.
-        field_of_view_after: of what of it is in the result.
-        content_kept: share of the content's pixels that the result shows, in [0, 1].
+        camera: the PINHOLE camera of the result, of equal image size; square pixels unless the input has none.
+        map_x, map_y: (H, W) float32, px in OpenCV's convention: source of each pixel of the result; far outside the
+            image if the pixel shows no content.
+        is_identity: the input is already a pinhole, so images are returned unchanged.
+        field_of_view_before: of the input's content area, where the model is valid and rays point forwards.
+        field_of_view_after: of the content area in the result.
+        content_kept: share of the content's pixels in the result, in [0, 1].
     """
 
     camera: pycolmap.Camera
@@ -66,10 +65,10 @@ class Undistortion:
     content_kept: float
 
     def image(self, bgr: Image) -> Image:
-        """Undistort a frame, (H, W, 3) or (H, W) uint8, with bilinear interpolation; pixels from no content are 0.
+        """Undistort a frame, (H, W, 3) or (H, W) uint8, with bilinear interpolation; pixels without content are 0.
 
         Raises:
-            ValueError: if it has another size than the camera.
+            ValueError: if its size differs from the camera's.
         """
         self._check_size(bgr)
         if self.is_identity:
@@ -77,10 +76,10 @@ class Undistortion:
         return _remap(bgr, self.map_x, self.map_y, cv2.INTER_LINEAR)
 
     def mask(self, mask: Mask) -> Mask:
-        """Undistort a mask, (H, W) uint8, by nearest neighbour: it keeps its values; pixels from no content are 0.
+        """Undistort a mask, (H, W) uint8, by nearest neighbour, which keeps its values; pixels without content are 0.
 
         Raises:
-            ValueError: if it has another size than the camera.
+            ValueError: if its size differs from the camera's.
         """
         self._check_size(mask)
         if self.is_identity:
@@ -96,29 +95,27 @@ class Undistortion:
 def plan_undistortion(
     camera: pycolmap.Camera, content_mask: Mask, max_field_of_view_deg: float = 150.0
 ) -> Undistortion:
-    """Choose the pinhole camera that shows all of the content area with the least loss of resolution, and the maps.
+    """Compute the undistortion to a pinhole camera that shows the whole content area with the least loss of resolution.
 
-    The image size stays. The focal length is the camera's own (mean) one, or the longest with which every content pixel
-    still falls inside the frame, if that is shorter; the principal point moves only as far as the content needs it to.
-    A camera that is a pinhole already stays as it is, and so do its images.
+    The image size does not change. The focal length is the camera's (mean) focal length, or, if that is shorter, the
+    longest one that keeps every content pixel inside the image. The principal point moves only as far as the content
+    requires. A pinhole camera and its images are returned unchanged.
 
     Args:
-        camera: any model with a pinhole-like axis; COLMAP's pixel convention.
+        camera: any model with a pinhole-like axis, in COLMAP's pixel convention.
         content_mask: (H, W) uint8, non-zero inside the content area.
-        max_field_of_view_deg: content further than half of this from the optical axis is cut off, because a pinhole
-            image would spend nearly all its pixels on it; 0 to 178.
+        max_field_of_view_deg: content further than half of this from the optical axis is cut off, because it would
+            occupy nearly all pixels of a pinhole image; 0 to 178.
 
     Raises:
-        LumenError: if the mask is empty or the camera model is valid nowhere in it, or the limit is out of range.
+        LumenError: if the mask is empty, the camera model is valid nowhere in it, or the limit is out of range.
         ValueError: if mask and camera differ in size.
     """
     if content_mask.shape != (camera.height, camera.width):
         raise ValueError(f"a mask of shape {content_mask.shape} for a camera of {camera.width}x{camera.height} pixels")
     if not 0 < max_field_of_view_deg <= 2 * _MAX_HALF_ANGLE_DEG:
         limit = 2 * _MAX_HALF_ANGLE_DEG
-        raise LumenError(
-            f"the largest field of view has to be above 0 and at most {limit:.0f}, not {max_field_of_view_deg}"
-        )
+        raise LumenError(f"a maximum field of view of {max_field_of_view_deg:g}: choose above 0, at most {limit:.0f}")
     content = (content_mask > 0).astype(np.uint8)
     if not content.any():
         raise LumenError("the content area is empty: there is nothing to undistort")
@@ -132,7 +129,7 @@ def plan_undistortion(
     pinhole = _pinhole_for(camera, rays)
     map_x, map_y = _maps(camera, pinhole, kept, half_angle_deg)
     after = _field_of_view(camera, kept)
-    # The outline of the whole content may lie where the model is not valid, and then shows less than what is kept.
+    # The outline of the whole content may be outside the valid part of the model and then spans less than the rest.
     before = FieldOfView(*np.maximum(_field_of_view(camera, content), after).tolist())
     return Undistortion(
         camera=pinhole,
@@ -146,7 +143,7 @@ def plan_undistortion(
 
 
 def _remap(image: Image, map_x: npt.NDArray[np.float32], map_y: npt.NDArray[np.float32], interpolation: int) -> Image:
-    # Float maps: they are no slower than OpenCV's fixed-point ones, which round positions to 1/32 px.
+    # Float maps are as fast as OpenCV's fixed-point maps, which round positions to 1/32 px.
     remapped = cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     return np.asarray(remapped, dtype=np.uint8)
 
@@ -179,26 +176,26 @@ def _directions(azimuth_rad: Array, angle_rad: Array) -> Array:
 
 
 def _valid_half_angle_deg(camera: pycolmap.Camera) -> float:
-    """The angle from the axis up to which the image moves outwards with the ray, in every direction.
+    """The angle from the axis up to which the image radius grows with the angle of the ray, in every direction.
 
-    A polynomial model fitted to the image's centre bends back further out, and rays from there would land in the
-    middle of the image; some models have poles there.
+    A polynomial model fitted near the image centre folds back further out, where rays project into the middle of the
+    image; some models have poles there.
     """
     angle_deg = np.arange(0.0, _MAX_HALF_ANGLE_DEG + _ANGLE_STEP_DEG, _ANGLE_STEP_DEG)
     azimuth_rad = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     rays = _directions(azimuth_rad[:, None], np.deg2rad(angle_deg)[None])
     pixels = _project(camera, rays.reshape(-1, 3)).reshape(len(azimuth_rad), len(angle_deg), 2)
     outwards = np.stack([np.cos(azimuth_rad), np.sin(azimuth_rad)], axis=-1)
-    # Along the azimuth, not away from the principal point: past a pole the image is on the other side.
+    # Along the azimuth, not away from the principal point: beyond a pole the projection is on the opposite side.
     radius_px = ((pixels - pixels[:, :1]) * outwards[:, None]).sum(axis=-1)
     speed = np.diff(radius_px, axis=1)
-    # Written so that NaN counts as folded.
+    # This form counts NaN as folded.
     folds = ~(speed > _MIN_RADIAL_SPEED * speed[:, :1]).all(axis=0)
     return float(angle_deg[np.argmax(folds)] if folds.any() else angle_deg[-1])
 
 
 def _project(camera: pycolmap.Camera, rays: Array) -> Array:
-    """Rays (N, 3) → pixels (N, 2) in COLMAP's convention, NaN where there are none."""
+    """Project rays (N, 3) to pixels (N, 2) in COLMAP's convention; NaN if a ray has no projection."""
     return np.asarray(camera.img_from_cam(np.ascontiguousarray(rays)))
 
 
@@ -209,7 +206,7 @@ def _keep_within(camera: pycolmap.Camera, content: Mask, half_angle_deg: float) 
     principal = np.array([camera.principal_point_x, camera.principal_point_y])
     index = np.argwhere(content)[:, ::-1]
     offset = colmap_from_index(index) - principal
-    # The cone's image as a radius by azimuth: exact for every pixel, where a filled polygon is so to one pixel.
+    # The radius of the cone's image by azimuth is exact for every pixel; a filled polygon is exact only to one pixel.
     edge = cone - principal
     order = np.argsort(np.arctan2(edge[:, 1], edge[:, 0]))
     edge_azimuth_rad = np.arctan2(edge[order, 1], edge[order, 0])
@@ -223,13 +220,13 @@ def _keep_within(camera: pycolmap.Camera, content: Mask, half_angle_deg: float) 
 
 
 def _outline_index(area: Mask) -> npt.NDArray[np.int64]:
-    """Indices (N, 2) as (column, row) of the pixels of an area that touch its outside, or the image's edge."""
+    """Indices (N, 2) as (column, row) of an area's boundary pixels, including those at the image border."""
     inner = cv2.erode(area, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return np.argwhere(area != inner)[:, ::-1]
 
 
 def _rays(camera: pycolmap.Camera, index: npt.NDArray[np.int64]) -> Array:
-    """Unit rays (M, 3) through the centres of pixels (N, 2), without those that the model cannot invert; M <= N."""
+    """Unit rays (M, 3) through the centres of pixels (N, 2), without pixels that the model cannot invert; M <= N."""
     pixels = colmap_from_index(index)
     rays = np.asarray(camera.cam_ray_from_img(np.ascontiguousarray(pixels)))
     again = _project(camera, np.nan_to_num(rays))
@@ -240,7 +237,7 @@ def _pinhole_for(camera: pycolmap.Camera, rays: Array) -> pycolmap.Camera:
     points = rays[:, :2] / rays[:, 2:]
     low, high = points.min(axis=0), points.max(axis=0)
     size = np.array([camera.width, camera.height])
-    # From the centre of the first pixel to that of the last: all of every content pixel's neighbours are then there.
+    # Between the centres of the first and last pixels, so that all interpolation neighbours of content pixels exist.
     with np.errstate(divide="ignore"):
         longest = ((size - 1) / (high - low)).min()
     focal = min(longest, camera.mean_focal_length())
@@ -252,7 +249,7 @@ def _pinhole_for(camera: pycolmap.Camera, rays: Array) -> pycolmap.Camera:
 def _maps(
     camera: pycolmap.Camera, pinhole: pycolmap.Camera, kept: Mask, half_angle_deg: float
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Where each pixel of the pinhole image is in the distorted one; `_OUTSIDE_PX` where that is no kept content."""
+    """Position of each pixel of the pinhole image in the distorted one; `_OUTSIDE_PX` if it shows no kept content."""
     rows, columns = np.mgrid[: camera.height, : camera.width]
     pixels = colmap_from_index(np.stack([columns.ravel(), rows.ravel()], axis=-1))
     rays = np.column_stack([np.asarray(pinhole.cam_from_img(pixels)), np.ones(len(pixels))])
@@ -279,5 +276,5 @@ def _field_of_view(camera: pycolmap.Camera, area: Mask) -> FieldOfView:
 
 
 def _largest_angle_deg(rays: Array) -> float:
-    """The largest angle between two of the rays (N, 3)."""
+    """The largest angle between any two of the rays (N, 3)."""
     return float(np.rad2deg(np.arccos(np.clip(rays @ rays.T, -1, 1)).max(initial=0.0)))

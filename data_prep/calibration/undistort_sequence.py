@@ -1,7 +1,7 @@
-"""A sequence whose camera became known after its extraction: its frames turned into those of a pinhole, in place.
+"""Undistort an extracted sequence in place, once its camera is known.
 
-The frames as recorded are kept in `recorded/`, and all is made from them, so that this may be killed and repeated, and
-done again with a better camera.
+The recorded frames are kept in `recorded/` and are the source of the undistorted ones, so that this can be interrupted
+and repeated, also with a better camera.
 """
 
 import logging
@@ -31,7 +31,7 @@ from pipeline.progress import progress
 logger = logging.getLogger(__name__)
 
 _WORKERS = 2
-# COLMAP's models → the model of OpenCV's that is the same, or of which they are a special case.
+# COLMAP models → the equal or more general model of OpenCV.
 _OPENCV_MODELS = {
     "SIMPLE_PINHOLE": "PINHOLE",
     "PINHOLE": "PINHOLE",
@@ -48,35 +48,34 @@ _OPENCV_MODELS = {
 def undistort_sequence(
     paths: SequencePaths, camera: pycolmap.Camera, max_field_of_view_deg: float = 150.0, jpeg_quality: int = 95
 ) -> Undistortion:
-    """Put undistorted frames and masks in the place of the recorded ones, which move to `recorded/`.
+    """Replace the recorded frames and masks with undistorted ones; the recorded ones move to `recorded/`.
 
-    Until the end `sequence.yaml` says "uncalibrated"; killed before that, the same call makes the same of it, and
-    another camera may follow. A frame that cannot be read is left as it is. With a camera that has no distortion, all
-    images stay the bytes that were recorded.
+    `sequence.yaml` says "uncalibrated" until the end. If interrupted, call it again with the same or another camera. An
+    unreadable frame is left unchanged. With a camera without distortion, all images keep their recorded bytes.
 
     Args:
-        paths: a sequence that was extracted without a calibration.
-        camera: of the frames as recorded, of their size, in COLMAP's convention; a model that OpenCV knows too.
+        paths: a sequence extracted without a calibration.
+        camera: camera of the recorded frames, of their size, in COLMAP's convention; a model that OpenCV supports.
         max_field_of_view_deg: see `plan_undistortion`.
-        jpeg_quality: of the undistorted frames, 1..100.
+        jpeg_quality: quality of the undistorted frames, 1..100.
 
     Returns:
-        What was done to the frames.
+        The undistortion applied to the frames.
 
     Raises:
-        LumenError: if the sequence was extracted with a calibration, a mask is damaged, a frame or mask of another
-            size, the camera valid nowhere in the content area or no model of OpenCV's, or something cannot be written.
-        ValueError: if the camera has another size than the content area.
+        LumenError: if the sequence was extracted with a calibration, a mask is damaged, a frame or mask has another
+            size, the camera is valid nowhere in the content area or unsupported by OpenCV, or a write fails.
+        ValueError: if the camera's size differs from the content area's.
     """
     recorded = paths.as_recorded
     sequence = Sequence.load(recorded.sequence)
     require(
         sequence.calibration.state == "uncalibrated",
-        f"{paths.root} is undistorted, and its frames as recorded are not kept: extract it again without a calibration",
+        f"{paths.root} is undistorted and its recorded frames are not kept: extract it again without a calibration",
     )
     content = read_mask(recorded.mask)
     undistortion = plan_undistortion(camera, content, max_field_of_view_deg)
-    opencv_camera = _as_opencv_has_it(camera)
+    opencv_camera = _to_opencv_model(camera)
     with joined_output(paths.root):
         _write_undistorted(paths, sequence, content, undistortion, jpeg_quality)
         write_calibration(paths.calibration, opencv_camera, {"origin": "self"})
@@ -88,7 +87,7 @@ def _write_undistorted(
     paths: SequencePaths, sequence: Sequence, content: Mask, undistortion: Undistortion, jpeg_quality: int
 ) -> None:
     recorded = _keep_recorded(paths)
-    # A half-done mixture must not be said to be undistorted, not even with the camera of an earlier call.
+    # A partly undistorted sequence must not claim to be undistorted, not even with the camera of an earlier call.
     _copy(recorded.sequence, paths.sequence)
     if undistortion.is_identity:
         for file in _files(recorded):
@@ -100,7 +99,7 @@ def _write_undistorted(
 
 
 def _as_undistorted(sequence: Sequence, camera: pycolmap.Camera, undistortion: Undistortion, content: Mask) -> Sequence:
-    """The facts of a sequence whose frames, of this content area, are undistorted with a camera estimated from them."""
+    """The sequence's facts after undistortion with a camera estimated from its frames."""
     return replace(
         sequence,
         calibration=replace(describe_calibration(None, camera, undistortion), origin="self"),
@@ -113,9 +112,9 @@ class _FrameWriter:
     """Writes undistorted frames and their masks.
 
     Attributes:
-        recorded, paths: where frames come from, and where they go.
+        recorded, paths: source and target.
         content: (H, W) uint8, the content area of the recorded frames, 255 inside.
-        undistortion: applied to each frame; what it shows from outside the content is black.
+        undistortion: applied to each frame; pixels without content become black.
         jpeg_quality: 1..100.
     """
 
@@ -126,18 +125,18 @@ class _FrameWriter:
     jpeg_quality: int
 
     def write(self, indices: list[int]) -> None:
-        """Write the frames with these indices, but for those that cannot be read, which the log counts."""
+        """Write the frames with these indices; unreadable frames are skipped and counted in the log."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             frames = progress(pool.map(self._write_frame, indices), "undistorting frames", total=len(indices))
             unreadable = list(frames).count(False)
         if unreadable:
             logger.warning(
-                "%d of %d frames in %s cannot be read; they are left as they are",
+                "%d of %d frames in %s cannot be read and are left unchanged",
                 *(unreadable, len(indices), self.recorded.images),
             )
 
     def _write_frame(self, index: int) -> bool:
-        """Whether the frame can be read."""
+        """Write a frame and its mask; False if it cannot be read."""
         image = read_frame(self.recorded, index, (self.undistortion.camera.width, self.undistortion.camera.height))
         if image is None:
             return False
@@ -150,11 +149,11 @@ class _FrameWriter:
 
 
 def _keep_recorded(paths: SequencePaths) -> SequencePaths:
-    """`recorded/`, made first if it is not there: whole when it has its `sequence.yaml`, which is written last."""
+    """`recorded/`, created if needed; it is complete once it has its `sequence.yaml`, which is written last."""
     recorded = paths.recorded
     if recorded.sequence.exists():
         return recorded
-    # What a killed call has left there.
+    # Files of an interrupted call.
     remove_own(recorded.root)
     for file in _files(paths):
         source, target = paths.root / file, recorded.root / file
@@ -164,7 +163,7 @@ def _keep_recorded(paths: SequencePaths) -> SequencePaths:
 
 
 def _files(paths: SequencePaths) -> Iterator[Path]:
-    """What an extraction writes of a sequence, relative to its folder; `sequence.yaml` is the last."""
+    """Files that an extraction writes for a sequence, relative to its folder; `sequence.yaml` is the last."""
     indices = sorted(frame.index for frame in Sequence.load(paths.sequence).frames)
     frames = [file for index in indices for file in (paths.image(index), paths.frame_mask(index))]
     for file in (paths.mask, *frames, paths.sequence):
@@ -173,7 +172,7 @@ def _files(paths: SequencePaths) -> Iterator[Path]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Make `target` hold what `source` does; never by a link, which the next write of `target` could go through."""
+    """Copy `source` to `target`; never as a link, because the next write to `target` would change `source`."""
     with explain_os_errors("read", source):
         if target.exists() and target.samefile(source):
             return
@@ -181,15 +180,15 @@ def _copy(source: Path, target: Path) -> None:
     write_bytes(target, data)
 
 
-def _as_opencv_has_it(camera: pycolmap.Camera) -> pycolmap.Camera:
-    """The same camera as one of OpenCV's models.
+def _to_opencv_model(camera: pycolmap.Camera) -> pycolmap.Camera:
+    """Convert to an equal camera with one of OpenCV's models.
 
     Raises:
-        LumenError: if there is none.
+        LumenError: if no model fits.
     """
     model = _OPENCV_MODELS.get(camera.model_name)
     if model is None:
-        raise LumenError(f"OpenCV has no {camera.model_name} camera: choose one of {', '.join(_OPENCV_MODELS)}")
+        raise LumenError(f"OpenCV does not support {camera.model_name}: choose one of {', '.join(_OPENCV_MODELS)}")
     if model == camera.model_name:
         return camera
     focal_px, x, y, *coefficients = camera.params.tolist()

@@ -1,1 +1,1 @@
-"""Choosing the frames of a sequence: content area, quality, cuts, and writing what was chosen."""
+"""Frame selection: content area, quality, cuts, and writing the selected frames."""

@@ -1,4 +1,4 @@
-"""One picture of a whole extraction: sampled frames with mask and highlights, and why others were rejected."""
+"""Contact sheet of an extraction: sampled frames with mask and highlights, and rejected frames with their reason."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from cv2.typing import MatLike as Image
 _COLUMNS = 6
 _TILE_WIDTH_PX = 320
 _CAPTION_PX = 44
-_MOST_KEPT = 24
-_MOST_REJECTED_A_REASON = 3
-# Coarser than the features of a face that fills the frame.
+_MAX_KEPT = 24
+_MAX_REJECTED_PER_REASON = 3
+# Coarser than facial features in a face that fills the frame.
 _HIDDEN_WIDTH_PX = 6
 
 _BACKGROUND = (30, 30, 30)
@@ -25,11 +25,11 @@ _HIGHLIGHT = (255, 60, 255)
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How a frame is to be shown.
+    """How a frame is drawn.
 
     Attributes:
         reason: why the frame was rejected, None if it was kept.
-        hidden: it may have been filmed outside the body, where faces and names are: only its colours are shown.
+        hidden: it may be filmed outside the body, where it may show faces or names: only its colours are drawn.
     """
 
     reason: str | None
@@ -41,8 +41,8 @@ class Tile:
     """One frame on the sheet.
 
     Attributes:
-        index, timestamp_s: of the frame.
-        picture: (h, w, 3) uint8 BGR thumbnail, drawn upon.
+        index, timestamp_s: those of the frame.
+        picture: thumbnail, (h, w, 3) uint8 BGR, with mask and highlights.
         reason: why the frame was rejected, None if it was kept.
     """
 
@@ -53,15 +53,15 @@ class Tile:
 
 
 def pick_tiles(kept: Sequence[int], rejected: Sequence[tuple[int, str]]) -> set[int]:
-    """The frame indices to show: kept ones spread over the video, and a few for each reason of rejection.
+    """The frame indices to show: kept frames spread over the video, and a few frames per rejection reason.
 
     Args:
-        kept: indices of the kept frames.
-        rejected: (index, reason) of the others.
+        kept: indices of kept frames.
+        rejected: (index, reason) of rejected frames.
     """
-    picked = set(_spread(kept, _MOST_KEPT))
+    picked = set(_spread(kept, _MAX_KEPT))
     for reason in {reason for _, reason in rejected}:
-        picked.update(_spread([index for index, why in rejected if why == reason], _MOST_REJECTED_A_REASON))
+        picked.update(_spread([index for index, why in rejected if why == reason], _MAX_REJECTED_PER_REASON))
     return picked
 
 
@@ -73,36 +73,36 @@ def draw_tile_picture(image: Image, mask: Image, highlights: Image, *, hidden: b
     Args:
         image: (H, W, 3) uint8 BGR.
         mask, highlights: (H, W) uint8, 255 inside and on highlights.
-        hidden: blur it until neither faces nor text can be made out; highlights, which may be text, are not drawn.
+        hidden: blur it until faces and text are unrecognisable; highlights, which may be text, are not drawn.
     """
     height = round(_TILE_WIDTH_PX * mask.shape[0] / mask.shape[1])
     size = (_TILE_WIDTH_PX, height)
     inside = cv2.bitwise_and(image, image, mask=mask)
-    picture = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
+    thumbnail = cv2.resize(inside, size, interpolation=cv2.INTER_AREA)
     small_mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     if hidden:
-        picture = _unrecognisable(picture)
-        picture[small_mask == 0] = 0
+        thumbnail = _anonymised(thumbnail)
+        thumbnail[small_mask == 0] = 0
     else:
-        picture[cv2.resize(highlights, size, interpolation=cv2.INTER_AREA) > 96] = _HIGHLIGHT
+        thumbnail[cv2.resize(highlights, size, interpolation=cv2.INTER_AREA) > 96] = _HIGHLIGHT
     outlines, _ = cv2.findContours(small_mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(picture, outlines, -1, _OUTLINE, 1)
+    return cv2.drawContours(thumbnail, outlines, -1, _OUTLINE, 1)
 
 
-def _unrecognisable(picture: Image) -> Image:
+def _anonymised(thumbnail: Image) -> Image:
     """The mean colours of a few large blocks, smoothly interpolated."""
-    height, width = picture.shape[:2]
+    height, width = thumbnail.shape[:2]
     rows = max(1, round(_HIDDEN_WIDTH_PX * height / width))
-    blocks = cv2.resize(picture, (_HIDDEN_WIDTH_PX, rows), interpolation=cv2.INTER_AREA)
+    blocks = cv2.resize(thumbnail, (_HIDDEN_WIDTH_PX, rows), interpolation=cv2.INTER_AREA)
     return cv2.resize(blocks, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def draw_contact_sheet(tiles: Iterable[Tile], summary: Sequence[str]) -> Image:
-    """Lay the tiles out in two blocks, kept frames first, under lines of text.
+    """Arrange the tiles in two blocks, kept frames first, below lines of text.
 
     Args:
         tiles: in any order; at least one.
-        summary: lines for the top of the sheet, ASCII as far as they are to be readable.
+        summary: lines for the top of the sheet; only ASCII characters are legible.
 
     Returns:
         (H, W, 3) uint8 BGR.
@@ -119,11 +119,11 @@ def draw_contact_sheet(tiles: Iterable[Tile], summary: Sequence[str]) -> Image:
 def _block(title: str, tiles: Sequence[Tile]) -> list[Image]:
     if not tiles:
         return []
-    pictures = [_captioned(tile) for tile in tiles]
-    blank = np.full_like(pictures[0], _BACKGROUND)
+    captioned = [_captioned(tile) for tile in tiles]
+    blank = np.full_like(captioned[0], _BACKGROUND)
     rows = []
-    for first in range(0, len(pictures), _COLUMNS):
-        row = pictures[first : first + _COLUMNS]
+    for first in range(0, len(captioned), _COLUMNS):
+        row = captioned[first : first + _COLUMNS]
         rows.append(np.hstack(row + [blank] * (_COLUMNS - len(row))))
     return [_text_block([title]), *rows]
 

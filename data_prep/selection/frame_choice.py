@@ -1,4 +1,4 @@
-"""Which frames become a sequence: hard cuts split the video, quality and motion choose, and every "no" has a reason."""
+"""Select the frames of sequences: split at hard cuts, choose by quality and motion, explain every rejection."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,33 +16,33 @@ Booleans = npt.NDArray[np.bool_]
 
 _LOST_VIEW_S = 1.0
 _FEATURELESS = 0.12
-# A repeated frame comes out of the codec a little different, but far less so than its neighbours from each other. Many
-# of these may be repeats, too: what is usual is a high quantile. Levels of luma; a change below the first is rounding.
+# A duplicate differs slightly after compression, but much less than its neighbours differ from each other. Many of
+# these may be duplicates as well, so the typical change is a high quantile. Luma levels; smaller changes are rounding.
 _REPEAT_CHANGE = 0.5
 _REPEAT_MOTION_PX = 0.1
 _REPEAT_SHARE = 0.25
 _USUAL_QUANTILE = 0.9
 _NEIGHBOURHOOD_S = 0.5
-# Of frames closer in time than this, one that moved less than this share of the diagonal adds nothing.
+# Closer in time than this, a frame is redundant if it moved less than this fraction of the diagonal.
 _DENSE_S = 1 / 30
 _DENSE_MOTION = 0.0025
-# Timestamps are rounded to the container's clock.
+# Tolerance for the rounding of timestamps to the container's clock.
 _ROUNDING_S = 0.002
 
 
 @dataclass(frozen=True)
 class ChoiceRules:
-    """Settings of the choice; `ExtractConfig` documents them for users.
+    """Settings for frame selection; `ExtractConfig` documents them for users.
 
     Attributes:
-        stride: one frame of every `stride`, >= 1.
-        fps: one frame of every 1 / `fps` seconds instead, None for `stride`.
-        max_frames: no more than this many in all, None for no limit.
-        keep_all: keep every sampled frame whatever its quality; cuts still split.
-        min_sharpness: a frame is blurred below this share of its neighbours' median sharpness.
-        min_motion_px: a frame that moved less than this since the last kept one adds nothing; px of the source.
+        stride: select one frame of every `stride`, >= 1.
+        fps: select one frame every 1 / `fps` seconds instead; None to use `stride`.
+        max_frames: maximum number of frames in total, None for no limit.
+        keep_all: keep every sampled frame regardless of quality; cuts still split.
+        min_sharpness: a frame is blurred below this fraction of its neighbours' median sharpness.
+        min_motion_px: a frame with less motion since the last kept frame is redundant; px of the source.
         min_segment_frames: a segment with fewer usable frames is not written.
-        split_at_cuts: make a segment of each stretch between cuts; otherwise one of all.
+        split_at_cuts: make one segment per stretch between cuts; otherwise a single segment.
     """
 
     stride: int
@@ -57,12 +57,12 @@ class ChoiceRules:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One frame's fate.
+    """The decision on one frame.
 
     Attributes:
         quality: its measurements.
-        reason: why it is not kept, a key of `REASONS`; None if it is kept.
-        flags: what is wrong with it, whether or not it is kept.
+        reason: why it is rejected, a key of `REASONS`; None if it is kept.
+        flags: its defects, whether or not it is kept.
     """
 
     quality: FrameQuality
@@ -75,8 +75,8 @@ class Segment:
     """A stretch of the video without a cut.
 
     Attributes:
-        verdicts: one a frame, in order.
-        begins_because: "start", or what the cut before it was.
+        verdicts: one per frame, in order.
+        begins_because: "start", or the cut before it.
     """
 
     verdicts: tuple[Verdict, ...]
@@ -88,20 +88,20 @@ class Segment:
 
 
 REASONS: Mapping[str, str] = {
-    "damaged": "the decoder had to guess parts of it, or it is predicted from such a frame",
+    "damaged": "the decoder concealed missing data in it, or it is predicted from such a frame",
     "dark": f"more than {DARK_SHARE:.0%} of the content area is black, or its mean luma is below {DARK_EXPOSURE:g}",
     "white": f"more than {WHITE_SHARE:.0%} of the content area is saturated",
-    "out_of_body": f"its colour is {FOREIGN_COLOUR_LOG2:g} or more in log2(R/G), log2(B/G) from the tissue's, and the "
-    "view was lost where the colour changed",
-    "blocked": f"hardly any detail: sharpness below {_FEATURELESS:g} of the video's median (lens touching or covered)",
-    "flash": "it fits neither the frame before nor the one after, which fit each other",
-    "duplicate": f"it repeats the frame before: nothing moved, and no 16x16 block differs by {_REPEAT_SHARE:g} of what "
-    f"is usual within {_NEIGHBOURHOOD_S:g} s",
+    "out_of_body": f"its colour differs by {FOREIGN_COLOUR_LOG2:g} or more in log2(R/G), log2(B/G) from tissue, and "
+    "the view was lost at the colour change",
+    "blocked": f"almost no detail: sharpness below {_FEATURELESS:g} of the video's median (lens touching or covered)",
+    "flash": "it matches neither the previous nor the next frame, and these match each other",
+    "duplicate": "it repeats the previous frame: nothing moved, and no 16x16 block differs by "
+    f"{_REPEAT_SHARE:g} of the typical change within {_NEIGHBOURHOOD_S:g} s",
     "blurred": f"sharpness below min_sharpness of the median within {_NEIGHBOURHOOD_S:g} s",
-    "no_motion": "moved less than min_motion_px since the last kept frame, or it is shown less than "
-    f"{1000 * _DENSE_S:.0f} ms after it and moved less than {_DENSE_MOTION:.2%} of the diagonal",
-    "between_samples": "not the frame that stride or fps asks for",
-    "max_frames": "thinned out evenly to max_frames",
+    "no_motion": "moved less than min_motion_px since the last kept frame, or is within "
+    f"{1000 * _DENSE_S:.0f} ms of it and moved less than {_DENSE_MOTION:.2%} of the diagonal",
+    "between_samples": "not selected by stride or fps",
+    "max_frames": "removed by even thinning to max_frames",
     "short_segment": "its segment has fewer than min_segment_frames usable frames",
 }
 _BRIDGED = {"damaged", "dark", "white"}
@@ -109,15 +109,15 @@ _UNUSABLE = {"damaged", "dark", "white", "out_of_body", "blocked", "flash"}
 
 
 def choose_frames(qualities: Sequence[FrameQuality], rules: ChoiceRules, diagonal_px: float = 0.0) -> list[Segment]:
-    """Split the frames at hard cuts and decide on each.
+    """Split the frames at hard cuts and decide on each frame.
 
     Args:
         qualities: all frames, in order.
         rules: the settings.
-        diagonal_px: of the source's frames, to thin out video of more than 30 frames a second by; 0 not to.
+        diagonal_px: diagonal of the source's frames, used to thin out video above 30 frames per second; 0 disables it.
 
     Returns:
-        All segments in order, also those of which no frame is kept; together they hold every frame once.
+        All segments in order, including those without kept frames; together they hold every frame once.
     """
     changes = find_view_changes(qualities)
     flags = _find_flags(qualities, changes.changed, rules)
@@ -144,7 +144,7 @@ def _find_flags(qualities: Sequence[FrameQuality], changed: Booleans, rules: Cho
     colour = np.array([(quality.red, quality.blue) for quality in qualities])
     seen = lit & ~damaged & ~flashes
     outside = find_out_of_body(colour, seen, find_steady_views(qualities, flashes))
-    # A white cloth has more detail than tissue.
+    # A white cloth is sharper than tissue and would raise the typical sharpness.
     inside = lit & ~outside
     usual_sharpness = float(np.median(sharpness[inside])) if inside.any() else 0.0
     tests = {
@@ -185,7 +185,7 @@ def _local_quantile(values: Floats, share: float, good: Booleans, timestamps_s: 
 def _split_at_cuts(
     qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], changes: ViewChanges, rules: ChoiceRules
 ) -> list[tuple[int, int, str]]:
-    """(first, end, why it begins) of each segment, as positions in `qualities`."""
+    """(first, end, reason for the start) of each segment, as positions in `qualities`."""
     starts = [(0, "start")]
     last_usable: int | None = None
     for i, quality in enumerate(qualities):
@@ -200,7 +200,7 @@ def _split_at_cuts(
     for place in range(len(starts) - 1, 0, -1):
         before, first, end = starts[place - 1][0], starts[place][0], [*starts, (len(qualities), "")][place + 1][0]
         shorter = min(usable[first] - usable[before], usable[end] - usable[first])
-        # A few frames that the camera passed quickly would be lost on their own.
+        # Splitting here would reject a short part of a fast camera motion as a short segment.
         if changes.doubtful[first] and shorter < rules.min_segment_frames:
             del starts[place]
     ends = [first for first, _ in starts[1:]] + [len(qualities)]
@@ -210,7 +210,7 @@ def _split_at_cuts(
 def _cut_between(
     qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], changed: Booleans, before: int, after: int
 ) -> str | None:
-    # Continuity bridges these; across other unusable frames it does not say whether the view is the same.
+    # Views are comparable across these frames; across other unusable frames they are not.
     if all(_BRIDGED.intersection(flags[i]) for i in range(before + 1, after)):
         return "hard cut" if changed[after] else None
     gap_s = qualities[after].timestamp_s - qualities[before].timestamp_s
@@ -218,12 +218,12 @@ def _cut_between(
 
 
 def _sampling_slots(qualities: Sequence[FrameQuality], rules: ChoiceRules) -> list[int]:
-    """The sampling interval that each frame falls in; one frame is wanted of each."""
+    """The sampling interval of each frame; one frame is chosen per interval."""
     first = qualities[0]
     if rules.fps is not None:
         timestamps_s = np.array([quality.timestamp_s for quality in qualities])
         intervals_s = np.diff(timestamps_s)
-        # A frame shown up to half a frame early still is the one that was asked for: timestamps are rounded.
+        # Timestamps are rounded, so a frame up to half a frame early still counts as on time.
         early = min(0.5, 0.5 * rules.fps * float(intervals_s.min())) if len(intervals_s) else 0.0
         return list(np.floor((timestamps_s - timestamps_s[0]) * rules.fps + early + 1e-3).astype(int))
     return [(quality.index - first.index) // rules.stride for quality in qualities]
@@ -266,7 +266,7 @@ def _group(slots: Sequence[int]) -> list[list[int]]:
 
 
 def _best(members: Sequence[int], qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]]) -> int:
-    """The frame that was asked for, or in its place the sharpest one that nothing is wrong with."""
+    """The frame on the sampling grid if it has no defect, otherwise the sharpest frame without defects."""
     good = [i for i in members if not flags[i]]
     if not good or members[0] in good:
         return members[0]

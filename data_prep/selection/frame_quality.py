@@ -1,4 +1,4 @@
-"""What each frame is worth: sharpness, exposure, highlights, colour, and how it follows from the frames before it."""
+"""Frame quality: sharpness, exposure, highlights, colour, and motion relative to earlier frames."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,35 +21,35 @@ _WHITE_LUMA = 250
 DARK_SHARE = 0.9
 DARK_EXPOSURE = 12.0
 WHITE_SHARE = 0.6
-# Levels of the weakest colour, 0..255; radius and rim are shares of the shorter side.
+# Levels of the weakest colour, 0..255; radius and rim are fractions of the shorter side.
 _NEARLY_WHITE = 225
 _HIGHLIGHT_WHITENESS = 110
 _HIGHLIGHT_CONTRAST = 45
 _HIGHLIGHT_RADIUS = 0.03
 _HIGHLIGHT_RIM = 0.005
-# Below this share of trackable pixels, keypoints are matched too, because flow is lost where the camera moves far
-# between frames; and the frame before the last is compared, because one bad frame is no cut.
+# Below this share of tracked pixels, keypoints are matched too, because flow fails under large motion between frames;
+# and the frame before the last is compared, because a single bad frame is not a cut.
 DOUBTFUL_CONTINUITY = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class FrameQuality:
-    """Measurements of one frame, all inside the content area.
+    """Measurements of one frame, inside the content area.
 
     Attributes:
-        index, timestamp_s: of the frame.
-        sharpness: variance of the Laplacian of luma (Pech-Pacheco et al., ICPR 2000) off the highlights, >= 0.
+        index, timestamp_s: those of the frame.
+        sharpness: variance of the Laplacian of luma (Pech-Pacheco et al., ICPR 2000) outside highlights, >= 0.
         exposure: mean luma, 0..255.
-        black, saturated: shares of pixels with luma below 16 and of 250 or more, 0..1.
+        black, saturated: shares of pixels with luma below 16, and of 250 or more, 0..1.
         highlights: share of pixels on specular highlights, 0..1.
-        red, blue: log2 of the mean of red and of blue over that of green: the colour of the frame.
-        change: largest mean luma difference of a 16x16 block from the frame before, 0..255; 255 for the first.
-        motion_px: median optical flow from the same frame as `continuity`, px of the source; 0 for the first.
-        continuity: share of pixels that optical flow follows, forwards and back, from the last frame that was neither
-            dark nor white nor damaged, 0..1; 1 for the first.
-        skip_continuity: the same from the frame before that one, where `continuity` is doubtful, otherwise None.
-        damaged: the decoder had to guess parts of the frame.
-        shared_places: how many places it shares with the frame that `continuity` is from, by keypoints, where
+        red, blue: log2 of mean red and of mean blue over mean green: the colour of the frame.
+        change: largest mean luma difference of a 16x16 block to the previous frame, 0..255; 255 for the first frame.
+        motion_px: median optical flow from the same frame as `continuity`, px of the source; 0 for the first frame.
+        continuity: share of pixels that optical flow tracks with forward-backward consistency from the last frame that
+            is neither dark, white nor damaged, 0..1; 1 for the first frame.
+        skip_continuity: the same from the frame before that one if `continuity` is doubtful, otherwise None.
+        damaged: the decoder concealed missing data in the frame.
+        shared_places: number of places, by keypoint matching, shared with the frame that `continuity` refers to if
             `continuity` is doubtful, otherwise None.
         skip_shared_places: the same for `skip_continuity`.
     """
@@ -73,21 +73,21 @@ class FrameQuality:
 
     @property
     def is_dark(self) -> bool:
-        """Hardly anything is lit."""
+        """Almost nothing is lit."""
         return self.black > DARK_SHARE or self.exposure < DARK_EXPOSURE
 
     @property
     def is_white(self) -> bool:
-        """Most of it is burnt out."""
+        """Most of it is saturated."""
         return self.saturated > WHITE_SHARE
 
 
 class QualityMeter:
-    """Measures frames one after another; holds three frames at working size, whatever the length of the video.
+    """Measures consecutive frames; holds three frames at working size, for videos of any length.
 
     Args:
         mask: (h, w) uint8, the content area at working size, 255 inside.
-        source_width: width of the source's frames, px, the unit of `motion_px`.
+        source_width: width of the source's frames, px; the unit of `motion_px`.
     """
 
     def __init__(self, mask: Mask, source_width: int) -> None:
@@ -136,16 +136,16 @@ class QualityMeter:
 
 
 def weakest_colour(image: Image) -> Image:
-    """(H, W) uint8: the least of the three colours of each pixel of (H, W, 3)."""
+    """(H, W) uint8: the minimum over the colour channels of (H, W, 3)."""
     blue, green, red = cv2.split(image)
     return cv2.min(cv2.min(blue, green), red)
 
 
 def find_highlights(image: Image, mask: Mask) -> Mask:
-    """Specular highlights: whatever is nearly white, and small spots much whiter than the tissue around them.
+    """Specular highlights: pixels that are nearly white, and small spots much whiter than the surrounding tissue.
 
-    Tissue reflects little blue and green, so the weakest colour of a pixel says how white it is; a white top-hat
-    keeps what stands out from its surroundings and leaves pale tissue that is merely well lit.
+    Tissue reflects little blue and green, so the weakest colour of a pixel measures its whiteness. A white top-hat
+    keeps spots that stand out from their surroundings and ignores pale, well-lit tissue.
 
     Args:
         image: (H, W, 3) uint8 BGR.
@@ -161,7 +161,7 @@ def find_highlights(image: Image, mask: Mask) -> Mask:
     whiteness = weakest_colour(small)
     shorter = min(small_size)
     surround = np.ones((2 * round(_HIGHLIGHT_RADIUS * shorter) + 1,) * 2, np.uint8)
-    # An opening in which the frame around the content takes no part.
+    # Masked opening: pixels outside the content area have no influence.
     darkest = np.where(inside, cv2.erode(np.where(inside, whiteness, 255).astype(np.uint8), surround), 0)
     spot = cv2.subtract(whiteness, cv2.dilate(darkest.astype(np.uint8), surround))
     shiny = (whiteness >= _NEARLY_WHITE) | ((spot > _HIGHLIGHT_CONTRAST) & (whiteness > _HIGHLIGHT_WHITENESS))
@@ -174,7 +174,7 @@ def find_highlights(image: Image, mask: Mask) -> Mask:
 
 
 class _View:
-    """A frame to compare others with: its luma at working size and at the size for flow, and its keypoints."""
+    """A reference frame for comparison: luma at working size and at flow size, and keypoints."""
 
     def __init__(self, luma: Image, mask: Mask, flow_size: tuple[int, int]) -> None:
         self.small = cv2.resize(luma, flow_size, interpolation=cv2.INTER_AREA)
@@ -190,7 +190,7 @@ class _View:
 
 @dataclass(frozen=True)
 class _Motion:
-    """Those fields of `FrameQuality` that compare a frame with the ones before."""
+    """The fields of `FrameQuality` that compare a frame with earlier ones."""
 
     motion_px: float = 0.0
     continuity: float = 1.0
@@ -200,7 +200,7 @@ class _Motion:
 
 
 class _ViewFollower:
-    """Dense optical flow (DIS) between small frames, checked forwards and back; keypoints where flow is in doubt."""
+    """Dense optical flow (DIS) between small frames with a forward-backward check; keypoints if flow is doubtful."""
 
     def __init__(self, mask: Mask, source_width: int) -> None:
         height, width = mask.shape
@@ -216,7 +216,7 @@ class _ViewFollower:
         self._before_last: _View | None = None
 
     def follow(self, luma: Image) -> _Motion:
-        """Compare a frame with the frames remembered last."""
+        """Compare a frame with the remembered frames."""
         self._current = view = _View(luma, self._mask, self._size)
         last, before_last = self._last, self._before_last
         if last is None:
@@ -231,7 +231,7 @@ class _ViewFollower:
         return _Motion(motion_px, continuity, skip_continuity, shared, view.shared_places(before_last))
 
     def remember(self) -> None:
-        """Take the frame followed last as the one that the next is followed from."""
+        """Use the last compared frame as the reference for the next one."""
         self._before_last, self._last = self._last, self._current
 
     def _compare(self, frame: Mask, reference: Mask) -> tuple[float, float]:
@@ -244,7 +244,7 @@ class _ViewFollower:
         error_px = np.linalg.norm(forward + returned, axis=2)
         warped = cv2.remap(reference, target, None, cv2.INTER_LINEAR)  # type: ignore[call-overload]
         detail = _detail(frame)
-        # Relative to the frame's own contrast: faint tissue also differs little from other faint tissue.
+        # Relative to the frame's contrast: faint tissue differs little from other faint tissue.
         tolerance = max(_NOISE_LOG2, _UNEXPLAINED_SHARE * float(detail[self._inside].std()))
         followed = (error_px < _CONSISTENT_PX) & (np.abs(detail - _detail(warped)) < tolerance)
         motion = np.median(np.linalg.norm(forward[self._inside], axis=1)) * self._px_per_cell
@@ -252,6 +252,6 @@ class _ViewFollower:
 
 
 def _detail(luma: Mask) -> Image:
-    """log2 of luma less its surroundings: what stays when exposure and lighting change."""
+    """log2 of luma minus its local mean, which is invariant to exposure and lighting."""
     logarithm = np.log2(luma.astype(np.float32) + 8)
     return logarithm - cv2.GaussianBlur(logarithm, (0, 0), 6)

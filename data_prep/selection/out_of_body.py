@@ -1,8 +1,8 @@
-"""Which frames show something other than tissue, judged by colour and by how the view came to have that colour.
+"""Detect frames without tissue from their colour and from the continuity of the view at colour changes.
 
-Colour alone does not tell a room from cartilage or from tissue in narrow-band light. Tissue is what the camera sees
-without losing the view: where the colour changes while the view stays, the light or the tissue has changed, and the
-camera is still inside.
+Colour alone does not distinguish a room from cartilage or from tissue in narrow-band light. The continuity of
+the view decides: if the colour changes while the view continues, the light or the tissue has changed, and the camera
+is still inside the body.
 """
 
 import numpy as np
@@ -15,23 +15,23 @@ Booleans = npt.NDArray[np.bool_]
 # Distance in log2(R/G), log2(B/G).
 FOREIGN_COLOUR_LOG2 = 0.6
 _REDDISH_LOG2 = 0.2
-_LEAST_REDDISH = 0.1
-# A video whose own colour varies widely gets more room.
+_MIN_REDDISH = 0.1
+# The threshold grows with the colour variation of the video.
 _COLOUR_SPREADS = 4.0
-# Share of the changes between two colours at which the view has to stay.
+# Share of the colour changes at which the view must continue.
 _STEADY_CHANGES = 0.5
 
 
 def find_out_of_body(colour: Floats, seen: Booleans, steady: Booleans) -> Booleans:
-    """Find the frames that were filmed outside of the body.
+    """Find the frames that were filmed outside the body.
 
     Args:
         colour: (N, 2) log2(R/G), log2(B/G) of each frame.
-        seen: (N,) frames that show anything: neither dark, white, damaged nor a flash.
-        steady: (N,) frames that show the same view as the one seen before.
+        seen: (N,) frames with a usable image: not dark, white, damaged or a flash.
+        steady: (N,) frames that show the same view as the previous seen frame.
 
     Returns:
-        (N,) True for frames out of body; only frames that are `seen`.
+        (N,) True for out-of-body frames; a subset of `seen`.
     """
     found = np.zeros(len(colour), bool)
     rows = np.flatnonzero(seen)
@@ -39,7 +39,7 @@ def find_out_of_body(colour: Floats, seen: Booleans, steady: Booleans) -> Boolea
     if not foreign.any():
         return found
     run, colours, changes, steady_changes = _foreign_runs(colour[rows], foreign, steady[rows])
-    # Runs of one colour are judged together: a long one may have been cut in the middle.
+    # Runs of similar colour are judged together, because a long run may be split.
     alike = np.linalg.norm(colours[:, None] - colours, axis=2) < FOREIGN_COLOUR_LOG2
     is_tissue = (alike @ steady_changes > 0) & (alike @ steady_changes >= _STEADY_CHANGES * (alike @ changes))
     found[rows[foreign]] = ~is_tissue[run]
@@ -47,10 +47,10 @@ def find_out_of_body(colour: Floats, seen: Booleans, steady: Booleans) -> Boolea
 
 
 def _far_from_tissue(colour: Floats) -> Booleans:
-    """(N,): frames whose colour is not that of the video's tissue."""
-    # Where much of the video lies outside the body, the reddish part still is the tissue.
+    """(N,): frames whose colour is far from the video's tissue."""
+    # The reddish frames are tissue even if much of the video is outside the body.
     reddish = colour[:, 0] > _REDDISH_LOG2
-    tissue = reddish if reddish.sum() >= _LEAST_REDDISH * len(colour) else np.ones(len(colour), bool)
+    tissue = reddish if reddish.sum() >= _MIN_REDDISH * len(colour) else np.ones(len(colour), bool)
     if not len(colour):
         return tissue
     distance = np.linalg.norm(colour - np.median(colour[tissue], axis=0), axis=1)
@@ -58,11 +58,11 @@ def _far_from_tissue(colour: Floats) -> Booleans:
 
 
 def _foreign_runs(colour: Floats, foreign: Booleans, steady: Booleans) -> tuple[Integers, Floats, Integers, Integers]:
-    """Runs of foreign frames in which the view stays the same.
+    """Runs of foreign-coloured frames with a continuous view.
 
     Returns:
-        The run of each foreign frame, and of each of the R runs: its median colour (R, 2), and in how many of the
-        steps to and from tissue it has, 0 to 2, and how many of these leave the view the same.
+        The run of each foreign frame, and for each of the R runs: median colour (R, 2), number of transitions to and
+        from tissue, 0 to 2, and number of these that keep the view.
     """
     is_step = foreign[1:] != foreign[:-1]
     begins = np.concatenate([[True], is_step | ~steady[1:]])
@@ -71,7 +71,7 @@ def _foreign_runs(colour: Floats, foreign: Booleans, steady: Booleans) -> tuple[
     place[foreign] = run
     runs = np.arange(int(run.max()) + 1)
     colours = np.array([np.median(colour[place == number], axis=0) for number in runs])
-    beside = np.maximum(place[1:], place[:-1])
-    changes = np.bincount(beside[is_step], minlength=len(runs))
-    steady_changes = np.bincount(beside[is_step & steady[1:]], minlength=len(runs))
+    neighbours = np.maximum(place[1:], place[:-1])
+    changes = np.bincount(neighbours[is_step], minlength=len(runs))
+    steady_changes = np.bincount(neighbours[is_step & steady[1:]], minlength=len(runs))
     return run, colours, changes, steady_changes

@@ -1,4 +1,4 @@
-"""What an extraction is going to write, and how it is told: to the log, the report and `sequence.yaml`."""
+"""What an extraction will write, and its description for the log, the report and `sequence.yaml`."""
 
 import logging
 from collections import Counter
@@ -20,7 +20,7 @@ from pipeline.data.sequence import Calibration, Source
 from pipeline.paths import SequencePaths
 from pipeline.report import StageReport
 
-# Stretches this short are seldom what somebody filmed.
+# Usable stretches are rarely this short.
 _FEW_FRAMES = 15
 
 logger = logging.getLogger(__name__)
@@ -28,12 +28,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExtractionPlan:
-    """Everything that is decided before the first frame is written.
+    """All decisions made before the first frame is written.
 
     Attributes:
         segments: all stretches of the video between cuts, with the verdict on every frame.
         mask: (H, W) uint8, content area of the frames as they are written, 255 inside.
-        undistortion: applied to each frame; None for frames as recorded.
+        undistortion: applied to each frame; None to write frames as recorded.
         calibration: the camera of the frames as they are written.
     """
 
@@ -44,16 +44,16 @@ class ExtractionPlan:
 
     @property
     def kept(self) -> list[Segment]:
-        """The segments that become sequences: those with a kept frame."""
+        """The segments that become sequences: those with kept frames."""
         return [segment for segment in self.segments if segment.kept]
 
     def sequence_names(self, stride: int) -> list[str]:
-        """The folder of each of `kept`, which tells its range of frames."""
+        """Folder name of each of `kept`, which holds its frame range."""
         ranges = [(segment.kept[0].index, segment.kept[-1].index + 1) for segment in self.kept]
         return [SequencePaths.segment_name(*bounds, stride, number) for number, bounds in enumerate(ranges)]
 
     def tiles(self) -> dict[int, TilePlan]:
-        """The frames to show on the contact sheet, by index, and how."""
+        """The frames on the contact sheet, by index, and how they are drawn."""
         verdicts = [verdict for segment in self.segments for verdict in segment.verdicts]
         reasons = {verdict.quality.index: verdict.reason for verdict in verdicts}
         hidden = _maybe_out_of_body(verdicts)
@@ -63,9 +63,9 @@ class ExtractionPlan:
 
 
 def _maybe_out_of_body(verdicts: Sequence[Verdict]) -> set[int]:
-    """Indices of the frames that look out of body, and of flawed ones next to them.
+    """Indices of frames that look out of body, and of defective frames next to them.
 
-    Outside the body a frame may also be white, dark or damaged, so that its colour says nothing.
+    Frames outside the body may also be white, dark or damaged, which makes their colour unreliable.
     """
     runs = (list(run) for is_flawed, run in groupby(verdicts, lambda verdict: bool(verdict.flags)) if is_flawed)
     outside = (run for run in runs if any("out_of_body" in verdict.flags for verdict in run))
@@ -73,7 +73,7 @@ def _maybe_out_of_body(verdicts: Sequence[Verdict]) -> set[int]:
 
 
 def describe_source(info: SourceInfo, survey: Survey, sha256: str, *, with_path: bool) -> Source:
-    """The source as `sequence.yaml` records it."""
+    """The source for `sequence.yaml`."""
     return Source(
         path=str(info.path) if with_path else None,
         kind=info.kind,
@@ -86,7 +86,7 @@ def describe_source(info: SourceInfo, survey: Survey, sha256: str, *, with_path:
 
 
 def describe_calibration(file: Path | None, camera: pycolmap.Camera, undistortion: Undistortion) -> Calibration:
-    """The camera as `sequence.yaml` records it."""
+    """The camera for `sequence.yaml`."""
     return Calibration(
         state="undistorted",
         pinhole=[float(value) for value in undistortion.camera.params],
@@ -100,7 +100,7 @@ def describe_calibration(file: Path | None, camera: pycolmap.Camera, undistortio
 
 
 def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, report: StageReport) -> None:
-    """Tell the log, and fill in the report's counts and warnings."""
+    """Log the extraction, and add counts and warnings to the report."""
     verdicts = [verdict for segment in plan.segments for verdict in segment.verdicts]
     rejected = Counter(verdict.reason for verdict in verdicts if verdict.reason)
     share = float((plan.mask > 0).mean())
@@ -123,19 +123,19 @@ def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, 
         if not segment.kept:
             first, last = segment.verdicts[0].quality.index, segment.verdicts[-1].quality.index
             reasons = _counted(Counter(verdict.reason for verdict in segment.verdicts))
-            report.warnings.append(f"nothing is written of frames {first} to {last}, between cuts: {reasons}")
+            report.warnings.append(f"frames {first} to {last}, between cuts, are not written: {reasons}")
     if len(plan.segments) > 2 and np.median([len(each.verdicts) for each in plan.segments]) < _FEW_FRAMES:
         report.warnings.append(
-            f"{len(plan.segments) - 1} cuts, mostly fewer than {_FEW_FRAMES} frames apart: if the frames are only far "
-            "apart in time, extract with --no_split_at_cuts"
+            f"{len(plan.segments) - 1} cuts, mostly fewer than {_FEW_FRAMES} frames apart: if only the frame rate is "
+            "low, extract with --no_split_at_cuts"
         )
     for warning in report.warnings:
         logger.warning("%s", warning)
     for line in summary_lines(report):
         logger.info("%s", line)
     logger.info(
-        "the content area covers %.1f %% of the frame; everything outside it is blacked out in what is written, and "
-        "no metadata of the source is carried over",
+        "the content area covers %.1f %% of the frame; pixels outside it are blacked out, and no metadata of the "
+        "source is copied",
         100 * share,
     )
     if plan.undistortion is not None:
@@ -143,14 +143,14 @@ def describe_extraction(info: SourceInfo, survey: Survey, plan: ExtractionPlan, 
 
 
 def summary_lines(report: StageReport) -> list[str]:
-    """The report's counts in words, for the log and the contact sheet."""
+    """The report's counts as text, for the log and the contact sheet."""
     counts = report.counts
     deinterlaced = f", deinterlaced ({counts['interlaced']})" if counts["interlaced"] else ""
-    rotated = ", turned upright" if counts["orientation"] != UPRIGHT else ""
+    rotated = ", rotated upright" if counts["orientation"] != UPRIGHT else ""
     reasons = _counted(Counter(counts["rejected"]))
     sequences = sum(segment["kept"] > 0 for segment in counts["segments"])
     return [
-        f"{counts['width']}x{counts['height']} at {counts['fps']:g} frames a second{deinterlaced}{rotated}; "
+        f"{counts['width']}x{counts['height']} at {counts['fps']:g} frames per second{deinterlaced}{rotated}; "
         f"{counts['calibration']}",
         f"{counts['frames_kept']} of {counts['frames_read']} frames kept in {sequences} "
         f"{'sequence' if sequences == 1 else 'sequences'}; rejected: {reasons or 'none'}",
@@ -158,12 +158,12 @@ def summary_lines(report: StageReport) -> list[str]:
 
 
 def why_nothing_is_kept(segments: Sequence[Segment], min_segment_frames: int) -> str:
-    """One line for the user when no frame is left."""
+    """One line for the user if no frame is kept."""
     reasons = Counter(verdict.reason for segment in segments for verdict in segment.verdicts)
     total = reasons.total()
     if total == 1:
         return "it has only one frame; a sequence needs a video"
-    advice = f" (stretches of fewer than {min_segment_frames} frames count as short: --min_segment_frames)"
+    advice = f" (segments with fewer than {min_segment_frames} usable frames are rejected: --min_segment_frames)"
     return f"none of its {total} frames is usable: {_counted(reasons)}{advice if 'short_segment' in reasons else ''}"
 
 

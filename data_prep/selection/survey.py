@@ -1,4 +1,4 @@
-"""The first look through a video: its content area, and what every frame is worth."""
+"""First pass over a video: content area and quality of every frame."""
 
 import math
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ _CONTENT_SAMPLES = 96
 
 @dataclass(frozen=True)
 class Survey:
-    """What the first look found.
+    """Result of the first pass.
 
     Attributes:
-        qualities: one for each frame that could be read, within the time range asked for, in order.
-        warnings: what could not be read, and what is odd about the video, one line each.
+        qualities: one per readable frame in the requested time range, in order.
+        warnings: unreadable parts and unusual properties of the video, one line each.
         mask: (H, W) uint8, the content area of the source's frames, eroded by the margin, 255 inside.
-        margin_px: by how much it is eroded.
+        margin_px: erosion of the mask.
     """
 
     qualities: list[FrameQuality]
@@ -38,7 +38,7 @@ class Survey:
     margin_px: int
 
     def save(self, numbers: Path, mask: Path) -> None:
-        """Write the numbers as JSON and the mask as PNG, each atomically."""
+        """Write the measurements as JSON and the mask as PNG, each atomically."""
         content = {"qualities": self.qualities, "warnings": self.warnings, "margin_px": self.margin_px}
         write_image(mask, self.mask)
         write_bytes(numbers, msgspec.json.encode(content))
@@ -67,22 +67,22 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
     Args:
         source: the video or images.
         start_s, end_s: seconds after the first frame.
-        margin_px: how far to erode the content area, px of the source, >= 0.
+        margin_px: erosion of the content area, px of the source, >= 0.
 
     Raises:
-        LumenError: if no frame lies in the range, no content area is found, or the margin leaves nothing of it.
+        LumenError: if no frame is in the range, no content area is found, or the margin erodes all of it.
     """
     size = working_size(source.info.width, source.info.height)
     in_range = _samples(source, start_s, end_s)
     first = next(in_range, None)
     if first is None:
         until = "" if end_s == math.inf else f" and before {end_s:g} s"
-        raise LumenError(f"{source.info.path}: no frame is shown {start_s:g} s after the first one or later{until}")
+        raise LumenError(f"{source.info.path}: no frame is {start_s:g} s or more after the first one{until}")
     samples = progress(chain([first], in_range), "finding the content area", total=_CONTENT_SAMPLES)
     area, is_steady = find_content_area(_shrunk(frame.image, size) for frame in samples if not frame.damaged)
     mask = erode_mask(resize_mask(area, source.info.width, source.info.height), margin_px)
     if not mask.any():
-        raise LumenError(f"a margin of {margin_px} px leaves nothing of the content area: choose a smaller one")
+        raise LumenError(f"a margin of {margin_px} px erodes the whole content area: choose a smaller margin")
     meter = QualityMeter(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST), source.info.width)
     frames = progress(source.frames(), "measuring frames", total=source.info.frame_count)
     qualities = [
@@ -96,7 +96,7 @@ def survey_video(source: FrameSource, start_s: float, end_s: float, margin_px: i
 
 
 def _samples(source: FrameSource, start_s: float, end_s: float) -> Iterator[SourceFrame]:
-    """About `_CONTENT_SAMPLES` frames spread over the range, which may show another content area than the rest."""
+    """About `_CONTENT_SAMPLES` frames from the range only, whose content area may differ from the rest."""
     info = source.info
     if start_s == 0 and end_s == math.inf:
         return source.sample(_CONTENT_SAMPLES)

@@ -1,4 +1,4 @@
-"""Where a video goes on showing the same view, and where it changes to another one within a frame."""
+"""Find view changes: where consecutive frames do not show the same view."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from data_prep.selection.frame_quality import DOUBTFUL_CONTINUITY, FrameQuality
 
 Booleans = npt.NDArray[np.bool_]
 
-# Flow between different places follows up to 0.25 of the pixels.
+# Between different places, flow tracks up to 0.25 of the pixels.
 _LOST_CONTINUITY = 0.35
-# Keypoints of different places agree on 6 places at most, of 1080p on 7, and rarely on 10. Where a camera moves so far
-# between frames that flow follows no more than that, they agree on 13 or more.
+# Keypoints of different places agree on at most 6 places (7 at 1080p), rarely on 10. If the place is the same and flow
+# fails because of large motion, they agree on 13 or more.
 _SHARED_PLACES = 10
-# A neighbour that flow has lost as well speaks for a quick camera, so less evidence is needed; a step this short speaks
-# against it, so more is needed.
+# A neighbour with failed flow indicates fast motion, so less evidence is needed; a step this short makes fast motion
+# unlikely, so more is needed.
 _QUICK_FACTOR = 0.6
 _SHORT_STEP_S = 0.1
 _SHORT_STEP_FACTOR = 2.0
@@ -24,11 +24,11 @@ _SHORT_STEP_FACTOR = 2.0
 
 @dataclass(frozen=True)
 class ViewChanges:
-    """Where the view changes.
+    """View changes of a video.
 
     Attributes:
-        changed: (N,) frames that do not show the view of the last one before that was neither dark, white nor damaged.
-        doubtful: (N,) those of them where the camera moves so quickly that it may still be the same view.
+        changed: (N,) frames that do not show the view of the last frame that is neither dark, white nor damaged.
+        doubtful: (N,) those with camera motion so fast that the view may still be the same.
     """
 
     changed: Booleans
@@ -36,24 +36,24 @@ class ViewChanges:
 
 
 def find_view_changes(qualities: Sequence[FrameQuality]) -> ViewChanges:
-    """Find the changes by flow, and by keypoints where flow follows too little."""
+    """Find the changes by optical flow, and by keypoints if flow tracks too few pixels."""
     lost = np.array([quality.continuity < _LOST_CONTINUITY for quality in qualities])
     shared = np.array([quality.shared_places or 0 for quality in qualities])
     timestamps_s = np.array([quality.timestamp_s for quality in qualities])
     is_short = np.diff(timestamps_s, prepend=-np.inf) < _SHORT_STEP_S
-    factor = np.where(_beside(lost), _QUICK_FACTOR, 1.0) * np.where(is_short, _SHORT_STEP_FACTOR, 1.0)
+    factor = np.where(_has_neighbour(lost), _QUICK_FACTOR, 1.0) * np.where(is_short, _SHORT_STEP_FACTOR, 1.0)
     changed = lost & (shared < factor * _SHARED_PLACES)
-    return ViewChanges(changed, changed & _beside(lost & ~changed))
+    return ViewChanges(changed, changed & _has_neighbour(lost & ~changed))
 
 
-def _beside(chosen: Booleans) -> Booleans:
-    """(N,): the frame before or after is chosen."""
+def _has_neighbour(chosen: Booleans) -> Booleans:
+    """(N,): whether the previous or the next frame is chosen."""
     padded = np.pad(chosen, 1)
     return np.asarray(padded[:-2] | padded[2:])
 
 
 def find_flashes(qualities: Sequence[FrameQuality], changed: Booleans) -> Booleans:
-    """(N,): frames that fit neither the one before nor the one after, which fit each other."""
+    """(N,): frames that match neither the previous nor the next frame, while these match each other."""
     flashes = np.zeros(len(qualities), bool)
     fits_before = np.array([_skips_one(following) for following in qualities[1:]], bool)
     flashes[:-1] = changed[:-1] & changed[1:] & fits_before
@@ -61,7 +61,7 @@ def find_flashes(qualities: Sequence[FrameQuality], changed: Booleans) -> Boolea
 
 
 def find_steady_views(qualities: Sequence[FrameQuality], flashes: Booleans) -> Booleans:
-    """(N,): frames that surely show the view of the one before, or of the one before a flash."""
+    """(N,): frames that certainly show the view of the previous frame, or of the frame before a flash."""
     after_flash = np.concatenate([[False], flashes[:-1]])
     return np.array(
         [

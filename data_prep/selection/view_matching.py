@@ -1,4 +1,4 @@
-"""Whether two frames show the same place when the camera has moved too far between them for optical flow."""
+"""Match frames that show the same place after too much camera motion for optical flow."""
 
 import math
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ _FEATURES = 1000
 _CONTRAST = 0.01
 _BORDER_PX = 9
 _CLAHE_LIMIT, _CLAHE_TILES = 2.0, (8, 8)
-# Lowe's ratio test, loose because agreement on one transform follows.
+# Lowe's ratio test; loose, because matches must also agree on one transform.
 _RATIO = 0.9
-# How far two matches may disagree and still support the same view: shares of the diagonal, degrees, octaves.
+# Tolerances for matches that support the same transform: fractions of the diagonal, degrees, octaves.
 _OFFSET = 0.06
 _TURN_DEG = 25.0
 _OCTAVES = 0.6
-# Matches closer than this share of the diagonal count once: one corner has several keypoints.
+# Matches closer than this fraction of the diagonal count once, because a corner has several keypoints.
 _PLACE = 0.03
 
 
@@ -37,7 +37,7 @@ class Keypoints:
 
 
 def find_keypoints(luma: Image, mask: Mask) -> Keypoints:
-    """SIFT keypoints of a frame.
+    """Detect SIFT keypoints of a frame.
 
     Args:
         luma: (h, w) uint8.
@@ -55,17 +55,17 @@ def find_keypoints(luma: Image, mask: Mask) -> Keypoints:
 
 
 def count_shared_places(first: Keypoints, second: Keypoints, diagonal_px: float) -> int:
-    """Count the places that two frames share, by matches that agree on one similarity transform.
+    """Count the places shared by two frames, by matches that agree on one similarity transform.
 
     Every match of two keypoints proposes a transform (Lowe, IJCV 2004, section 7.3); the proposal with the largest
-    support counts. Frames of different places reach about 4, and seldom 6.
+    support is used. Frames of different places reach about 4, rarely 6.
 
     Args:
-        first, second: of the two frames.
-        diagonal_px: of the frames, px.
+        first, second: keypoints of the two frames.
+        diagonal_px: diagonal of the frames, px.
 
     Returns:
-        How many places support the best transform, >= 0.
+        Number of places that support the best transform, >= 0.
     """
     before, after = _match(first, second)
     if not len(before):
@@ -92,11 +92,11 @@ def _match(first: Keypoints, second: Keypoints) -> tuple[npt.NDArray[np.float32]
 def _support(
     before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], diagonal_px: float
 ) -> npt.NDArray[np.bool_]:
-    """(M, M): which matches (columns) agree with the transform that a match (row) proposes."""
+    """(M, M): which matches (columns) agree with the transform proposed by a match (row)."""
     turn, octaves = after[:, 2] - before[:, 2], after[:, 3] - before[:, 3]
     difference = np.abs((turn[:, None] - turn + np.pi) % (2 * np.pi) - np.pi)
     same_pose = (difference < math.radians(_TURN_DEG)) & (np.abs(octaves[:, None] - octaves) < _OCTAVES)
-    # Complex numbers turn and scale a plane by multiplication.
+    # Multiplication by a complex number rotates and scales the plane.
     start, end = before[:, 0] + 1j * before[:, 1], after[:, 0] + 1j * after[:, 1]
     predicted = end[:, None] + (2**octaves * np.exp(1j * turn))[:, None] * (start - start[:, None])
     return np.asarray(same_pose & (np.abs(predicted - end) < _OFFSET * diagonal_px))

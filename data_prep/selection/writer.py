@@ -1,4 +1,4 @@
-"""The second look through a video: writing the chosen frames, their masks and `sequence.yaml`."""
+"""Second pass over a video: write the chosen frames, their masks and `sequence.yaml`."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -31,7 +31,7 @@ from pipeline.paths import SequencePaths
 from pipeline.progress import progress
 
 _WORKERS = 2
-_MOST_FRAMES_IN_FLIGHT = 6
+_MAX_FRAMES_IN_FLIGHT = 6
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class FrameFormat:
 
     Attributes:
         mask: (H, W) uint8, content area of the frames as written, 255 inside.
-        undistortion: applied to each frame first; None for frames as recorded.
+        undistortion: applied to each frame first; None to write frames as recorded.
         jpeg_quality: 1..100.
     """
 
@@ -49,7 +49,7 @@ class FrameFormat:
     jpeg_quality: int
 
     def apply(self, image: Image) -> tuple[Image, Image]:
-        """The frame as written, black outside the content area, and its highlights."""
+        """The written frame, black outside the content area, and its highlights."""
         if self.undistortion is not None:
             image = self.undistortion.image(image)
         return cv2.bitwise_and(image, image, mask=self.mask), find_highlights(image, self.mask)
@@ -61,16 +61,16 @@ def write_frames(
     tiles: Mapping[int, TilePlan],
     frame_format: FrameFormat,
 ) -> list[Tile]:
-    """Write the image and the mask of each chosen frame; files that are there already are left as they are.
+    """Write the image and the mask of each chosen frame; existing files are kept.
 
     Args:
-        source: the video or images; it is read up to the last frame that is needed.
-        targets: index of each chosen frame → the sequence it belongs to.
-        tiles: index of each frame for the contact sheet → how to show it.
-        frame_format: how to write them.
+        source: the video or images; read up to the last frame needed.
+        targets: index of each chosen frame → its sequence.
+        tiles: index of each frame on the contact sheet → how it is drawn.
+        frame_format: how frames are written.
 
     Returns:
-        The frames for the contact sheet.
+        The tiles of the contact sheet.
     """
     last = max([*targets, *tiles])
     frames = takewhile(lambda frame: frame.index <= last, source.frames())
@@ -92,15 +92,15 @@ def write_sequence(
     margin_px: int,
     rules: dict[str, Any],
 ) -> None:
-    """Write a segment's content mask and, last of all, its `sequence.yaml`.
+    """Write a segment's content mask and, last, its `sequence.yaml`.
 
     Args:
-        paths: where it goes.
-        segment: one of the plan's.
-        plan: what all sequences of the video share.
-        source: where the frames come from.
-        margin_px: by how much the mask was eroded.
-        rules: the settings of the choice, by name.
+        paths: the sequence to write.
+        segment: a segment of the plan.
+        plan: decisions shared by all sequences of the video.
+        source: the source of the frames.
+        margin_px: erosion of the mask.
+        rules: settings for frame selection, by name.
     """
     mask = plan.mask
     occurring = {name for verdict in segment.verdicts for name in (verdict.reason, *verdict.flags) if name}
@@ -136,11 +136,11 @@ def write_sequence(
 
 
 def _in_order(jobs: Iterator[Future[Tile | None]]) -> Iterator[Tile | None]:
-    """Results in the order of the jobs, holding only a few frames at a time."""
+    """Results in the order of the jobs, with only a few frames in memory."""
     in_flight: deque[Future[Tile | None]] = deque()
     for job in jobs:
         in_flight.append(job)
-        if len(in_flight) >= _MOST_FRAMES_IN_FLIGHT:
+        if len(in_flight) >= _MAX_FRAMES_IN_FLIGHT:
             yield in_flight.popleft().result()
     while in_flight:
         yield in_flight.popleft().result()
@@ -166,5 +166,5 @@ def _write_frame(
     if frame.index not in tiles:
         return None
     plan = tiles[frame.index]
-    picture = draw_tile_picture(image, frame_format.mask, highlights, hidden=plan.hidden)
-    return Tile(frame.index, frame.timestamp_s, picture, plan.reason)
+    thumbnail = draw_tile_picture(image, frame_format.mask, highlights, hidden=plan.hidden)
+    return Tile(frame.index, frame.timestamp_s, thumbnail, plan.reason)

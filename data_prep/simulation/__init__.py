@@ -1,1 +1,1 @@
-"""Endoscopy with exact truth: anatomy and mucosa → camera path → rendered frames and their truth."""
+"""Simulated endoscopy with exact ground truth: anatomy, mucosa, camera path, rendered frames."""

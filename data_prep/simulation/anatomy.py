@@ -1,4 +1,4 @@
-"""Procedural anatomy: a colon and a nasal cavity, made from a seed, in millimetres."""
+"""Procedural anatomy in millimetres: a colon and a nasal cavity, generated from a seed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Surfaces and the way a camera can take between them.
+    """Surfaces and a camera path between them.
 
     Attributes:
-        surfaces: they may run through each other; the nearest is what is seen.
-        way: where the camera may go, before it is pushed clear of the walls.
-        sway_mm: how far a hand may move the camera off the way where there is room.
-        look_ahead_mm: the camera looks at the point of the way this far ahead,
-        look_beside_mm: and this far beside it, in the world's x, y, z.
+        surfaces: they may intersect; the nearest one is visible.
+        way: the camera path before it is moved away from the walls.
+        sway_mm: maximum hand motion away from the path, where there is room.
+        look_ahead_mm: the camera looks at the point of the path this far ahead,
+        look_beside_mm: shifted by this offset along the world's x, y, z.
     """
 
     surfaces: tuple[Surface, ...]
@@ -73,7 +73,7 @@ ANATOMIES: dict[str, Callable[[np.random.Generator], Anatomy]] = {"colon": make_
 
 
 def unit_offsets(points_mm: Float64, centres_mm: Float64) -> Float64:
-    """Unit vectors from each row's centre (rows, 3) to its points (rows, columns, 3)."""
+    """Unit vectors from the centre of each row (rows, 3) to its points (rows, columns, 3)."""
     offsets = points_mm - centres_mm[:, None]
     return offsets / np.maximum(np.linalg.norm(offsets, axis=-1, keepdims=True), 1e-9)
 
@@ -91,7 +91,7 @@ def _meander(
 
 
 def _fold_depth_mm(rng: np.random.Generator, along: Float64, band_angle: Float64) -> Float64:
-    """Semilunar folds: thin crests that reach into the lumen between two bands and vanish on them."""
+    """Semilunar folds: thin crests that extend into the lumen between two bands and end at the bands."""
     depth = np.zeros(np.broadcast_shapes(along.shape, band_angle.shape))
     for band in range(3):
         within = np.mod(band_angle - 2 * np.pi * band / 3, 2 * np.pi) * 1.5
@@ -144,14 +144,14 @@ def _turbinate(
     reach_mm: tuple[float, float],
     droop_mm: float,
 ) -> Surface:
-    """A sausage along the lateral wall: round head in front, its back curving into the wall."""
-    forward = _even_along_outline(_sausage, float(np.mean(radii_mm)) / (reach_mm[1] - reach_mm[0]), 220)
+    """An elongated body along the lateral wall: a round head in front, its tail curving into the wall."""
+    forward = _even_along_outline(_thickness, float(np.mean(radii_mm)) / (reach_mm[1] - reach_mm[0]), 220)
     depth = reach_mm[0] + (reach_mm[1] - reach_mm[0]) * forward
     across = centre_mm[0] + 0.3 * np.sin(np.pi * forward * rng.uniform(1.5, 2.2)) + 2.2 * forward**3
     up = centre_mm[1] + droop_mm * np.sin(np.pi * forward) + rng.uniform(-0.4, 0.4)
     axis = np.stack([side * across, up, depth], axis=-1) * scale
     angle = np.linspace(0, 2 * np.pi, 180)[None]
-    thickness = _sausage(forward)[:, None]
+    thickness = _thickness(forward)[:, None]
     hang = 0.25 * np.sin(angle)
     offsets = np.stack(
         [
@@ -170,14 +170,14 @@ def _turbinate(
     return make_surface(points, axis, seen_from="outside")
 
 
-def _sausage(forward: Float64) -> Float64:
-    """Thickness from the head (0) to the tail (1)."""
+def _thickness(forward: Float64) -> Float64:
+    """Relative thickness from the head (0) to the tail (1)."""
     return np.sqrt(np.clip(1 - np.abs(2 * forward - 1) ** 3.2, 0, None)) * (1.0 - 0.25 * forward)
 
 
 def _even_along_outline(profile: Callable[[Float64], Float64], slimness: float, rows: int) -> Float64:
-    """Places from 0 to 1, (rows,), evenly spaced along the outline of a body of this profile."""
-    # Denser towards the ends, where the outline is steep.
+    """Positions from 0 to 1, (rows,), evenly spaced along the outline of a body with this profile."""
+    # Denser samples near the ends, where the outline is steep.
     fine = (1 - np.cos(np.linspace(0, np.pi, 20 * rows))) / 2
     outline = np.cumsum(np.hypot(np.diff(fine, prepend=0), slimness * np.diff(profile(fine), prepend=0)))
     return np.interp(np.linspace(outline[0], outline[-1], rows), outline, fine)
@@ -192,6 +192,6 @@ def _undulation_mm(rng: np.random.Generator, points_mm: Float64, octaves: tuple[
 
 
 def _rounded_ends(arc_mm: Float64, radius_mm: float) -> Float64:
-    """A factor that closes a tube at both ends like a half-ellipsoid of this length."""
+    """A factor that closes both ends of a tube like half-ellipsoids of this length."""
     inside = np.minimum(arc_mm - arc_mm[0], arc_mm[-1] - arc_mm)
     return np.sqrt(np.clip(1 - np.clip(1 - inside / radius_mm, 0, 1) ** 2, 0, 1))

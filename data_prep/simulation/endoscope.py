@@ -1,4 +1,4 @@
-"""The endoscope's optics: its camera model, and the content area it leaves in the video frame."""
+"""Endoscope optics: camera model and content area of the video frame."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,17 +15,17 @@ Float64 = npt.NDArray[np.float64]
 
 _PINHOLE_FIELD_DEG = 85.0
 _FISHEYE_FIELD_DEG = 125.0
-# A typical wide endoscope's: barrel distortion stronger than the equidistant model's, monotonic to 90 degrees.
+# Typical of wide endoscopes: more barrel distortion than the equidistant model, monotonic to 90 degrees.
 _FISHEYE_COEFFICIENTS = (-0.036, 0.011, -0.0085, 0.0016)
 
 
 @dataclass(frozen=True)
 class ContentArea:
-    """Where the video frame shows tissue.
+    """The part of the video frame that shows tissue.
 
     Attributes:
-        shape: its outline.
-        width, height: the frame's, px.
+        shape: shape of its outline.
+        width, height: frame size, px.
     """
 
     shape: ContentShape
@@ -34,7 +34,7 @@ class ContentArea:
 
     @property
     def centre_px(self) -> tuple[float, float]:
-        """COLMAP convention. Off the frame's centre a little, as real ones are."""
+        """In COLMAP's convention; slightly off the frame centre, as in real endoscopes."""
         if self.shape == "full":
             return self.width / 2, self.height / 2
         if self.shape == "round":
@@ -43,7 +43,7 @@ class ContentArea:
 
     @property
     def radius_px(self) -> float:
-        """From the centre to the farthest point of the outline."""
+        """Distance from the centre to the farthest point of the outline."""
         if self.shape == "round":
             return 0.48 * min(self.height, self.width)
         return float(np.hypot(*self._half_size_px()))
@@ -71,7 +71,7 @@ class ContentArea:
         return in_frame & (self.signed_distance_px(points_px) <= 0)
 
     def mask(self) -> npt.NDArray[np.uint8]:
-        """(height, width) uint8, 255 where the pixel's centre is inside."""
+        """(height, width) uint8, 255 where the pixel centre is inside."""
         inside = self.contains(pixel_centres(self.width, self.height))
         return (inside.reshape(self.height, self.width) * 255).astype(np.uint8)
 
@@ -82,7 +82,7 @@ class ContentArea:
 
 
 def make_camera(content: ContentArea, fisheye: bool) -> pycolmap.Camera:
-    """A camera whose field of view across the content area is 85 degrees (PINHOLE) or 125 (OPENCV_FISHEYE)."""
+    """A camera with a field of view across the content area of 85 (PINHOLE) or 125 degrees (OPENCV_FISHEYE)."""
     centre_x, centre_y = content.centre_px
     principal = [centre_x + 0.004 * content.width, centre_y - 0.003 * content.height]
     half = np.deg2rad((_FISHEYE_FIELD_DEG if fisheye else _PINHOLE_FIELD_DEG) / 2)
@@ -95,13 +95,13 @@ def make_camera(content: ContentArea, fisheye: bool) -> pycolmap.Camera:
 
 
 def pixel_centres(width: int, height: int) -> Float64:
-    """COLMAP coordinates (width x height, 2) of all pixels' centres, row by row."""
+    """COLMAP coordinates (width x height, 2) of all pixel centres, row by row."""
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     return colmap_from_index(np.stack([columns, rows], axis=-1).reshape(-1, 2))
 
 
 def directions_from_img(camera: pycolmap.Camera, points_px: Float64) -> Float64:
-    """Viewing directions (N, 3) in the camera's frame with z = 1, of COLMAP pixels (N, 2)."""
+    """Viewing directions (N, 3) of COLMAP pixels (N, 2), in the camera frame with z = 1."""
     normalised = camera.cam_from_img(points_px)
     if normalised is None:
         raise LumenError(

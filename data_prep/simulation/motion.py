@@ -1,4 +1,4 @@
-"""The camera's hand-held path, and what the video does with it: cuts, repeated frames, black at the start."""
+"""Hand-held camera path, and the video's timeline: cuts, duplicates, black frames at the start."""
 
 from dataclasses import dataclass
 
@@ -13,22 +13,22 @@ Float64 = npt.NDArray[np.float64]
 
 _SPEED_MM_S = 10.0
 _WANTED_CLEARANCE_MM = 3.2
-# The sway may use up the room down to this.
+# Sway keeps at least this clearance.
 _KEPT_CLEARANCE_MM = 2.4
 _CYCLE_S = 4.0
 _GRID_HZ = 240.0
-# Shares of a cycle and speeds in it: forward, a pause, back a little, forward again.
+# Ends of the phases as shares of a cycle, and their speeds: forward, pause, slightly back, forward.
 _PHASE_ENDS = np.array([0.40, 0.52, 0.70, 1.0])
 _PHASE_SPEEDS = np.array([1.25, 0.0, -0.95, 1.25]) * _SPEED_MM_S
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """What each frame of the video shows.
+    """Content of each frame of the video.
 
     Attributes:
-        segment: (N,) int64, counts up at every hard cut.
-        content_index: (N,) int64, the frame whose picture is shown: itself, or the previous one for a repeat.
+        segment: (N,) int64, increases by one at every hard cut.
+        content_index: (N,) int64, index of the frame whose image is shown: its own, or for a duplicate the previous.
         is_black: (N,) bool.
     """
 
@@ -42,7 +42,7 @@ class Timeline:
 
 
 def plan_timeline(frames: int, black: int, cuts: int, duplicates: int, rng: np.random.Generator) -> Timeline:
-    """Place cuts and repeats at random, repeats never next to each other, to a cut or to black frames.
+    """Place cuts and duplicates at random; a duplicate is never adjacent to another, to a cut or to black frames.
 
     The caller checks that there is room: `frames` - `black` ≥ `frames_needed(cuts, duplicates)`.
     """
@@ -64,23 +64,23 @@ def plan_timeline(frames: int, black: int, cuts: int, duplicates: int, rng: np.r
 
 
 def frames_needed(cuts: int, duplicates: int) -> int:
-    """How many frames that are not black leave room for so many cuts and repeats."""
+    """Minimum number of non-black frames for these cuts and duplicates."""
     return max(8 * (cuts + 1), 3 * (duplicates + cuts + 1)) if cuts else 3 * duplicates + 1
 
 
 class Flight:
-    """A smooth path: along the way and back, with a pause, sway, turns and roll, clear of all surfaces."""
+    """A smooth camera path: along the way and back, with pauses, sway, rotations and roll, clear of all surfaces."""
 
     def __init__(self, anatomy: Anatomy, scene: SurfaceScene, rng: np.random.Generator) -> None:
-        """Find the way through `anatomy`, whose surfaces `scene` holds."""
+        """Compute a path through `anatomy`; `scene` holds its surfaces."""
         self._way, clearance_mm = keep_clear(anatomy.way, scene, _WANTED_CLEARANCE_MM)
-        self._reach_mm = _lowest(np.clip(clearance_mm - _KEPT_CLEARANCE_MM, 0, anatomy.sway_mm), 61)
+        self._reach_mm = _lower_envelope(np.clip(clearance_mm - _KEPT_CLEARANCE_MM, 0, anatomy.sway_mm), 61)
         self._look_ahead_mm = anatomy.look_ahead_mm
         self._look_beside_mm = np.array(anatomy.look_beside_mm)
         self._rng = rng
 
     def poses(self, timestamps_s: Float64, segment: npt.NDArray[np.int64]) -> Float64:
-        """`cam_from_world` (N, 3, 4) at timestamps (N,), s; each segment starts elsewhere on the way."""
+        """`cam_from_world` (N, 3, 4) at timestamps (N,), s; each segment starts at another point of the path."""
         travelled = _travelled_mm(timestamps_s)
         usable = self._way.length_mm - self._look_ahead_mm
         place = usable * self._rng.uniform(0.08, 0.16)
@@ -105,14 +105,14 @@ class Flight:
         centre = on_way + offset[0][:, None] * right + offset[1][:, None] * up
         forward = unit(way.at(way.points_mm, arc_mm + self._look_ahead_mm) + self._look_beside_mm - on_way)
         yaw, pitch, roll = np.deg2rad([16.0, 13.0, 22.0])[:, None] * sway[2:]
-        return _poses_looking(centre, forward, up, yaw, pitch, roll)
+        return _poses_from_directions(centre, forward, up, yaw, pitch, roll)
 
 
 def keep_clear(way: Curve, scene: SurfaceScene, wanted_mm: float) -> tuple[Curve, Float64]:
-    """Push a way off the surfaces where it is nearer than `wanted_mm` and there is room.
+    """Move a path away from surfaces where it is closer than `wanted_mm` and there is room.
 
     Returns:
-        The way, and the distance (N,), mm, of its points to the nearest surface.
+        The path, and the distance (N,), mm, of its points to the nearest surface.
     """
     step_mm = float(way.arc_mm[1])
     points = way.points_mm[:: round(1.0 / step_mm)].copy()
@@ -130,7 +130,7 @@ def keep_clear(way: Curve, scene: SurfaceScene, wanted_mm: float) -> tuple[Curve
 
 
 def _travelled_mm(timestamps_s: Float64) -> Float64:
-    """Distance along the way since time 0; a video shorter than a cycle shows a whole, quicker one."""
+    """Distance travelled since time 0; a video shorter than a cycle contains a whole, faster cycle."""
     duration = float(timestamps_s[-1]) + 1 / _GRID_HZ
     cycle = min(_CYCLE_S, max(duration, 0.5))
     time = np.arange(0, duration + 2 / _GRID_HZ, 1 / _GRID_HZ)
@@ -140,7 +140,7 @@ def _travelled_mm(timestamps_s: Float64) -> Float64:
 
 
 def _sway(rng: np.random.Generator, time_s: Float64, channels: int) -> Float64:
-    """Slow hand motion with a little tremor, within ±1: (channels, N)."""
+    """Slow hand motion with slight tremor, within ±1: (channels, N)."""
     frequencies_hz = np.array([0.13, 0.31, 0.74, 2.3]) * rng.uniform(0.8, 1.25, size=(channels, 4))
     weights = np.array([0.5, 0.32, 0.15, 0.03])
     phases = rng.uniform(0, 2 * np.pi, size=(channels, 4))
@@ -148,22 +148,22 @@ def _sway(rng: np.random.Generator, time_s: Float64, channels: int) -> Float64:
     return np.sum(weights[:, None] * waves, axis=1)
 
 
-def _poses_looking(
+def _poses_from_directions(
     centre_mm: Float64, forward: Float64, up: Float64, yaw_rad: Float64, pitch_rad: Float64, roll_rad: Float64
 ) -> Float64:
-    """Camera axes right, down, forward (COLMAP) from a direction, turned by yaw, pitch and roll: (N, 3, 4)."""
+    """Poses with camera axes right, down, forward (COLMAP), rotated by yaw, pitch and roll: (N, 3, 4)."""
     right = unit(np.cross(forward, up))
     up = np.cross(right, forward)
-    turned = unit(forward + np.tan(yaw_rad)[:, None] * right + np.tan(pitch_rad)[:, None] * up)
-    level = unit(np.cross(turned, up))
-    down = np.cross(turned, level)
+    rotated = unit(forward + np.tan(yaw_rad)[:, None] * right + np.tan(pitch_rad)[:, None] * up)
+    level = unit(np.cross(rotated, up))
+    down = np.cross(rotated, level)
     cos, sin = np.cos(roll_rad)[:, None], np.sin(roll_rad)[:, None]
-    rotation = np.stack([cos * level + sin * down, cos * down - sin * level, turned], axis=1)
+    rotation = np.stack([cos * level + sin * down, cos * down - sin * level, rotated], axis=1)
     translation = -np.einsum("nij,nj->ni", rotation, centre_mm)
     return np.concatenate([rotation, translation[..., None]], axis=-1)
 
 
-def _lowest(values: Float64, window: int) -> Float64:
-    """A smooth curve (N,) that stays below the values (N,)."""
+def _lower_envelope(values: Float64, window: int) -> Float64:
+    """A smooth lower bound (N,) of the values (N,)."""
     padded = np.pad(values, window, mode="edge")
     return smooth(np.lib.stride_tricks.sliding_window_view(padded, 2 * window + 1).min(axis=-1), window)

@@ -1,7 +1,7 @@
-"""The look of mucosa: colour variation at many scales, branching vessels, and a fine relief of the wet surface.
+"""Appearance of mucosa: colour variation at many scales, branching vessels, and a fine relief of the wet surface.
 
-Colour and shading normal of every surface go into one texture atlas with its mip levels beside it. Both come from
-solid noise at the texels' places in space, so the atlas shows no seams; vessels are drawn in it in millimetres.
+The colour and shading normal of every surface are stored in one texture atlas with its mip levels. Both are sampled
+from solid noise at the 3D positions of the texels, so the atlas has no visible seams; vessels are drawn in millimetres.
 """
 
 from collections.abc import Sequence
@@ -26,18 +26,18 @@ _COARSE_CELLS = 7.0
 
 @dataclass(frozen=True)
 class Tissue:
-    """What one kind of mucosa looks like. Colours are linear RGB reflectances.
+    """Appearance of one kind of mucosa. Colours are linear RGB reflectances.
 
     Attributes:
-        pale, rosy, deep: thick pale tissue, the usual colour, and well-perfused tissue.
-        blotches: wavelength, mm, and strength of the colour variation's octaves.
-        relief: wavelength, mm, and root-mean-square slope of the surface relief's octaves.
-        wrinkles: wavelength, mm, and slope of fine parallel wrinkles, where there are any.
-        vessels_per_cm2: how many vessel trees start on a square centimetre.
-        vessel_width_mm: a tree's width where it starts.
+        pale, rosy, deep: colours of thick pale tissue, normal tissue and well-perfused tissue.
+        blotches: wavelength, mm, and strength of each octave of colour variation.
+        relief: wavelength, mm, and RMS slope of each octave of the surface relief.
+        wrinkles: wavelength, mm, and slope of fine parallel wrinkles, if any.
+        vessels_per_cm2: number of vessel trees that start per square centimetre.
+        vessel_width_mm: width of a tree at its start.
         vessel_strength: optical density of a wide vessel.
-        wetness: how bright highlights are.
-        texel_mm: the size of a texel at the finest level.
+        wetness: brightness of highlights.
+        texel_mm: texel size at the finest level.
     """
 
     pale: Colour
@@ -85,14 +85,14 @@ TISSUES = {
 
 @dataclass(frozen=True)
 class Atlas:
-    """Textures of all surfaces, every mip level in one image.
+    """Textures of all surfaces, with all mip levels in one image.
 
     Attributes:
         colour: (H, W, 3) uint16, linear RGB reflectance x 65535.
         normal: (H, W, 3) int16, world-space shading normal x 32767.
-        corners: (T, 3, 2) float32, finest-level pixel (OpenCV's convention) at each triangle's corners.
-        texel_mm: (T,) float32, the size of a texel in the triangle.
-        level_offsets: (MIP_LEVELS, 2) float32, where each level starts.
+        corners: (T, 3, 2) float32, finest-level pixel (OpenCV's convention) of each triangle's corners.
+        texel_mm: (T,) float32, texel size in the triangle.
+        level_offsets: (MIP_LEVELS, 2) float32, origin of each level.
     """
 
     colour: npt.NDArray[np.uint16]
@@ -103,13 +103,13 @@ class Atlas:
 
 
 def paint(surfaces: Sequence[Surface], tissue: Tissue, rng: np.random.Generator, detail: float) -> Atlas:
-    """Make the atlas; `detail` > 1 means larger texels, for small pictures."""
-    look = _Look(tissue, rng)
+    """Create the atlas; `detail` > 1 means larger texels, for small images."""
+    fields = _TextureFields(tissue, rng)
     per_cell = [max(1, round(_cell_mm(surface) / (tissue.texel_mm * detail))) for surface in surfaces]
     tiles, corners = [], []
     top = 0
     for surface, samples in zip(surfaces, per_cell, strict=True):
-        tiles.append([_with_margin(tile) for tile in look.texels(surface, samples)])
+        tiles.append([_with_margin(tile) for tile in fields.texels(surface, samples)])
         rows, columns = surface.points_mm.shape[:2]
         grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), axis=-1) * samples
         corners.append(cell_corners((grid + (_MARGIN, top + _MARGIN)).astype(np.float32)))
@@ -120,8 +120,8 @@ def paint(surfaces: Sequence[Surface], tissue: Tissue, rng: np.random.Generator,
     return Atlas(colour, normal, np.concatenate(corners), np.concatenate(texel_mm), offsets)
 
 
-class _Look:
-    """One draw of the random fields, shared by all surfaces of an anatomy."""
+class _TextureFields:
+    """One sample of the random fields, shared by all surfaces of an anatomy."""
 
     def __init__(self, tissue: Tissue, rng: np.random.Generator) -> None:
         self._tissue = tissue
@@ -134,7 +134,7 @@ class _Look:
         self._wrinkled = SolidNoise(rng, 14.0)
 
     def texels(self, surface: Surface, per_cell: int) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int16]]:
-        """Colour and shading normal (rows, columns, 3) of a surface's texels, as the atlas holds them."""
+        """Colour and shading normal (rows, columns, 3) of a surface's texels, in the atlas's encoding."""
         rows, columns = (np.array(surface.points_mm.shape[:2]) - 1) * per_cell + 1
         colour = np.empty((rows, columns, 3), dtype=np.uint16)
         normal = np.empty((rows, columns, 3), dtype=np.int16)
@@ -160,7 +160,7 @@ class _Look:
         return painter.density(self._tissue.vessels_per_cm2, self._tissue.vessel_width_mm, self._rng)
 
     def _redness(self, points_mm: Float32, cell_mm: float, *, coarse: bool) -> Float32:
-        """Colour variation by the octaves that a surface's own grid is (or is not) fine enough for."""
+        """Colour variation from the octaves that the grid can (`coarse`) or cannot represent."""
         total = np.zeros(points_mm.shape[:-1], dtype=np.float32)
         for length_mm, field, strength in self._blotches:
             if (length_mm > _COARSE_CELLS * cell_mm) == coarse:
@@ -168,7 +168,7 @@ class _Look:
         return total
 
     def _slope(self, points_mm: Float32, cell_mm: float, *, coarse: bool) -> Float32:
-        """Gradient (..., 3) of the relief by the octaves that a surface's own grid is (or is not) fine enough for."""
+        """Gradient (..., 3) of the relief from the octaves that the grid can (`coarse`) or cannot represent."""
         total = np.zeros(points_mm.shape, dtype=np.float32)
         for length_mm, field, height_mm in self._relief:
             if (length_mm > _COARSE_CELLS * cell_mm) == coarse:
@@ -189,18 +189,18 @@ class _Look:
 
 
 def _height_mm(wavelength_mm: float, slope: float) -> float:
-    """The amplitude that gives noise of this wavelength this root-mean-square slope."""
+    """The amplitude of noise with this wavelength and RMS slope."""
     return slope * wavelength_mm / (2 * np.pi)
 
 
 def _tilted(normals: Float32, slope: Float32) -> Float32:
-    """Normals of a surface raised by a height field with this gradient in space."""
+    """Normals of a surface displaced by a height field with this gradient in space."""
     tangential = slope - normals * np.sum(slope * normals, axis=-1, keepdims=True)
     return unit(normals - tangential)
 
 
 def _refine(grid: Float32, per_cell: int, band: slice) -> Float32:
-    """Grid (rows, columns, ...) → rows `band` of `per_cell` linear samples a cell, the grid's own points kept."""
+    """Interpolate a grid (rows, columns, ...) linearly, `per_cell` samples per cell, and return the rows `band`."""
     columns = (grid.shape[1] - 1) * per_cell + 1
     x, y = np.meshgrid(np.arange(columns), np.arange(band.start, band.stop))
     x, y = (axis.astype(np.float32) / per_cell for axis in (x, y))
@@ -208,7 +208,7 @@ def _refine(grid: Float32, per_cell: int, band: slice) -> Float32:
 
 
 def _texel_sizes_mm(surface: Surface, per_cell: int) -> tuple[Float32, Float32]:
-    """Mean height and width of the texels of each row of cells, mm."""
+    """Mean height and width of the texels in each row of cells, mm."""
     points = surface.points_mm
     along = np.linalg.norm(np.diff(points, axis=0), axis=-1).mean(axis=1)
     around = np.linalg.norm(np.diff(points, axis=1), axis=-1).mean(axis=1)[:-1]
@@ -227,13 +227,13 @@ def _triangle_texel_mm(surface: Surface, per_cell: int) -> Float32:
 
 
 def _with_margin(tile: npt.NDArray) -> npt.NDArray:
-    """Let coarse mip levels see the tube's other side instead of the neighbour in the atlas."""
+    """Wrap the margin around the tube, so that coarse mip levels do not mix neighbouring tiles of the atlas."""
     tile = np.concatenate([tile[:, -1 - _MARGIN : -1], tile, tile[:, 1 : 1 + _MARGIN]], axis=1)
     return np.pad(tile, ((_MARGIN, _MARGIN), (0, 0), (0, 0)), mode="edge")
 
 
 def _mip_atlas(tiles: list[npt.NDArray]) -> tuple[npt.NDArray, Float32]:
-    """Tiles below each other; their coarser levels beside them, from top to bottom."""
+    """Stack tiles vertically, with their coarser levels to the right, from top to bottom."""
     coarsest = 1 << (MIP_LEVELS - 1)
     height = -(-sum(tile.shape[0] for tile in tiles) // coarsest) * coarsest
     width = -(-max(tile.shape[1] for tile in tiles) // coarsest) * coarsest

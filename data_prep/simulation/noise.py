@@ -1,4 +1,4 @@
-"""Solid noise: smooth random fields over space, so that no surface laid through them has a seam or a pole."""
+"""Solid noise: smooth random fields in space, without seams or poles on any surface."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,9 +11,9 @@ _CHUNK = 1 << 14
 
 
 class SolidNoise:
-    """A random field of zero mean and unit variance around one wavelength: a sum of plane waves.
+    """A random field with zero mean and unit variance around one wavelength: a sum of plane waves.
 
-    Unlike lattice noise it is smooth without end and knows its gradient, which is what a bump map needs.
+    Unlike lattice noise it is infinitely differentiable and has an analytic gradient, as bump mapping requires.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class SolidNoise:
         waves: int = 24,
         stretch: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
-        """Draw the waves. `stretch` > 1 lengthens the pattern along that axis of the world."""
+        """Sample the waves. `stretch` > 1 lengthens the pattern along that world axis."""
         directions = rng.normal(size=(waves, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         wavelengths_mm = wavelength_mm * rng.uniform(0.7, 1.4, size=(waves, 1))
@@ -32,7 +32,7 @@ class SolidNoise:
         self._amplitude = np.float32(np.sqrt(2 / waves))
 
     def value(self, points_mm: npt.NDArray[np.floating]) -> Float32:
-        """The field at points (..., 3), mm → (...) float32."""
+        """Value of the field at points (..., 3), mm → (...) float32."""
         flat = np.ascontiguousarray(points_mm, dtype=np.float32).reshape(-1, 3)
         out = np.zeros(len(flat), dtype=np.float32)
         for start in range(0, len(flat), _CHUNK):
@@ -42,7 +42,7 @@ class SolidNoise:
         return (out * self._amplitude).reshape(points_mm.shape[:-1])
 
     def gradient(self, points_mm: npt.NDArray[np.floating]) -> Float32:
-        """The field's gradient at points (..., 3), mm → (..., 3) float32, 1/mm."""
+        """Gradient of the field at points (..., 3), mm → (..., 3) float32, 1/mm."""
         flat = np.ascontiguousarray(points_mm, dtype=np.float32).reshape(-1, 3)
         out = np.zeros((3, len(flat)), dtype=np.float32)
         for start in range(0, len(flat), _CHUNK):
@@ -54,8 +54,8 @@ class SolidNoise:
         return (out.T * self._amplitude).reshape(points_mm.shape)
 
     def _phases_at(self, points_mm: Float32) -> Iterator[tuple[Float32, Float32]]:
-        """Each wave's vector and its phase (N,) at points (N, 3)."""
-        # Products this thin are slower through BLAS, whose threads wait for each other on a busy machine.
+        """The vector of each wave and its phase (N,) at points (N, 3)."""
+        # BLAS is slower for such thin products: on a busy machine its threads wait for each other.
         x, y, z = np.ascontiguousarray(points_mm.T)
         for wave, start in zip(self._wave_vectors, self._phases, strict=True):
             yield wave, x * wave[0] + y * wave[1] + z * wave[2] + start

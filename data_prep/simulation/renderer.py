@@ -1,8 +1,8 @@
-"""From a pose to the light that reaches the sensor: ray casting, then shading of all pixels at once.
+"""Render the light that reaches the sensor at a pose: ray casting, then shading of all pixels at once.
 
-The lights are the ends of the fibres around the lens, so that crevices are dark, near walls glare and every highlight
-moves with the view. Light spreads under the surface, red farthest: the diffuse part sees the relief blurred, and its
-terminator is wrapped more in red than in blue. The wet film above sees the relief sharp.
+The lights are fibre ends around the lens, so crevices are dark, near walls are bright and highlights move with the
+view. Light scatters below the surface, red farthest: the diffuse part uses a blurred relief, and its terminator is
+softer in red than in blue. The wet film uses the sharp relief.
 """
 
 from dataclasses import dataclass
@@ -30,11 +30,11 @@ _SHEEN = 0.003
 
 @dataclass(frozen=True)
 class Light:
-    """What reaches the sensor of one frame.
+    """Light at the sensor for one frame.
 
     Attributes:
         radiance: (H, W, 3) float32, linear RGB, 0 outside the content area; 1 = white at unit exposure and 10 mm.
-        depth_mm: (H, W) float32, along the optical axis to the pixel's centre; 0 = none or outside the content area.
+        depth_mm: (H, W) float32, along the optical axis to the pixel centre; 0 = none or outside the content area.
     """
 
     radiance: Float32
@@ -47,7 +47,7 @@ class Renderer:
     def __init__(
         self, scene: SurfaceScene, atlas: Atlas, wetness: float, camera: pycolmap.Camera, content: ContentArea
     ) -> None:
-        """`wetness` scales the highlights, 0 = matt."""
+        """`wetness` scales the highlights; 0 = matt."""
         self._scene = scene
         self._atlas = atlas
         self._wetness = np.float32(wetness)
@@ -62,7 +62,7 @@ class Renderer:
         self._beam = (1 / self._spread) ** 1.2
 
     def render(self, cam_from_world: Float64) -> Light:
-        """The light of a frame at pose (3, 4)."""
+        """Render the light of a frame at pose `cam_from_world` (3, 4)."""
         world_from_cam = cam_from_world[:, :3].T
         centre = -world_from_cam @ cam_from_world[:, 3]
         directions = np.einsum("nj,ij->ni", self._directions, world_from_cam.astype(np.float32))
@@ -97,17 +97,17 @@ class Renderer:
             film += power * self._wetness * _gloss(sharp, view + to_light)
         direct = colour * diffuse
         nearness = np.minimum(1, np.median(distance) / distance)[:, None]
-        return direct + colour * nearness * self._bounced(direct) + film[:, None]
+        return direct + colour * nearness * self._indirect_light(direct) + film[:, None]
 
     def _footprint(self, hits: Hits, distance: Float32) -> tuple[Float32, Float32]:
-        """Atlas position (N, 2) of each hit and the mip level (N,) whose texels are as large as its pixel."""
+        """Atlas position (N, 2) of each hit, and the mip level (N,) whose texels match the pixel size."""
         pixel = np.einsum("nk,nkc->nc", hits.weights, self._atlas.corners[hits.triangle])
         size_mm = distance * self._pixel_rad * 1.4
         level = np.log2(size_mm / self._atlas.texel_mm[hits.triangle])
         return pixel, np.clip(level, 0, MIP_LEVELS - 1)
 
     def _look_up(self, texture: npt.NDArray, pixel: Float32, level: Float32) -> Float32:
-        """Texture values (N, 3) float32 at atlas positions (N, 2), between the two nearest mip levels."""
+        """Texture values (N, 3) float32 at atlas positions (N, 2), interpolated between the two nearest mip levels."""
         level = np.clip(level, 0, MIP_LEVELS - 1.001)
         low = np.floor(level)
         blend = (level - low)[:, None]
@@ -116,7 +116,7 @@ class Renderer:
     def _at_level(self, texture: npt.NDArray, pixel: Float32, level: Float32) -> Float32:
         shrink = np.exp2(-level)[:, None]
         place = (pixel + np.float32(0.5)) * shrink - np.float32(0.5) + self._atlas.level_offsets[level.astype(np.intp)]
-        # OpenCV limits the sides of what it fills to 32767, so the list of pixels is folded into rows.
+        # cv2.remap limits the sides of its output to 32767, so the list of pixels is folded into rows.
         rows = -(-len(place) // _LOOKUP_COLUMNS)
         folded = np.zeros((rows * _LOOKUP_COLUMNS, 2), dtype=np.float32)
         folded[: len(place)] = place
@@ -124,8 +124,8 @@ class Renderer:
         values = cv2.remap(texture, columns, lines, cv2.INTER_LINEAR)
         return values.reshape(-1, 3)[: len(place)].astype(np.float32)
 
-    def _bounced(self, direct: Float32) -> Float32:
-        """Light from the lit tissue around (N, 3), in place of true interreflection: reddish, in crevices too."""
+    def _indirect_light(self, direct: Float32) -> Float32:
+        """Approximate interreflection: light (N, 3) from the surrounding tissue, reddish, also in crevices."""
         image = cv2.resize(self._image(np.minimum(direct, 4.0)), None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
         blurred = cv2.GaussianBlur(image, (0, 0), self._size[0] / 8 / 9)
         full = cv2.resize(blurred, self._size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -138,7 +138,7 @@ class Renderer:
 
 
 def _gloss(normals: Float32, halfway: Float32) -> Float32:
-    """Blinn-Phong of the wet film: a broad sheen (exponent 32) and a sharp highlight (exponent 512)."""
+    """Blinn-Phong reflection of the wet film: a broad sheen (exponent 32) and a sharp highlight (exponent 512)."""
     cosine = np.einsum("ij,ij->i", normals, _normalised(halfway))
     power = np.clip(cosine, 0, 1)
     for _ in range(5):

@@ -1,4 +1,4 @@
-"""Rays against the anatomy: Open3D's RaycastingScene (Embree), with numpy in and out."""
+"""Ray casting against the anatomy: Open3D's RaycastingScene (Embree) with numpy arrays."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Hits:
-    """Where rays first meet a surface.
+    """First intersections of rays with a surface.
 
     Attributes:
         distance: (N,) float32, in lengths of the ray's direction; infinite for a miss.
@@ -28,7 +28,7 @@ class Hits:
 
 
 class SurfaceScene:
-    """All surfaces of an anatomy, ready for rays and distances."""
+    """All surfaces of an anatomy, for ray casting and distance queries."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._scene = o3d.t.geometry.RaycastingScene()
@@ -37,7 +37,7 @@ class SurfaceScene:
         self._corners = mesh.vertices_mm[mesh.triangles.astype(np.int64)]
 
     def cast(self, origin_mm: Float64, directions: npt.NDArray[np.floating]) -> Hits:
-        """Send rays from one point (3,) along directions (N, 3)."""
+        """Cast rays from one point (3,) along directions (N, 3)."""
         answer = self._scene.cast_rays(_rays(origin_mm, directions))
         triangle = answer["primitive_ids"].numpy().astype(np.int64)
         distance = answer["t_hit"].numpy()
@@ -46,7 +46,7 @@ class SurfaceScene:
         return Hits(distance, triangle, np.concatenate([1 - uv.sum(axis=1, keepdims=True), uv], axis=1))
 
     def cast_exactly(self, origin_mm: Float64, directions: Float64) -> Float64:
-        """Distance along each ray to the triangle it meets, in float64: (N,), infinite for a miss."""
+        """Distance along each ray to the triangle it hits, in float64: (N,), infinite for a miss."""
         hits = self.cast(origin_mm, directions)
         corners = self._corners[hits.triangle].astype(np.float64)
         normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -56,12 +56,12 @@ class SurfaceScene:
         return np.where(usable, exact, hits.distance.astype(np.float64))
 
     def is_lit(self, points_mm: Float32, light_mm: Float64) -> npt.NDArray[np.bool_]:
-        """Whether nothing stands between points (N, 3) and a light (3,)."""
+        """Whether the segment between each point (N, 3) and a light (3,) is unobstructed."""
         rays = _rays(light_mm, points_mm - light_mm.astype(np.float32))
         return ~self._scene.test_occlusions(rays, tnear=0.0, tfar=0.97).numpy()
 
     def closest_points(self, points_mm: Float64) -> Float64:
-        """The nearest surface point (N, 3) of each point (N, 3), mm."""
+        """The nearest surface point (N, 3) to each point (N, 3), mm."""
         query = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_mm, dtype=np.float32))
         return self._scene.compute_closest_points(query)["points"].numpy().astype(np.float64)
 

@@ -1,4 +1,4 @@
-"""Surfaces as grids of points, swept along a curve; the mesh that several of them make together."""
+"""Surfaces as grids of points swept along a curve, and the mesh of several surfaces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Surface:
-    """A tube: rows run along it, columns around it, and the last column repeats the first.
+    """A tube: rows along it, columns around it; the last column repeats the first.
 
     Attributes:
         points_mm: (rows, columns, 3) float32.
-        normals: (rows, columns, 3) float32, unit length, towards where the camera can be.
+        normals: (rows, columns, 3) float32, unit length, towards the camera's side.
     """
 
     points_mm: Float32
@@ -25,11 +25,11 @@ class Surface:
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles of all surfaces together.
+    """The triangles of all surfaces.
 
     Attributes:
         vertices_mm: (V, 3) float32.
-        triangles: (T, 3) uint32, indices of vertices.
+        triangles: (T, 3) uint32, vertex indices.
     """
 
     vertices_mm: Float32
@@ -38,7 +38,7 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve in space with a frame that does not spin around it.
+    """A curve in space with a rotation-minimising frame.
 
     Attributes:
         points_mm: (N, 3) float64, evenly spaced by arc length.
@@ -64,7 +64,7 @@ class Curve:
 
 
 def curve_through(points_mm: Float64, step_mm: float, up: Sequence[float] = (0.0, 1.0, 0.0)) -> Curve:
-    """Resample a dense polyline (N, 3) evenly by arc length and carry `up` along it by parallel transport."""
+    """Resample a dense polyline (N, 3) evenly by arc length, with `up` parallel-transported along it."""
     lengths = np.linalg.norm(np.diff(points_mm, axis=0), axis=1)
     arc = np.concatenate([[0.0], np.cumsum(lengths)])
     even = np.linspace(0, arc[-1], max(int(round(arc[-1] / step_mm)) + 1, 3))
@@ -79,19 +79,19 @@ def curve_through(points_mm: Float64, step_mm: float, up: Sequence[float] = (0.0
 
 
 def sweep(curve: Curve, right_mm: Float64, up_mm: Float64) -> Float64:
-    """Carry cross-sections along a curve: offsets (rows, columns) to its right and up → points (rows, columns, 3)."""
+    """Sweep cross-sections along a curve: offsets (rows, columns) to its right and up → points (rows, columns, 3)."""
     return (
         curve.points_mm[:, None] + right_mm[..., None] * curve.rights[:, None] + up_mm[..., None] * curve.ups[:, None]
     )
 
 
 def make_surface(points_mm: Float64, centres_mm: Float64, *, seen_from: str) -> Surface:
-    """Give a grid (rows, columns, 3) its normals.
+    """Compute the normals of a grid (rows, columns, 3).
 
     Args:
         points_mm: the grid; its last column repeats the first.
-        centres_mm: (rows, 3), the curve it was swept along, which tells inside from outside.
-        seen_from: "inside" or "outside", the side the camera is on.
+        centres_mm: (rows, 3), the swept curve, which distinguishes inside from outside.
+        seen_from: "inside" or "outside", the camera's side.
     """
     wrapped = np.concatenate([points_mm[:, -2:-1], points_mm, points_mm[:, 1:2]], axis=1)
     around = (wrapped[:, 2:] - wrapped[:, :-2]) / 2
@@ -100,15 +100,15 @@ def make_surface(points_mm: Float64, centres_mm: Float64, *, seen_from: str) -> 
     outward = np.mean(np.sum(normals * (points_mm - centres_mm[:, None]), axis=-1))
     if (outward > 0) != (seen_from == "outside"):
         normals = -normals
-    for tip, beside in ((0, 1), (-1, -2)):
-        # A closed end is a single point, which has no direction around it to take a normal from.
+    for tip, neighbour in ((0, 1), (-1, -2)):
+        # A closed end is a single point, where differences around the tube are zero and give no normal.
         if np.ptp(points_mm[tip], axis=0).max() < 1e-9:
-            normals[tip] = unit(normals[beside].mean(axis=0))
+            normals[tip] = unit(normals[neighbour].mean(axis=0))
     return Surface(points_mm.astype(np.float32), normals.astype(np.float32))
 
 
 def join(surfaces: Sequence[Surface]) -> Mesh:
-    """Two triangles a grid cell, surface after surface, row by row (`cell_corners` says in which order)."""
+    """Make two triangles per grid cell, surface by surface, row by row (see `cell_corners` for their order)."""
     vertices = []
     triangles = []
     first = 0
@@ -122,19 +122,19 @@ def join(surfaces: Sequence[Surface]) -> Mesh:
 
 
 def cell_corners(grid: npt.NDArray) -> npt.NDArray:
-    """What a grid (rows, columns, ...) holds at the corners of its triangles: (2 x cells, 3, ...)."""
+    """Grid values (rows, columns, ...) at the triangle corners: (2 x cells, 3, ...)."""
     a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]
     both = np.stack([np.stack([a, b, c], axis=2), np.stack([a, c, d], axis=2)], axis=2)
     return both.reshape(-1, 3, *grid.shape[2:])
 
 
 def unit(vectors: npt.NDArray) -> npt.NDArray:
-    """Vectors (..., 3) at length one; a zero vector stays zero."""
+    """Vectors (..., 3) normalised to unit length; a zero vector stays zero."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
 def smooth(values: Float64, window: int) -> Float64:
-    """Average (N,) or (N, D) over `window` samples twice, along the first axis, with the ends held."""
+    """Average (N,) or (N, D) over `window` samples twice, along the first axis, with constant padding."""
     flat = values.reshape(len(values), -1)
     kernel = np.convolve(np.ones(window), np.ones(window)) / window**2
     padded = np.pad(flat, ((window - 1, window - 1), (0, 0)), mode="edge")

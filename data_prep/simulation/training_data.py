@@ -1,6 +1,6 @@
-"""A phantom as training data: frames through a pinhole, with true poses and points, and true depth of every pixel.
+"""Training data from a phantom: pinhole frames with ground-truth poses, points and dense depth.
 
-The world is the phantom's: millimetres.
+The world frame is the phantom's, in millimetres.
 """
 
 from pathlib import Path
@@ -32,33 +32,33 @@ Integers = npt.NDArray[np.int64]
 
 _POINTS = 4000
 _SEED = 0
-# The deepest place is looked for on a lattice; between its pixels there may be something deeper.
+# The maximum depth is estimated on a lattice; pixels between its points may be deeper.
 _LATTICE_PX = 8
 _ROOM_BEYOND_DEEPEST = 1.1
 
 
 def is_phantom(folder: Path) -> bool:
-    """Whether a folder holds what `data_prep/phantom.py` writes."""
+    """Whether a folder was written by `data_prep/phantom.py`."""
     return PhantomPaths(folder).truth.is_file()
 
 
 def write_phantom_training_data(phantom: Path, root: Path, jpeg_quality: int = 95) -> TrainingData:
-    """Write a phantom into a sequence's folder: frames, masks, depth maps, and layout 2 with the true model.
+    """Write a phantom as a sequence: frames, masks, depth maps, and layout 2 with the ground-truth model.
 
-    Black frames and repeats are left out. Depth is exact at each pixel's centre, to the rounding of a 65535th of the
-    deepest. A point's list names every frame that shows it.
+    Black frames and duplicates are left out. Depth is exact at pixel centres, up to rounding to 1/65535 of the maximum.
+    A point's track lists every frame that sees it.
 
     Args:
-        phantom: its folder.
-        root: the folder of the sequence, empty.
-        jpeg_quality: of the frames, 1..100.
+        phantom: folder of the phantom.
+        root: folder of the sequence, empty.
+        jpeg_quality: quality of the frames, 1..100.
 
     Returns:
-        What was written; lengths are mm.
+        The written data; lengths are in mm.
 
     Raises:
-        LumenError: if it holds no phantom of this version, has hard cuts or fewer than two frames to use, its video is
-            missing, damaged or another one, or something cannot be written.
+        LumenError: if the folder holds no phantom of this version; if it has hard cuts or fewer than two usable frames;
+            if its video is missing, damaged or another phantom's; or if something cannot be written.
     """
     truth = PhantomTruth.load(phantom)
     frames = _usable_frames(truth, phantom)
@@ -73,27 +73,27 @@ def write_phantom_training_data(phantom: Path, root: Path, jpeg_quality: int = 9
 
 
 def _usable_frames(truth: PhantomTruth, phantom: Path) -> Integers:
-    """Indices (V,) of the frames that show something of their own."""
+    """Indices (V,) of the frames with their own content."""
     usable = [frame for frame in truth.frames if not frame.is_black and not frame.is_duplicate]
     cuts = len({frame.segment for frame in usable}) - 1
     require(
         cuts < 1,
-        f"{phantom} has hard cuts ({cuts}), and a sequence of training data has none: render it without --cuts",
+        f"{phantom} has hard cuts ({cuts}); training data needs a sequence without cuts: render it without --cuts",
     )
     require(
         len(usable) > 1,
-        f"{phantom} has {len(usable)} frames that are neither black nor repeats, training data need two: render more",
+        f"{phantom} has {len(usable)} frames that are neither black nor duplicates, training data needs 2: render more",
     )
     return np.array([frame.index for frame in usable], np.int64)
 
 
 class _TrueViews:
-    """The phantom's frames as a pinhole camera sees them.
+    """The phantom's frames through a pinhole camera.
 
     Args:
         truth: the phantom.
         camera: PINHOLE.
-        mask: (H, W) uint8, what it shows of the content area, 255 inside.
+        mask: (H, W) uint8, its content area, 255 inside.
         frames: (V,) int64, indices of the frames to use.
     """
 
@@ -112,7 +112,7 @@ class _TrueViews:
         return depth, self._centres[view] + np.where(np.isfinite(depth), depth, 0)[:, None] * directions
 
     def sees(self, view: int, points: Floats) -> Booleans:
-        """Which points (N, 3) a view shows: inside the content area and with nothing before them."""
+        """Which points (N, 3) a view sees: inside the content area and not occluded."""
         count = len(points)
         poses = np.broadcast_to(self.cam_from_world[view], (count, 3, 4))
         seen = inside_mask(*project(points, poses, np.broadcast_to(self.pinhole[view], (count, 4))), self.mask)
@@ -130,20 +130,20 @@ def _write_frames(
     undistortion: Undistortion,
     jpeg_quality: int,
 ) -> None:
-    # The rate is that of folders of images; a video has its own times.
+    # This rate is only for folders of images; a video has its own timestamps.
     source = open_source(video, image_fps=1.0)
     expected = (mask.shape[1], mask.shape[0])
     found = (source.info.width, source.info.height)
     require(
         found == expected,
-        f"{video} is of {found[0]}x{found[1]} pixels, its truth of {expected[0]}x{expected[1]}: render it again",
+        f"{video} has {found[0]}x{found[1]} pixels, its ground truth {expected[0]}x{expected[1]}: render it again",
     )
     targets = {int(index): paths for index in frames}
     write_frames(source, targets, {}, FrameFormat(mask, undistortion, jpeg_quality))
     missing = [index for index in targets if not paths.image(index).exists()]
     if missing or source.losses():
-        why = source.losses()[0] if source.losses() else f"frame {missing[0]} is not in it"
-        raise LumenError(f"{video} is damaged or of another phantom ({why}): render it again")
+        why = source.losses()[0] if source.losses() else f"frame {missing[0]} is missing"
+        raise LumenError(f"{video} is damaged or belongs to another phantom ({why}): render it again")
 
 
 def _write_depths(view: _TrueViews, paths: TrainingPaths) -> None:
@@ -169,11 +169,11 @@ def _deepest_mm(view: _TrueViews) -> float:
 def _model(view: _TrueViews, paths: SequencePaths) -> TrainingData:
     points, colors = _sample_surface(view, paths)
     seen = np.column_stack([view.sees(row, points) for row in range(len(view.frames))])
-    # A point that one frame alone shows connects nothing.
+    # A point in a single frame has no correspondence.
     shared = seen.sum(axis=1) > 1
     require(
         bool(shared.any()),
-        "no two frames of the phantom show the same place: render it with more frames, or more a second (--fps)",
+        "no two frames of the phantom show the same place: render it with more frames, or a higher --fps",
     )
     observation_point, observation_view = np.nonzero(seen[shared])
     return TrainingData(
@@ -191,7 +191,7 @@ def _model(view: _TrueViews, paths: SequencePaths) -> TrainingData:
 
 
 def _sample_surface(view: _TrueViews, paths: SequencePaths) -> tuple[Floats, Bytes]:
-    """Points (P, 3) at random pixels of every frame, and their colours (P, 3), red, green, blue."""
+    """Points (P, 3) at random pixels of every frame, and their RGB colours (P, 3)."""
     random = np.random.default_rng(_SEED)
     height, width = view.mask.shape
     rows, columns = np.nonzero(view.mask)
@@ -201,7 +201,7 @@ def _sample_surface(view: _TrueViews, paths: SequencePaths) -> tuple[Floats, Byt
         chosen = random.choice(len(rows), min(count, len(rows)), replace=False)
         image = read_frame(paths, int(index), (width, height))
         if image is None:
-            raise LumenError(f"{paths.image(int(index))} was just written and cannot be read: is the disk in order?")
+            raise LumenError(f"{paths.image(int(index))} was just written and cannot be read: check the disk")
         depth, found = view.cast(row, colmap_from_index(np.column_stack([columns[chosen], rows[chosen]])))
         hit = np.isfinite(depth)
         points.append(found[hit])

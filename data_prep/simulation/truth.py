@@ -1,4 +1,4 @@
-"""What is exactly true of a rendered video: its files, and answers computed from them by ray casting."""
+"""Ground truth of a rendered video: its files, and queries answered by ray casting."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,16 +27,16 @@ OCCLUSION_TOLERANCE_MM = 0.005
 
 @dataclass(frozen=True)
 class PhantomTruth:
-    """The exact truth of a phantom video. World unit: mm; pixels in COLMAP's convention.
+    """Exact ground truth of a phantom video. World unit: mm; pixels in COLMAP's convention.
 
     Attributes:
-        config: what it was made with, as `truth.yaml` has it.
+        config: the settings of the phantom, as in `truth.yaml`.
         camera: PINHOLE or OPENCV_FISHEYE.
         content: the content area.
-        frames: one entry a frame of the video.
-        cam_from_world: (N, 3, 4) float64. A repeat has the pose of what it shows; a black frame has the camera's.
+        frames: one entry per frame of the video.
+        cam_from_world: (N, 3, 4) float64. A duplicate has the pose of its content; a black frame has the camera's pose.
         mesh: all surfaces.
-        scene: the same, ready for rays.
+        scene: all surfaces, for ray casting.
     """
 
     config: dict[str, Any]
@@ -49,7 +49,7 @@ class PhantomTruth:
 
     @classmethod
     def load(cls, root: Path | str) -> "PhantomTruth":
-        """Read a phantom's folder.
+        """Read the ground truth of a phantom.
 
         Raises:
             LumenError: if `root` holds no phantom, or one of another format version.
@@ -71,7 +71,7 @@ class PhantomTruth:
         )
 
     def depth(self, frame: int) -> Float32:
-        """Depth along the optical axis at every pixel's centre: (H, W) float32, mm; 0 = black or outside."""
+        """Depth along the optical axis at every pixel centre: (H, W) float32, mm; 0 = black or outside."""
         image = np.zeros(self.camera.height * self.camera.width, dtype=np.float32)
         if not self.frames[frame].is_black:
             points = pixel_centres(self.camera.width, self.camera.height)
@@ -81,22 +81,22 @@ class PhantomTruth:
         return image.reshape(self.camera.height, self.camera.width)
 
     def points(self, frame: int, pixels: Float64) -> tuple[Float64, npt.NDArray[np.bool_]]:
-        """The surface points (N, 3), mm, that pixels (N, 2) of a frame show, and which pixels show one (N,)."""
+        """The surface points (N, 3), mm, at pixels (N, 2) of a frame, and whether each pixel shows a surface (N,)."""
         depth, directions = self._cast(frame, np.asarray(pixels, dtype=np.float64))
         shown = np.isfinite(depth) & self.content.contains(pixels) & (not self.frames[frame].is_black)
         return self._centre(frame) + np.where(shown, depth, 0)[:, None] * directions, shown
 
     def correspondence(self, frame_a: int, frame_b: int, pixels: Float64) -> tuple[Float64, npt.NDArray[np.bool_]]:
-        """Where what pixels of frame a show is in frame b.
+        """Find the pixels of frame a in frame b.
 
         Args:
             frame_a, frame_b: frame indices.
             pixels: (N, 2) float64, COLMAP px, in frame a.
 
         Returns:
-            Points (N, 2) float64 in frame b, NaN where pixel a shows nothing or the point is not in front of b; and
-            visible (N,) bool: inside b's content area, in front of it, and no surface more than
-            OCCLUSION_TOLERANCE_MM nearer on the same ray.
+            Points (N, 2) float64 in frame b, NaN if pixel a shows no surface or the point is not in front of b; and
+            visible (N,) bool: in b's content area, in front of b, and no surface more than OCCLUSION_TOLERANCE_MM
+            nearer on the same ray.
         """
         points, shown = self.points(frame_a, pixels)
         pose = self.cam_from_world[frame_b]
@@ -116,7 +116,7 @@ class PhantomTruth:
         return self.scene.distance_mm(np.asarray(points_mm, dtype=np.float64))
 
     def _cast(self, frame: int, pixels: Float64) -> tuple[Float64, Float64]:
-        """Depth (N,) along the optical axis, infinite for a miss, and world directions (N, 3) of unit depth."""
+        """Depth (N,) along the optical axis, infinite for a miss, and world directions (N, 3) with unit depth."""
         directions = directions_from_img(self.camera, pixels) @ self.cam_from_world[frame, :, :3]
         return self.scene.cast_exactly(self._centre(frame), directions), directions
 
@@ -126,7 +126,7 @@ class PhantomTruth:
 
 
 def frame_truths(timeline: Timeline, timestamps_s: Float64, gains: Float64) -> tuple[FrameTruth, ...]:
-    """One entry a frame, from arrays (N,)."""
+    """One entry per frame, from arrays (N,)."""
     return tuple(
         FrameTruth(
             index=index,
@@ -142,7 +142,7 @@ def frame_truths(timeline: Timeline, timestamps_s: Float64, gains: Float64) -> t
 
 
 def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
-    """Write everything but the video and the depth maps; return what was written."""
+    """Write everything except the video and the depth maps; return the written files."""
     camera = truth.camera
     with atomic_write(paths.mesh) as partial:
         write_mesh(partial, truth.mesh)
@@ -170,19 +170,19 @@ def write_truth(paths: PhantomPaths, truth: PhantomTruth) -> list[Path]:
 
 
 def write_mesh(path: Path, mesh: Mesh) -> None:
-    """Binary PLY with float32 vertices, so that reading it back gives the same numbers."""
+    """Write a binary PLY with float32 vertices, which reads back exactly."""
     geometry = o3d.t.geometry.TriangleMesh(
         o3d.core.Tensor.from_numpy(mesh.vertices_mm), o3d.core.Tensor.from_numpy(mesh.triangles.astype(np.int32))
     )
     if not o3d.t.io.write_triangle_mesh(path, geometry):
-        raise LumenError(f"cannot write {path}: is the disk full, or the folder not writable?")
+        raise LumenError(f"cannot write {path}: is the disk full, or the folder write-protected?")
 
 
 def read_mesh(path: Path) -> Mesh:
-    """Read what `write_mesh` wrote.
+    """Read a mesh written by `write_mesh`.
 
     Raises:
-        LumenError: if there is no mesh in the file.
+        LumenError: if the file holds no mesh.
     """
     geometry = o3d.t.io.read_triangle_mesh(path) if path.is_file() else None
     if geometry is None or "positions" not in geometry.vertex:

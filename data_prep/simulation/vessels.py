@@ -1,4 +1,4 @@
-"""Branching vessels, drawn into a surface's texture with lengths in millimetres."""
+"""Branching vessels, drawn into a surface texture with lengths in millimetres."""
 
 import cv2
 import numpy as np
@@ -11,24 +11,24 @@ _BEND_RAD = 0.11
 _STRAIGHTENING = 0.06
 _BRANCH_CHANCE = 0.07
 _THINNEST_MM = 0.05
-_MOST_BRANCHES = 14
+_MAX_BRANCHES = 14
 _SOFTNESS_MM = 0.09
-# Where a tube closes, texels are too narrow for a vessel to keep its shape.
+# Near closed tube ends, texels are too narrow to preserve a vessel's shape.
 _NARROWEST_ROW = 0.35
 
 
 class VesselPainter:
-    """Grows vessel trees as random walks that bend, thin out and branch."""
+    """Generates vessel trees as random walks that bend, thin out and branch."""
 
     def __init__(self, row_mm: Float32, column_mm: Float32, per_cell: int, columns: int) -> None:
-        """A blank layer for a tube; the texels of each row of cells are `row_mm` high and `column_mm` wide, (rows,)."""
+        """Create an empty layer for a tube; each row of cells has texels of `row_mm` x `column_mm`, (rows,)."""
         self._row_mm = row_mm
         self._column_mm = column_mm
         self._per_cell = per_cell
         self._layer = np.zeros((len(row_mm) * per_cell + 1, columns), dtype=np.uint8)
 
     def density(self, trees_per_cm2: float, width_mm: float, rng: np.random.Generator) -> Float32:
-        """Grow trees of about this width and return how much vessel each texel holds: (rows, columns) in 0-1."""
+        """Add trees of about this width; return the vessel density of each texel: (rows, columns) in 0-1."""
         rows, columns = self._layer.shape
         area_cm2 = float(np.sum(self._row_mm * self._column_mm)) * self._per_cell * (columns - 1) / 100
         for _ in range(rng.poisson(area_cm2 * trees_per_cm2)):
@@ -51,7 +51,7 @@ class VesselPainter:
                     break
                 self._stroke((column, row), (step[1], step[0]), width / self._row_mm_at(row))
                 row, column = step[0], step[1] % (self._layer.shape[1] - 1)
-                if rng.uniform() < _BRANCH_CHANCE and len(branches) < _MOST_BRANCHES:
+                if rng.uniform() < _BRANCH_CHANCE and len(branches) < _MAX_BRANCHES:
                     fork = heading + rng.choice([-1, 1]) * rng.uniform(0.4, 0.9)
                     branches.append((row, column, fork, width * 0.7))
 
@@ -66,7 +66,7 @@ class VesselPainter:
         return float(self._row_mm[min(int(row / self._per_cell), len(self._row_mm) - 1)])
 
     def _stroke(self, start: tuple[float, float], end: tuple[float, float], width_texels: float) -> None:
-        """A line with the wrap around the tube; thinner than a texel means fainter."""
+        """Draw a line that wraps around the tube; a line thinner than a texel is fainter."""
         period = self._layer.shape[1] - 1
         thickness = max(1, round(width_texels))
         strength = int(255 * min(1.0, width_texels / thickness))

@@ -1,4 +1,4 @@
-"""The video processor: exposure, vignette, lens softness, sensor noise, tone curve, black frame and overlay text."""
+"""Video processor: exposure, vignetting, lens softness, sensor noise, tone curve, black border and overlay text."""
 
 import cv2
 import numpy as np
@@ -9,7 +9,7 @@ from data_prep.simulation.renderer import EDGE_PX
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 _BLACK_LEVEL = 2
 _SHOT_NOISE = 5e-4
@@ -21,7 +21,7 @@ _OVERLAY = ("DOE, JANE", "F 01.01.1970", "ID 0000000", "", "DR. NOBODY", "ENDO-1
 
 
 class VideoCamera:
-    """Turns light into the pictures of the video."""
+    """Converts light into video frames."""
 
     def __init__(self, content: ContentArea, overlay_text: bool) -> None:
         width, height = content.width, content.height
@@ -34,26 +34,26 @@ class VideoCamera:
         self._tone = _tone_curve()
         self._overlay = _overlay(distance_px) if overlay_text else None
 
-    def black(self) -> Picture:
-        """The frame (H, W, 3) BGR uint8 when nothing is shown."""
+    def black(self) -> Image:
+        """A black frame (H, W, 3) BGR uint8."""
         return np.zeros((*self._alpha.shape[:2], 3), dtype=np.uint8)
 
-    def expose(self, radiance: Float32, gain: float, rng: np.random.Generator) -> Picture:
-        """Light (H, W, 3) linear RGB at an exposure gain → (H, W, 3) BGR uint8."""
+    def expose(self, radiance: Float32, gain: float, rng: np.random.Generator) -> Image:
+        """Expose light (H, W, 3) linear RGB with a gain → (H, W, 3) BGR uint8."""
         soft = cv2.GaussianBlur(radiance, (0, 0), self._softness_px) if self._softness_px > 0.2 else radiance
         signal = soft * self._vignette * np.float32(gain)
         signal += self._glare(signal)
         noise = rng.standard_normal(signal.shape, dtype=np.float32)
         signal += noise * np.sqrt(_SHOT_NOISE * np.maximum(signal, 0) + _READ_NOISE**2)
         steps = np.clip(signal * np.float32(_TONE_STEPS / _TONE_RANGE), 0, _TONE_STEPS - 1).astype(np.int32)
-        picture = self._tone[steps] * self._alpha + _BLACK_LEVEL * (1 - self._alpha)
-        picture = (picture[..., ::-1] + 0.5).astype(np.uint8)
+        image = self._tone[steps] * self._alpha + _BLACK_LEVEL * (1 - self._alpha)
+        image = (image[..., ::-1] + 0.5).astype(np.uint8)
         if self._overlay is not None:
-            picture = np.maximum(picture, self._overlay[..., None])
-        return np.ascontiguousarray(picture)
+            image = np.maximum(image, self._overlay[..., None])
+        return np.ascontiguousarray(image)
 
     def _glare(self, signal: Float32) -> Float32:
-        """Stray light in the lens around what is overexposed."""
+        """Stray light around overexposed pixels."""
         height, width = signal.shape[:2]
         small = cv2.resize(np.minimum(signal, 3.0), (width // 8, height // 8), interpolation=cv2.INTER_AREA)
         blurred = cv2.GaussianBlur(small, (0, 0), height / 8 / 14)
@@ -63,14 +63,14 @@ class VideoCamera:
 def exposure_gains(
     brightness: Float64, timestamps_s: Float64, change_at_s: float, change: float, target: float = 0.24
 ) -> Float64:
-    """Auto-exposure that lags behind the scene, and a step by a factor that an operator made.
+    """Gains of a delayed auto-exposure, with one change by the operator.
 
     Args:
-        brightness: (N,) mean radiance the meter sees.
+        brightness: (N,) mean radiance at the meter.
         timestamps_s: (N,).
-        change_at_s: when the operator's change begins; it takes 0.2 s.
-        change: its factor.
-        target: the metered signal that the camera aims for.
+        change_at_s: start of the operator's change, which takes 0.2 s.
+        change: factor of the change.
+        target: target of the metered signal.
 
     Returns:
         (N,) gains.
@@ -88,7 +88,7 @@ def exposure_gains(
 
 
 def _tone_curve() -> Float32:
-    """Signal 0 to _TONE_RANGE → 0-255: a toe that deepens the shadows, a shoulder, then the sRGB curve."""
+    """Map the signal from 0 to _TONE_RANGE to 0-255: a toe that deepens shadows, a shoulder, then the sRGB curve."""
     signal = np.arange(_TONE_STEPS) / _TONE_STEPS * _TONE_RANGE
     contrasty = signal**2 / (signal + _TOE)
     over = np.maximum(contrasty - _KNEE, 0)
@@ -97,8 +97,8 @@ def _tone_curve() -> Float32:
     return (255 * curve).astype(np.float32)
 
 
-def _overlay(distance_px: Float64) -> Picture:
-    """Text as burned in by a recorder (H, W) uint8, kept off the content area."""
+def _overlay(distance_px: Float64) -> Image:
+    """Overlay text of a recorder, (H, W) uint8, outside the content area."""
     height, width = distance_px.shape
     layer = np.zeros((height, width), dtype=np.uint8)
     size = max(height / 1200, 0.25)

@@ -1,1 +1,1 @@
-"""Reading frames: videos and folders of images, with the time and index of each frame."""
+"""Frame sources: videos and folders of images, with the index and timestamp of each frame."""

@@ -1,4 +1,4 @@
-"""Which kinds of image a folder holds by their names (colour, depth, left, right ...), and which one is used."""
+"""Group the images of a folder into kinds by their names (colour, depth, left, right ...) and choose one kind."""
 
 import re
 from collections import defaultdict
@@ -8,7 +8,7 @@ from pathlib import Path
 from data_prep.video.image_names import CAMERAS, ImageName, Number, read_tokens
 from pipeline.errors import LumenError
 
-# Whole words, and beginnings of words such as depthmap.
+# Whole words, and prefixes of words such as depthmap.
 _MEASUREMENTS = {
     *("disp", "normal", "flow", "gt", "groundtruth", "truth", "semantic", "instance", "confidence", "conf"),
     *("seg", "segm", "segmentation", "segmentations"),
@@ -19,32 +19,32 @@ _MEASUREMENT_BEGINNINGS = ("depth", "mask", "disparit", "normals", "occlu", "opt
 _COLORS = {"color", "colour", "rgb", "bgr"}
 _FRAMES = {"frame", "frames", "image", "images", "img", "imgs"}
 _SIDES = {"left", "right"}
-# Numbers from here on are no frame numbers; images of two kinds may have different ones by a hair.
+# Larger numbers are timestamps, not frame numbers; those of two kinds may differ slightly.
 _SMALLEST_STAMP = 10**8
-# Of images whose names have no word that others lack.
+# Images whose names have no distinguishing word.
 _PLAIN = "plain"
-# What the report may repeat besides measurements: other words may be names of patients.
-_HARMLESS = re.compile(rf"{'|'.join(_COLORS | _FRAMES | _SIDES)}|l|r|(?:{'|'.join(CAMERAS)})?\d+|bmp|jpe?g|png|tiff?")
-_MOST_NAMED = 6
+# Words that the report may repeat besides measurements; other words may be patient names.
+_SAFE_WORDS = re.compile(rf"{'|'.join(_COLORS | _FRAMES | _SIDES)}|l|r|(?:{'|'.join(CAMERAS)})?\d+|bmp|jpe?g|png|tiff?")
+_MAX_NAMED = 6
 
 _Kinds = Mapping[str, Sequence[ImageName]]
 
 
 def choose_kind(path: Path, names: Sequence[ImageName], wanted: str | None) -> tuple[list[ImageName], tuple[str, ...]]:
-    """The images of the kind that shows frames.
+    """Choose the images of the kind that shows frames.
 
-    Images are of different kinds if their names differ in a word that says so, or if they have the same numbers.
+    Images belong to different kinds if their names differ in a telling word, or if their numbers are equal.
 
     Args:
         path: the folder or pattern, for messages.
-        names: of all images.
-        wanted: the kind that the user names, or None to choose one.
+        names: all images.
+        wanted: the kind requested by the user, or None to choose one.
 
     Returns:
-        The images, and a line about the choice if there was one; it holds no word of a name but known ones.
+        The images, and one line about the choice if there was one; it repeats only known words of the names.
 
     Raises:
-        LumenError: if there is no such kind, the choice is not clear, or two images have the same words and numbers.
+        LumenError: if the kind does not exist, the choice is ambiguous, or two images have equal words and numbers.
     """
     kinds = _kinds(names)
     found = _frames(kinds) if wanted is None else _matching(kinds, wanted)
@@ -61,8 +61,8 @@ def _refuse_unless_clear(path: Path, kinds: _Kinds, found: _Kinds, wanted: str |
         raise LumenError(f"{path} holds no kind of images called {wanted}; --image_kind can be {_listed(kinds)}")
     if not found:
         raise LumenError(
-            f"{path}: by their names, the images are {_listed(kinds)}, not video frames; name a kind with --image_kind "
-            "to use it all the same"
+            f"{path}: by their names, the images are {_listed(kinds)}, not video frames; to use them anyway, name a "
+            "kind with --image_kind"
         )
     if _exclude_each_other(found):
         raise LumenError(
@@ -72,7 +72,7 @@ def _refuse_unless_clear(path: Path, kinds: _Kinds, found: _Kinds, wanted: str |
 
 
 def _kinds(names: Sequence[ImageName]) -> _Kinds:
-    """The images by the words that not all of their names have."""
+    """Group images by the words that not all names share."""
     by_words: dict[tuple[str, ...], list[ImageName]] = defaultdict(list)
     for name in names:
         by_words[name.words].append(name)
@@ -81,14 +81,14 @@ def _kinds(names: Sequence[ImageName]) -> _Kinds:
     kinds: dict[str, list[ImageName]] = defaultdict(list)
     for words, extra, part in groups:
         own = [word for word in words if word not in common]
-        # A folder of nothing but masks has to be noticed.
+        # A folder that holds only masks must be detected.
         own = own or ([word for word in words if _is_measurement(word)] if len(by_words) == 1 else [])
         kinds["_".join([*own, *extra]) or _PLAIN] += part
     return dict(sorted(kinds.items()))
 
 
 def _split(group: Sequence[ImageName]) -> list[tuple[tuple[str, ...], Sequence[ImageName]]]:
-    """Take images of the same words apart by suffix, if that makes numbers unique, or by a last number of 2 values."""
+    """Split images with equal words by suffix, if that makes numbers unique, or by a last number with 2 values."""
     parts: dict[str, list[ImageName]] = defaultdict(list)
     for name in group:
         parts[name.path.suffix.lower().lstrip(".")].append(name)
@@ -106,7 +106,7 @@ def _split(group: Sequence[ImageName]) -> list[tuple[tuple[str, ...], Sequence[I
 
 
 def _frames(kinds: _Kinds) -> _Kinds:
-    """The kinds that can be frames: one if that is clear."""
+    """The kinds that can be frames; a single one if the choice is clear."""
     candidates = {kind: members for kind, members in kinds.items() if not any(map(_is_measurement, kind.split("_")))}
     for words in (_COLORS, _FRAMES):
         named = {kind: members for kind, members in candidates.items() if words.intersection(kind.split("_"))}
@@ -116,7 +116,7 @@ def _frames(kinds: _Kinds) -> _Kinds:
 
 
 def _matching(kinds: _Kinds, wanted: str) -> _Kinds:
-    """The kind of that name, or those with all of its words."""
+    """The kind of that name, or the kinds with all of its words."""
     if wanted.lower() in kinds:
         return {wanted.lower(): kinds[wanted.lower()]}
     words = {token for token in read_tokens(wanted) if isinstance(token, str)}
@@ -129,22 +129,22 @@ def _matching(kinds: _Kinds, wanted: str) -> _Kinds:
 
 
 def _exclude_each_other(kinds: _Kinds) -> bool:
-    """Whether no more than one of the kinds can be in one sequence."""
+    """Whether a sequence can use at most one of the kinds."""
     if len(kinds) < 2:
         return False
     if any(_SIDES.intersection(kind.split("_")) for kind in kinds):
         return True
     count = sum(map(len, kinds.values()))
-    # Words that nearly every image has for itself are identifiers.
+    # Words that are unique to nearly every image are identifiers.
     if len(kinds) > max(2, count // 2):
         return False
-    by_kind = [_own_numbers(members) for members in kinds.values()]
+    by_kind = [_varying_numbers(members) for members in kinds.values()]
     numbers = [number for own in by_kind for number in own if number]
-    return len(set(numbers)) < len(numbers) or _are_stamped_side_by_side(by_kind)
+    return len(set(numbers)) < len(numbers) or _have_parallel_timestamps(by_kind)
 
 
-def _are_stamped_side_by_side(by_kind: Sequence[set[tuple[tuple[int, str], ...]]]) -> bool:
-    """Whether several kinds have times, in nanoseconds or decimals, that run in parallel."""
+def _have_parallel_timestamps(by_kind: Sequence[set[tuple[tuple[int, str], ...]]]) -> bool:
+    """Whether several kinds have timestamps, in nanoseconds or decimals, with overlapping ranges."""
     ranges = []
     for own in by_kind:
         columns = list(zip(*own, strict=True)) if len(set(map(len, own))) == 1 else []
@@ -154,8 +154,8 @@ def _are_stamped_side_by_side(by_kind: Sequence[set[tuple[tuple[int, str], ...]]
     return any(later[0] < earlier[1] for earlier, later in zip(ranges, ranges[1:], strict=False))
 
 
-def _own_numbers(members: Sequence[ImageName]) -> set[tuple[tuple[int, str], ...]]:
-    """Of each image the numbers in which it differs from the others of its kind; all of a single image."""
+def _varying_numbers(members: Sequence[ImageName]) -> set[tuple[tuple[int, str], ...]]:
+    """The numbers of each image that vary within its kind; all numbers of a single image."""
     rows = [_identity(name.numbers) for name in members]
     if len({len(row) for row in rows}) == 1 and len(rows) > 1:
         varying = [column for column in zip(*rows, strict=True) if len(set(column)) > 1]
@@ -177,7 +177,7 @@ def _refuse_equal_numbers(path: Path, names: Sequence[ImageName]) -> None:
         key = (name.words, _identity(name.numbers))
         if key in seen:
             raise LumenError(
-                f"{path}: {seen[key].path.name} and {name.path.name} have the same words and numbers in their names: "
+                f"{path}: {seen[key].path.name} and {name.path.name} have equal words and numbers in their names: "
                 "give a quoted glob that matches one of them"
             )
         seen[key] = name
@@ -188,16 +188,16 @@ def _is_measurement(word: str) -> bool:
 
 
 def _listed(kinds: _Kinds) -> str:
-    """The kinds for an error, which only the user sees."""
+    """The kinds for an error message, which only the user reads."""
     listed = [f"{kind if len(kind) <= 30 else kind[:29] + '…'} ({len(members)})" for kind, members in kinds.items()]
-    more = [f"{len(listed) - _MOST_NAMED} more"] if len(listed) > _MOST_NAMED else []
-    return ", ".join([*listed[:_MOST_NAMED], *more])
+    more = [f"{len(listed) - _MAX_NAMED} more"] if len(listed) > _MAX_NAMED else []
+    return ", ".join([*listed[:_MAX_NAMED], *more])
 
 
 def _counted(kinds: _Kinds) -> str:
     """The kinds for the report, which others may read."""
     counts: dict[str, int] = defaultdict(int)
     for kind, members in kinds.items():
-        words = [word for word in kind.split("_") if _is_measurement(word) or _HARMLESS.fullmatch(word)]
+        words = [word for word in kind.split("_") if _is_measurement(word) or _SAFE_WORDS.fullmatch(word)]
         counts["_".join(words) or (_PLAIN if kind == _PLAIN else "other")] += len(members)
     return ", ".join(f"{kind} ({count})" for kind, count in counts.items())

@@ -1,4 +1,4 @@
-"""The words and numbers in the names of images, and natural order."""
+"""Words and numbers in image names, and natural order."""
 
 import os
 import re
@@ -8,8 +8,8 @@ from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 
-# A minus sign stands at the start of a name or after a gap; elsewhere, "-" separates. A point between two numbers is
-# decimal unless there are more of them, as in dates and identifiers.
+# A minus sign counts at the start of a name or after a gap; elsewhere, "-" is a separator. A point between two
+# numbers is decimal unless there are several, as in dates and identifiers.
 _TOKEN = re.compile(
     r"(?P<decimal>(?P<sign>(?<![^_\s=])-)?(?<!\d)(?<!\d[.,])(?P<whole>\d+)[.,](?P<fraction>\d+)(?![.,]?\d))"
     r"|(?:(?P<minus>(?<![^_\s=])-)?(?P<digits>\d+))"
@@ -29,7 +29,7 @@ class Number:
         whole: its digits before the decimal point, with leading zeros.
         fraction: its digits after the decimal point; empty for an integer.
         negative: whether there is a minus sign.
-        unit: "s", "ms", "us" or "ns" if that follows it directly, otherwise empty.
+        unit: "s", "ms", "us" or "ns" if the number is directly followed by it, otherwise empty.
     """
 
     whole: str
@@ -43,19 +43,19 @@ class Number:
 
     @property
     def identity(self) -> tuple[int, str]:
-        """Equal for equal numbers whatever their leading zeros; 1.1 and 1.10 differ, as they do in a version."""
+        """Equal for equal numbers regardless of leading zeros; 1.1 and 1.10 differ, as in versions."""
         whole = int(self.whole)
         return -whole if self.negative else whole, self.fraction
 
 
 @dataclass(frozen=True)
 class ImageName:
-    """What the name of an image says.
+    """The parsed name of an image.
 
     Attributes:
         path: the image.
-        tokens: words in lower case, and numbers, in the order of the name; of its folders, too, where images lie in
-            several.
+        tokens: lower-case words and numbers in the order of the name, including folder names if the images are in
+            several folders.
     """
 
     path: Path
@@ -71,7 +71,7 @@ class ImageName:
 
     @cached_property
     def natural_key(self) -> tuple[tuple[object, ...], ...]:
-        """Sorts numbers by value and words alphabetically, whatever separates them."""
+        """Sort key: numbers by value and words alphabetically, ignoring separators."""
         keys: list[tuple[object, ...]] = [
             (0, token) if isinstance(token, str) else (1, token.value) for token in self.tokens
         ]
@@ -79,9 +79,9 @@ class ImageName:
 
 
 def read_names(paths: Sequence[Path]) -> list[ImageName]:
-    """Take the names of images apart; the order stays.
+    """Parse the names of images; their order is kept.
 
-    Names that are hexadecimal numbers of one length hold a single word.
+    Names that are hexadecimal numbers of equal length become a single word.
     """
     if not paths:
         return []
@@ -100,7 +100,7 @@ def read_names(paths: Sequence[Path]) -> list[ImageName]:
 
 
 def read_tokens(name: str) -> list[str | Number]:
-    """The words of a name, in lower case, and its numbers; camelCase is two words."""
+    """The lower-case words and the numbers of a name; camelCase is two words."""
     tokens: list[str | Number] = []
     text = _CAMEL_CASE.sub("_", name)
     for match in _TOKEN.finditer(text):
@@ -115,24 +115,24 @@ def read_tokens(name: str) -> list[str | Number]:
 
 
 def natural_order(paths: Sequence[Path]) -> list[Path]:
-    """Sort by name; numbers are compared as numbers, so `frame9` comes before `frame10`."""
+    """Sort by name, comparing numbers by value: `frame9` comes before `frame10`."""
     return [name.path for name in sorted(read_names(paths), key=lambda name: name.natural_key)]
 
 
 def _are_hexadecimal(stems: Sequence[str]) -> bool:
-    """Whether the names are hashes or hexadecimal numbers; a few sets such as a001 and b001 are not."""
+    """Whether the names are hashes or hexadecimal numbers; a few series such as a001 and b001 are not."""
     if len({len(stem) for stem in stems}) > 1 or not all(map(_HEXADECIMAL.fullmatch, stems)):
         return False
     return len({re.sub(r"\d+", " ", stem) for stem in stems}) > len("abcdef")
 
 
 def _unsigned(tokens: Sequence[str | Number]) -> list[str | Number]:
-    """A minus sign that every name has is a separator."""
+    """Treat a minus sign that every name has as a separator."""
     return [Number(t.whole, t.fraction, unit=t.unit) if isinstance(t, Number) else t for t in tokens]
 
 
 def _without_camera_numbers(tokens: Sequence[str | Number]) -> list[str | Number]:
-    """Make `cam`, 0 the word `cam0` if there is another number; otherwise that one counts frames."""
+    """Merge `cam`, 0 into the word `cam0` if there is another number; otherwise the number counts frames."""
     result: list[str | Number] = []
     left = sum(isinstance(token, Number) for token in tokens)
     for token in tokens:

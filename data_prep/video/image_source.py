@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def list_images(path: Path) -> list[Path]:
-    """The images in a folder, or those that a glob pattern matches, in natural order; hidden ones do not count.
+    """The images in a folder, or matched by a glob pattern, in natural order; hidden files are skipped.
 
-    Of the files that a pattern matches, all are images if none has a suffix that is known.
+    If no file that a pattern matches has a known suffix, all matched files are images.
 
     Raises:
         LumenError: if there are none.
@@ -38,24 +38,24 @@ def list_images(path: Path) -> list[Path]:
     images = natural_order(visible if known or not path.is_dir() else [])
     if not images:
         what = "holds no images" if path.is_dir() else "matches no file"
-        raise LumenError(f"{path} {what}: give a folder of {', '.join(IMAGE_SUFFIXES)}, or a quoted glob")
+        raise LumenError(f"{path} {what}: give a folder of {', '.join(IMAGE_SUFFIXES)} images, or a quoted glob")
     return images
 
 
 class ImageSource:
-    """Images of one size as frames.
+    """A folder of equally sized images as frames.
 
     Raises:
-        LumenError: when made, if none of the images can be read; when read, if they differ in size or are depth maps.
+        LumenError: on construction, if no image can be read; on reading, if images differ in size or are depth maps.
     """
 
     def __init__(self, path: Path, images: OrderedImages, notes: tuple[str, ...] = ()) -> None:
         """Open images.
 
         Args:
-            path: the folder or the pattern that they come from.
+            path: the folder or the pattern of the images.
             images: at least one.
-            notes: on the choice of the images, for `info.warnings`.
+            notes: remarks on the choice of images, for `info.warnings`.
         """
         self._images = images
         self._unreadable = 0
@@ -74,7 +74,7 @@ class ImageSource:
         )
 
     def frames(self) -> Iterator[SourceFrame]:
-        """All images that can be read, in order."""
+        """All readable images, in order."""
         self._unreadable = 0
         for place, path in enumerate(self._images.paths):
             frame = self._frame(place)
@@ -85,7 +85,7 @@ class ImageSource:
                 yield frame
 
     def sample(self, count: int) -> Iterator[SourceFrame]:
-        """Every n-th image, about `count` in all."""
+        """Every n-th image, about `count` in total."""
         total = len(self._images.paths)
         frames = map(self._frame, range(0, total, max(1, total // count)))
         return (frame for frame in frames if frame is not None)
@@ -106,15 +106,15 @@ class ImageSource:
             return None
         if image.shape != self._shape:
             size, wanted = (f"{shape[1]}x{shape[0]}" for shape in (image.shape, self._shape))
-            raise LumenError(f"{path} is {size}, the images before it {wanted}: a sequence has one size")
+            raise LumenError(f"{path} is {size}, the images before it are {wanted}: a sequence has one size")
         return SourceFrame(self._images.indices[place], self._images.timestamps_s[place], lambda: image)
 
 
 def _read_image(path: Path) -> Image | None:
-    """(H, W, 3) uint8 BGR; None if it cannot be read.
+    """(H, W, 3) uint8 BGR; None if unreadable.
 
     Raises:
-        LumenError: if it holds depths or other measurements, by the type of its pixels.
+        LumenError: if the pixel type is that of depth maps or other measurements.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -126,8 +126,8 @@ def _read_image(path: Path) -> Image | None:
     is_color = image.ndim == 3
     if image.dtype not in (np.uint8, np.uint16) or (image.dtype == np.uint16 and not is_color):
         raise LumenError(
-            f"{path}: {image.dtype} {'colours' if is_color else 'grey values'} are taken for depths or other "
-            "measurements, not for a video frame: give images of 8 bits, or of 16 bits in colour"
+            f"{path}: {image.dtype} {'colours' if is_color else 'grey values'} indicate a depth map or another "
+            "measurement, not a video frame: give 8-bit images, or 16-bit colour images"
         )
     if image.dtype == np.uint16:
         image = np.right_shift(image, 8, dtype=np.uint16).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What every source of frames gives: frames with their true index and presentation time, and what is known of it."""
+"""Interface of frame sources: frames with index and timestamp, and the facts known about a source."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from cv2.typing import MatLike as Image
 
-# Columns are x and y of the stored picture, rows x and y of the upright one.
+# Columns are x and y of the stored image, rows x and y of the upright image.
 Orientation = tuple[tuple[int, int], tuple[int, int]]
 UPRIGHT: Orientation = ((1, 0), (0, 1))
 
@@ -17,9 +17,9 @@ class SourceFrame:
     """One frame of a source.
 
     Attributes:
-        index: its place in the video, or the number in the image's name; zero-based.
-        timestamp_s: presentation time in seconds on the container's own clock.
-        damaged: the decoder had to guess parts of it.
+        index: position in the video, or number in the image's name; zero-based.
+        timestamp_s: presentation time in seconds on the container's clock.
+        damaged: the decoder concealed missing data.
     """
 
     def __init__(self, index: int, timestamp_s: float, load: Callable[[], Image], damaged: bool = False) -> None:
@@ -30,23 +30,23 @@ class SourceFrame:
 
     @cached_property
     def image(self) -> Image:
-        """(H, W, 3) uint8 BGR, upright; converted when first asked for."""
+        """(H, W, 3) uint8 BGR, upright; converted on first access."""
         return self._load()
 
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What is known of a source before it is read through.
+    """Facts about a source that are known before it is read in full.
 
     Attributes:
         path: as the user gave it.
         kind: "video" or "images".
         width, height: of the upright frames, px.
-        fps: average frames a second.
-        frame_count: how many frames the source should hold, as far as can be told without decoding.
+        fps: average frames per second.
+        frame_count: expected number of frames, estimated without decoding.
         interlaced: "tff" or "bff" if every frame holds two fields and is deinterlaced, otherwise None.
-        orientation: how the stored picture is turned or mirrored to make it upright.
-        warnings: what the user should know, one line each.
+        orientation: how the stored image is rotated or mirrored to make it upright.
+        warnings: warnings for the user, one line each.
     """
 
     path: Path
@@ -61,7 +61,7 @@ class SourceInfo:
 
 
 class FrameSource(Protocol):
-    """Anything that frames come from; reading it twice gives the same frames."""
+    """A source of frames; reading it twice yields the same frames."""
 
     info: SourceInfo
 
@@ -69,10 +69,10 @@ class FrameSource(Protocol):
         """All frames in presentation order."""
 
     def sample(self, count: int) -> Iterator[SourceFrame]:
-        """At most about `count` frames spread over the whole source, cheaply."""
+        """At most about `count` frames spread over the source, without reading all of it."""
 
     def losses(self) -> list[str]:
-        """What could not be read among the frames that the last `frames` went through, one line each."""
+        """What the last call of `frames` could not read, one line each."""
 
     def fingerprint(self) -> str:
         """SHA-256 of the source's content, as hex."""

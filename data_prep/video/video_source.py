@@ -1,7 +1,7 @@
-"""Frames from a video file, decoded so that none is dropped, shifted or given a wrong time.
+"""Frames from a video file, decoded without dropped frames, shifted indices or wrong timestamps.
 
-The decoder is PyAV's (FFmpeg's libraries), because OpenCV's reader takes frame counts and timestamps from the
-container's header and hides frames that it could not decode.
+The decoder is PyAV (FFmpeg's libraries): OpenCV's reader takes frame counts and timestamps from the container's
+header and hides frames that it could not decode.
 """
 
 from collections import deque
@@ -28,29 +28,29 @@ from pipeline.manifest import fingerprint_path
 from pipeline.outputs.file_names import ffmpeg_url
 
 _SAMPLES_BY_DECODING_ALL = 1000
-# Enough consecutive frames that idet agrees with itself; more only while nothing moves.
+# Enough consecutive frames for a stable idet result; more only while nothing moves.
 _INTERLACE_FRAMES_DECIDED = 60
 _INTERLACE_FRAMES_SEEN = 900
 _FRAMES_COMPARED = 32
 _ENDS_EARLY_S = 0.5
-# More than FFmpeg has kinds of side data.
+# Larger than the number of side data types in FFmpeg.
 _NAMELESS_SIDE_DATA = sorted(set(range(64)) - {kind.value for kind in SideDataType})
 
 
 @dataclass(frozen=True)
 class _Raw:
-    """A frame in the decoder's own pixel format, and its time in the stream's unit."""
+    """A frame in the decoder's pixel format, and its timestamp in the stream's time base."""
 
     frame: av.VideoFrame
     pts: int | None
 
 
 class VideoSource:
-    """A video file; `data_prep.video.video_timeline` tells a frame's index and time.
+    """A video file; `data_prep.video.video_timeline` defines the index and timestamp of each frame.
 
     Raises:
-        LumenError: when made, if the file is missing, is no video, or no frame of it can be decoded; when read, if
-            frames change their size.
+        LumenError: on construction, if the file is missing, is no video, or no frame can be decoded; on reading, if the
+            frame size changes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class VideoSource:
         self.info = self._read_info()
 
     def frames(self) -> Iterator[SourceFrame]:
-        """All frames in presentation order, deinterlaced and upright; pictures are converted when asked for."""
+        """All frames in presentation order, deinterlaced and upright; pixels are converted on first access."""
         self._decoded, self._damaged, self._last_index, self._reached_end = 0, 0, -1, False
         clock = self._timeline.clock(self.info.fps)
         reference_lost = False
@@ -76,7 +76,7 @@ class VideoSource:
             for raw in self._deinterlaced(self._raw_frames(container, stream, self._note_damage), stream):
                 self._check_shape(raw.frame)
                 index, timestamp_s = clock.next(raw.pts)
-                # What follows a missing or damaged frame is predicted from it, wrongly, until the next keyframe.
+                # Frames after a missing or damaged frame are predicted from it and stay wrong until the next keyframe.
                 is_gap = index > self._last_index + 1
                 reference_lost = bool(raw.frame.is_corrupt) or (not raw.frame.key_frame and (reference_lost or is_gap))
                 self._decoded, self._last_index, self._last_s = self._decoded + 1, index, timestamp_s
@@ -85,7 +85,7 @@ class VideoSource:
         self._reached_end = True
 
     def sample(self, count: int) -> Iterator[SourceFrame]:
-        """Keyframes found by seeking in a long video, every n-th frame of a short one; about `count` at most."""
+        """Keyframes found by seeking in a long video, every n-th frame of a short one; at most about `count`."""
         keyframes = self._timeline.keyframe_pts
         total = self.info.frame_count
         if total > _SAMPLES_BY_DECODING_ALL and len(keyframes) >= count // 4:
@@ -95,20 +95,20 @@ class VideoSource:
         return islice((frame for frame in self.frames() if frame.index % step == 0), 2 * count)
 
     def losses(self) -> list[str]:
-        """How many frames are missing from those that the last `frames` went through."""
+        """How many frames were missing in the last call of `frames`."""
         lines = []
         expected = self._timeline.frames_up_to(None if self._reached_end else self._last_index)
         missing = expected - self._decoded
         if missing > 0:
             cause = f" ({self._damage})" if self._damage else ""
             lines.append(f"{missing} of {expected} frames cannot be decoded: the file is truncated or damaged{cause}")
-        elif self._reached_end and self._ends_s > self._last_s + self._last_frame_lasts_s + _ENDS_EARLY_S:
+        elif self._reached_end and self._ends_s > self._last_s + self._last_frame_duration_s + _ENDS_EARLY_S:
             lines.append(
-                f"the file says it lasts until {self._ends_s:.1f} s, and its last frame is at {self._last_s:.1f} s: it "
-                "is truncated or damaged"
+                f"the file states that it ends at {self._ends_s:.1f} s, but its last frame is at {self._last_s:.1f} s: "
+                "it is truncated or damaged"
             )
         if self._damaged:
-            lines.append(f"{self._damaged} frames are damaged, or predicted from a damaged one")
+            lines.append(f"{self._damaged} frames are damaged, or predicted from a damaged frame")
         return lines
 
     def fingerprint(self) -> str:
@@ -117,7 +117,7 @@ class VideoSource:
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        """The file opened anew, and its stream."""
+        """Open the file; yield the container and the stream."""
         with self._open_container() as container:
             stream = container.streams[self._stream_index]
             stream.thread_type = "AUTO"
@@ -135,14 +135,14 @@ class VideoSource:
             if self._path.stat().st_size == 0:
                 raise LumenError(f"{self._path} is empty")
             try:
-                # Titles and comments of any encoding; nothing here reads them.
+                # Titles and comments may have any encoding; they are not used.
                 return av.open(ffmpeg_url(self._path), metadata_errors="replace")
             except av.error.FFmpegError as error:
                 if isinstance(error, OSError):
                     raise
                 raise LumenError(
-                    f"{self._path} is not a video that can be read ({error.strerror}); "
-                    "if it was copied or recorded, the end may be missing: make the copy again"
+                    f"{self._path} cannot be read as a video ({error.strerror}); "
+                    "if it was copied or recorded, the end may be missing: copy it again"
                 ) from error
 
     def _read_timeline(self) -> Timeline:
@@ -164,13 +164,13 @@ class VideoSource:
         is_on_its_side = orientation[0][0] == 0
         warnings = [*([self._choice] if self._choice else []), *self._timeline.warnings]
         if aspect and aspect not in (0, 1):
-            warnings.append(f"pixels are not square ({aspect}): frames keep their pixels, so fx and fy differ")
+            warnings.append(f"pixels are not square ({aspect}): frames are not resampled, so fx and fy differ")
         return SourceInfo(
             path=self._path,
             kind="video",
             width=frame.height if is_on_its_side else frame.width,
             height=frame.width if is_on_its_side else frame.height,
-            # FFmpeg's average of H.264 without presentation times can be twice the true one.
+            # FFmpeg's average rate of H.264 without presentation timestamps can be twice the true rate.
             fps=float(rate) if self._timeline.has_times else self._timeline.decoding_rate or float(rate),
             frame_count=self._timeline.frames_up_to(None),
             interlaced=self._detect_interlacing(),
@@ -183,18 +183,18 @@ class VideoSource:
         if matrix is None:
             return UPRIGHT
         a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5] / 65536
-        turned = ((round(a), round(c)), (round(b), round(d)))
-        exact = np.allclose([a, c, b, d], [*turned[0], *turned[1]], atol=0.01)
-        if not exact or abs(turned[0][0] * turned[1][1] - turned[0][1] * turned[1][0]) != 1:
+        orientation = ((round(a), round(c)), (round(b), round(d)))
+        exact = np.allclose([a, c, b, d], [*orientation[0], *orientation[1]], atol=0.01)
+        if not exact or abs(orientation[0][0] * orientation[1][1] - orientation[0][1] * orientation[1][0]) != 1:
             found = np.round([[a, c], [b, d]], 3).tolist()
             raise LumenError(
-                f"{self._path} is to be shown turned by the matrix {found}, which is no quarter turn and no mirroring: "
+                f"{self._path} has the display matrix {found}, which is neither a quarter turn nor mirroring: "
                 "encode it upright"
             )
-        return turned
+        return orientation
 
     def _detect_interlacing(self) -> Literal["tff", "bff"] | None:
-        """FFmpeg's `idet` over the first frames that move. Flags in the file are often wrong."""
+        """Run FFmpeg's `idet` on the first frames with motion; flags in the file are often wrong."""
         counts = {"tff": 0, "bff": 0, "progressive": 0, "undetermined": 0}
         with self._open() as (container, stream):
             raw_frames = islice(self._raw_frames(container, stream), _INTERLACE_FRAMES_SEEN)
@@ -215,7 +215,7 @@ class VideoSource:
                     yield SourceFrame(*clock.at(pts), self._loader(frame))
 
     @property
-    def _last_frame_lasts_s(self) -> float:
+    def _last_frame_duration_s(self) -> float:
         return max(self._timeline.last_frame_s, 1 / self.info.fps)
 
     def _check_shape(self, frame: av.VideoFrame) -> None:
@@ -225,13 +225,13 @@ class VideoSource:
             expected = expected[::-1]
         if size != expected:
             raise LumenError(
-                f"{self._path}: frames change from {expected[0]}x{expected[1]} to {size[0]}x{size[1]} pixels at frame "
-                f"{self._last_index + 1}: cut the video there"
+                f"{self._path}: the frame size changes from {expected[0]}x{expected[1]} to {size[0]}x{size[1]} pixels "
+                f"at frame {self._last_index + 1}: cut the video there"
             )
         if frame.rotation != self._rotation_deg:
             raise LumenError(
-                f"{self._path}: frames are to be shown turned by {self._rotation_deg} degrees, and by {frame.rotation} "
-                f"degrees from frame {self._last_index + 1}: cut the video there"
+                f"{self._path}: the display rotation changes from {self._rotation_deg} to {frame.rotation} degrees "
+                f"at frame {self._last_index + 1}: cut the video there"
             )
 
     def _loader(self, frame: av.VideoFrame) -> Callable[[], Image]:
@@ -252,7 +252,7 @@ class VideoSource:
         if self.info.interlaced is None:
             yield from frames
             return
-        # bwdif gives one frame out for each frame in, but in another time base, so the times go around it.
+        # bwdif outputs one frame per input frame, but in another time base, so the timestamps bypass it.
         times: deque[int | None] = deque()
 
         def remember_times() -> Iterator[av.VideoFrame]:
@@ -277,7 +277,7 @@ def _upright(image: Image, orientation: Orientation) -> Image:
 
 
 def _without_nameless_side_data(frame: av.VideoFrame, stream: Any) -> av.VideoFrame:
-    """The frame without the side data, such as the EXIF of a JPEG, that PyAV raises a ValueError for."""
+    """The frame without side data for which PyAV raises a ValueError, such as the EXIF of a JPEG."""
     try:
         len(frame.side_data)
         return frame
@@ -287,7 +287,7 @@ def _without_nameless_side_data(frame: av.VideoFrame, stream: Any) -> av.VideoFr
 
 
 def _filtered(frames: Iterator[av.VideoFrame], stream: Any, *filters: tuple[str, str]) -> Iterator[av.VideoFrame]:
-    """Frames after filters, each a name and its options."""
+    """Apply filters to frames; each filter is a name and its options."""
     graph = av.filter.Graph()
     nodes = [graph.add(name, options or None) for name, options in filters]
     graph.link_nodes(graph.add_buffer(template=stream), *nodes, graph.add("buffersink")).configure()
@@ -307,7 +307,7 @@ def _pulled(graph: Any) -> Iterator[av.VideoFrame]:
 
 
 def _stated_end_s(container: Any, stream: Any) -> float:
-    """When the video ends by the file's own word, on its clock; 0 if it does not say."""
+    """The end of the video stated in the file, on its clock; 0 if not stated."""
     if stream.duration:
         return float((stream.start_time or 0) * stream.time_base + stream.duration * stream.time_base)
     if container.duration and len(container.streams) == 1:

@@ -1,4 +1,4 @@
-"""Which of a container's video streams is the video: files also hold cover pictures, thumbnails and previews."""
+"""Choose the video stream of a container, which may also hold cover images, thumbnails and previews."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 import av.error
 from av.stream import Disposition
 
-_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-_AS_LONG = 0.9
+_STILL_IMAGES = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_SIMILAR_LENGTH = 0.9
 _FEW_FRAMES = 0.1
 
 
 @dataclass(frozen=True)
 class _Content:
-    """What the packets of a stream add up to."""
+    """Totals over the packets of a stream."""
 
     stream: Any
     frames: int
@@ -30,38 +30,38 @@ class _Content:
 
 
 def choose_stream(container: Any) -> tuple[int, str | None]:
-    """Choose the video stream to read: about the longest; of those, the one with the largest frames.
+    """Choose the video stream to read: among the longest streams, the one with the largest frames.
 
-    Cover pictures, streams that FFmpeg has no decoder for and, beside a longer one, streams of a single frame do not
-    count. Several candidates are told apart by their packets, so the container has to be opened again after it.
+    Cover images and streams without an FFmpeg decoder are ignored; so are single-frame streams if there are longer
+    ones. Several candidates are compared by their packets, so the container must be reopened afterwards.
 
     Returns:
-        The stream's index in the container; and a line that names the choice, if there was one.
+        The stream's index in the container, and a line that names the choice if there were several.
 
     Raises:
-        LookupError: if there is no such stream; it says what there is instead.
+        LookupError: if there is no such stream; the message lists what the container holds.
     """
     candidates = [stream for stream in container.streams.video if _is_video(stream)]
     if not candidates:
-        raise LookupError(_what_it_holds(container))
+        raise LookupError(_describe_contents(container))
     if len(candidates) == 1:
         return candidates[0].index, None
     contents = _measure(container, candidates)
     videos = [content for content in contents if content.frames > 1]
     if len(videos) < 2:
         return (videos or contents)[0].stream.index, None
-    most, longest = (max(getattr(video, of) for video in videos) for of in ("frames", "seconds"))
+    most, longest = (max(getattr(video, name) for video in videos) for name in ("frames", "seconds"))
 
     def rank(video: _Content) -> tuple[bool, bool, int, bool]:
         is_default = Disposition.default in video.stream.disposition
-        return video.frames > _FEW_FRAMES * most, video.seconds >= _AS_LONG * longest, video.pixels, is_default
+        return video.frames > _FEW_FRAMES * most, video.seconds >= _SIMILAR_LENGTH * longest, video.pixels, is_default
 
     chosen = max(videos, key=rank)
     return chosen.stream.index, _warning(chosen, [video for video in videos if video is not chosen])
 
 
 def read_packets(container: Any, streams: Any, note: Callable[[str], None] = lambda _: None) -> Iterator[Any]:
-    """The packets of one or several streams up to the first that cannot be read; `note` is given the reason."""
+    """The packets of one or several streams up to the first unreadable one; `note` receives the reason."""
     packets = container.demux(streams)
     while True:
         try:
@@ -76,13 +76,13 @@ def read_packets(container: Any, streams: Any, note: Callable[[str], None] = lam
 
 def _is_video(stream: Any) -> bool:
     has_decoder = stream.codec_context is not None and stream.width > 0
-    return has_decoder and not stream.disposition & _PICTURES
+    return has_decoder and not stream.disposition & _STILL_IMAGES
 
 
-def _what_it_holds(container: Any) -> str:
+def _describe_contents(container: Any) -> str:
     kinds = {stream.type for stream in container.streams if stream.type != "video"}
     for stream in container.streams.video:
-        kinds.add("a picture" if stream.disposition & _PICTURES else "video of a codec that FFmpeg cannot decode")
+        kinds.add("an image" if stream.disposition & _STILL_IMAGES else "video of a codec that FFmpeg cannot decode")
     return ", ".join(sorted(kinds)) or "nothing"
 
 
@@ -109,5 +109,5 @@ def _warning(chosen: _Content, others: list[_Content]) -> str:
     other = others[0].stream.index
     return (
         f"the file holds {len(others) + 1} videos: {chosen} is used, not {', '.join(map(str, others))}; to use "
-        f"another, copy it to a file of its own: ffmpeg -i FILE -map 0:{other} -c copy NEW.mkv"
+        f"another, copy it to its own file: ffmpeg -i FILE -map 0:{other} -c copy NEW.mkv"
     )

@@ -1,11 +1,11 @@
-"""Which index and which time each decoded frame of a video has.
+"""Index and timestamp of each decoded frame of a video.
 
-A frame's index is the rank of its presentation timestamp among those of the file's packets, so a frame that cannot be
-decoded does not shift the ones after it. Where the file's timestamps do not carry that far, frames are counted:
+A frame's index is the rank of its presentation timestamp among those of the packets, so an undecodable frame does not
+shift later ones. If the timestamps are insufficient, frames are counted:
 
-- two packets a frame (field-coded video): every other packet names a frame;
-- timestamps that go back once in a while (files joined end to end): counted, and time goes on by one frame's duration;
-- no timestamps, or some in decoding order (H.264 in AVI): counted, and the times assume a constant frame rate.
+- two packets per frame (field-coded video): every other packet is a frame;
+- timestamps that sometimes go back (concatenated files): frames are counted, and time advances by one frame there;
+- no timestamps, or some in decoding order (H.264 in AVI): frames are counted at a constant frame rate.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,18 +17,18 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timeline:
-    """What the packets of a video stream say.
+    """Timing information from the packets of a video stream.
 
     Attributes:
-        frame_pts: the presentation timestamp of each frame, ascending; empty if frames have to be counted.
-        keyframe_pts: those of them that decoding can start at.
-        time_base_s: seconds in one unit of the timestamps.
+        frame_pts: presentation timestamp of each frame, ascending; empty if frames are counted.
+        keyframe_pts: timestamps of the frames at which decoding can start.
+        time_base_s: seconds per timestamp unit.
         has_times: decoded frames carry timestamps in presentation order.
-        counted_frames: how many frames the packets hold.
-        missing_at_end: how many more the container's index lists, if the file was cut off.
-        last_frame_s: how long the last frame is shown, 0 if the file does not say.
-        decoding_rate: frames a second by the decoding times, 0 if the file has none.
-        warnings: what the user should know, one line each.
+        counted_frames: number of frames in the packets.
+        missing_at_end: number of further frames in the container's index, if the file is truncated.
+        last_frame_s: duration of the last frame, 0 if not stated.
+        decoding_rate: frames per second from the decoding timestamps, 0 if the file has none.
+        warnings: warnings for the user, one line each.
     """
 
     frame_pts: Sequence[int]
@@ -42,18 +42,18 @@ class Timeline:
     warnings: tuple[str, ...]
 
     def frames_up_to(self, index: int | None) -> int:
-        """How many frames there should be up to `index`, or in all if it is None."""
+        """Expected number of frames up to `index`, or in total if it is None."""
         if index is None:
             return self.counted_frames + self.missing_at_end
         return index + 1
 
     def clock(self, fps: float) -> "Clock":
-        """A new clock that starts at the first frame; `fps` stands in where there are no times."""
+        """A new clock that starts at the first frame; `fps` is used if there are no timestamps."""
         return Clock(self, fps)
 
 
 class Clock:
-    """Index and time of one frame after the other."""
+    """Assigns index and timestamp to successive frames."""
 
     def __init__(self, timeline: Timeline, fps: float) -> None:
         self._timeline = timeline
@@ -66,7 +66,7 @@ class Clock:
     def next(self, pts: int | None) -> tuple[int, float]:
         """Index and seconds of the next frame in presentation order."""
         index = self._ranks.get(pts, self._count) if pts is not None else self._count
-        # Counting goes on behind what was ranked, should a single timestamp be unknown.
+        # If a timestamp is unknown, counting continues from the last rank.
         self._count = index + 1
         if pts is None or not self._timeline.has_times:
             return index, index / self._fps
@@ -85,13 +85,13 @@ class Clock:
 def read_timeline(
     packets: Iterable[Any], first_pts: Sequence[int | None], time_base_s: float, listed_frames: int
 ) -> Timeline:
-    """Read the timeline off the packets of a stream.
+    """Read the timeline from the packets of a stream.
 
     Args:
         packets: PyAV packets in decoding order.
-        first_pts: timestamps of the first decoded frames, in the decoder's order.
-        time_base_s: seconds in one unit of the timestamps.
-        listed_frames: how many frames the container's index lists, 0 if it has none.
+        first_pts: timestamps of the first decoded frames, in decoder order.
+        time_base_s: seconds per timestamp unit.
+        listed_frames: number of frames in the container's index, 0 if it has none.
     """
     seen = [
         (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard, packet.is_corrupt, packet.duration)
@@ -104,7 +104,7 @@ def read_timeline(
     dts = [packet_dts for _, packet_dts, *_ in seen if packet_dts is not None]
     goes_back = bool(np.any(np.diff(dts) < 0))
     steps = np.diff([pts for pts in first_pts if pts is not None])
-    # A single step back is where two files were joined; timestamps in decoding order go back time and again.
+    # Concatenated files have a single step back; timestamps in decoding order have many.
     in_order = None not in first_pts and int((steps <= 0).sum()) <= 1
     frame_pts: list[int] = []
     if in_order and not goes_back and all(pts is not None for pts, _ in shown):
@@ -112,9 +112,9 @@ def read_timeline(
     on_timeline = set(frame_pts)
     warnings = []
     if not in_order:
-        warnings.append("the file has no presentation times: they assume a constant frame rate")
+        warnings.append("the file has no presentation timestamps: a constant frame rate is assumed")
     elif goes_back:
-        warnings.append("the file's times go back (are several files joined?): time goes on by one frame there")
+        warnings.append("timestamps go back (concatenated files?): time advances by one frame there")
     return Timeline(
         frame_pts=frame_pts,
         keyframe_pts=sorted({pts for pts, is_keyframe in shown if is_keyframe and pts in on_timeline}),
@@ -139,11 +139,11 @@ def _last_duration(seen: Sequence[tuple[Any, ...]]) -> int:
 
 
 def _frame_timestamps(packet_pts: set[int], first_pts: set[int]) -> list[int]:
-    """The packets' timestamps that name frames, from the first frame that was decoded."""
+    """The packet timestamps that belong to frames, from the first decoded frame."""
     ordered = sorted(pts for pts in packet_pts if pts >= min(first_pts))
     ranks = np.sort([rank for rank, pts in enumerate(ordered) if pts in first_pts])
     if len(ranks) < len(first_pts):
         return []
-    # Two fields a frame: no two frames are neighbours among the packets. Damage leaves neighbours.
+    # With two fields per frame, no two frames are adjacent among the packets; damage leaves adjacent frames.
     is_field_coded = len(ranks) > 1 and bool(np.all(np.diff(ranks) >= 2))
     return ordered[ranks[0] :: 2] if is_field_coded else ordered

@@ -1,4 +1,4 @@
-"""SfM results from format to format, by the command that users type."""
+"""Conversion of SfM results between formats, through the command line."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ CONVERT = ROOT / "data_prep" / "convert.py"
 
 @pytest.fixture
 def sequence(tmp_path: Path) -> Path:
-    """A sequence's folder with training data and images."""
+    """A sequence with training data and images."""
     root = tmp_path / "sequence"
     data = scene()
     write_training_data(data, root)
@@ -61,7 +61,7 @@ def test_training_data_to_colmap_and_back(sequence: Path, tmp_path: Path) -> Non
         assert path.read_bytes() == original.read_bytes()
 
 
-def test_nerfstudio_s_cameras_see_the_points_where_ours_do(sequence: Path, tmp_path: Path) -> None:
+def test_nerfstudio_cameras_project_points_to_the_same_pixels(sequence: Path, tmp_path: Path) -> None:
     paths = convert(sequence, "nerfstudio", tmp_path / "nerf")
     frames = json.loads(paths.transforms.read_text())["frames"]
     data = scene()
@@ -74,7 +74,7 @@ def test_nerfstudio_s_cameras_see_the_points_where_ours_do(sequence: Path, tmp_p
         assert (paths.transforms.parent / frame["file_path"]).exists()
 
 
-def test_nerfstudio_s_cloud_is_in_the_world_of_its_cameras(sequence: Path, tmp_path: Path) -> None:
+def test_nerfstudio_point_cloud_is_in_the_cameras_world_frame(sequence: Path, tmp_path: Path) -> None:
     paths = convert(sequence, "nerfstudio", tmp_path / "nerf")
     assert json.loads(paths.transforms.read_text())["ply_file_path"] == "sparse_pc.ply"
     vertices = PlyData.read(str(paths.point_cloud))["vertex"].data
@@ -83,7 +83,7 @@ def test_nerfstudio_s_cloud_is_in_the_world_of_its_cameras(sequence: Path, tmp_p
     np.testing.assert_array_equal(np.column_stack([vertices[name] for name in ("red", "green", "blue")]), data.colors)
 
 
-def test_nerfstudio_s_cloud_has_a_colour_even_where_the_points_have_none(sequence: Path, tmp_path: Path) -> None:
+def test_nerfstudio_point_cloud_has_colours_even_if_the_points_have_none(sequence: Path, tmp_path: Path) -> None:
     write_training_data(replace(scene(), colors=None), sequence)
     paths = convert(sequence, "nerfstudio", tmp_path / "nerf")
     assert set(PlyData.read(str(paths.point_cloud))["vertex"].data["red"]) == {128}
@@ -91,7 +91,7 @@ def test_nerfstudio_s_cloud_has_a_colour_even_where_the_points_have_none(sequenc
 
 @pytest.fixture
 def masked(sequence: Path) -> tuple[Path, np.ndarray, np.ndarray]:
-    """The sequence with a content area, and a mask of its own for its third view: folder, content area, own mask."""
+    """The sequence with a content area, and its third view's own mask: folder, content area, own mask."""
     content = np.zeros(SIZE[::-1], np.uint8)
     content[2:-2, 1:-1] = 255
     write_training_data(replace(scene(), mask=content), sequence)
@@ -103,7 +103,9 @@ def masked(sequence: Path) -> tuple[Path, np.ndarray, np.ndarray]:
     return sequence, content, own
 
 
-def test_masks_go_with_the_images_and_come_back(masked: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path) -> None:
+def test_masks_are_converted_with_the_images_and_back(
+    masked: tuple[Path, np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
     sequence, content, own = masked
     expected = [own if view == 2 else content for view in range(7)]
     colmap = convert(sequence, "colmap", tmp_path / "colmap")
@@ -121,7 +123,7 @@ def test_masks_go_with_the_images_and_come_back(masked: tuple[Path, np.ndarray, 
         np.testing.assert_array_equal(read_training_data(back.root).mask, content)
 
 
-def test_a_model_without_a_content_area_gets_none_made_up(sequence: Path, tmp_path: Path) -> None:
+def test_no_content_area_is_invented_for_a_model_without_one(sequence: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     model.mkdir()
     model_from_training_data(scene()).write_binary(model)
@@ -133,7 +135,7 @@ def test_a_model_without_a_content_area_gets_none_made_up(sequence: Path, tmp_pa
         assert not SequencePaths(paths.root).frame_masks.exists() and not SequencePaths(paths.root).mask.exists()
 
 
-def test_a_mask_of_another_size_than_the_content_area_is_named(sequence: Path, tmp_path: Path) -> None:
+def test_mask_with_another_size_than_the_content_area_is_reported(sequence: Path, tmp_path: Path) -> None:
     path = SequencePaths(sequence).frame_mask(int(scene().frame_index[4]))
     path.parent.mkdir()
     cv2.imwrite(str(path), np.full((20, 30), 255, np.uint8))
@@ -141,7 +143,7 @@ def test_a_mask_of_another_size_than_the_content_area_is_named(sequence: Path, t
         convert(sequence, "colmap", tmp_path / "out")
 
 
-def test_a_trajectory_is_camera_to_world_at_true_times(sequence: Path, tmp_path: Path) -> None:
+def test_trajectory_is_camera_to_world_at_true_timestamps(sequence: Path, tmp_path: Path) -> None:
     data = scene()
     timestamps_s = 86.75 + 0.04 * np.arange(7) ** 1.5
     save_sequence(sequence, data, timestamps_s)
@@ -154,25 +156,23 @@ def test_a_trajectory_is_camera_to_world_at_true_times(sequence: Path, tmp_path:
     np.testing.assert_allclose(rotations, data.cam_from_world[:, :, :3].transpose(0, 2, 1), atol=1e-9)
 
 
-def test_times_without_a_sequence_need_fps(sequence: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        LumenError, match="no sequence.yaml .*: give the frames a second of the video, such as --fps 30$"
-    ):
+def test_timestamps_without_a_sequence_need_fps(sequence: Path, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="no sequence.yaml .*: give the frame rate of the video, such as --fps 30$"):
         convert(sequence, "tum", tmp_path / "tum")
     rows = np.loadtxt(convert(sequence, "tum", tmp_path / "tum", fps=25.0).trajectory)
     np.testing.assert_allclose(rows[:, 0], scene().frame_index / 25, atol=1e-6)
 
 
-def test_the_pose_direction_is_found_stated_and_overridable(sequence: Path, tmp_path: Path) -> None:
+def test_pose_direction_is_detected_reported_and_overridable(sequence: Path, tmp_path: Path) -> None:
     report = json.loads(convert(sequence, "colmap", tmp_path / "auto").report.read_text())
     assert report["counts"]["pose_direction"] == "cam_from_world"
-    turned = convert(sequence, "colmap", tmp_path / "turned", pose_direction="world_from_cam")
-    poses = [image.cam_from_world().matrix() for _, image in sorted(read_model(turned.model).images.items())]
+    inverted = convert(sequence, "colmap", tmp_path / "inverted", pose_direction="world_from_cam")
+    poses = [image.cam_from_world().matrix() for _, image in sorted(read_model(inverted.model).images.items())]
     inverse = [np.linalg.inv(np.vstack([pose, [0, 0, 0, 1]]))[:3] for pose in scene().cam_from_world]
     np.testing.assert_allclose(poses, inverse, atol=1e-9)
 
 
-def test_images_that_are_no_jpeg_become_one(sequence: Path, tmp_path: Path) -> None:
+def test_other_image_formats_become_jpeg(sequence: Path, tmp_path: Path) -> None:
     data = scene()
     model_folder, images = tmp_path / "model" / "sparse" / "0", tmp_path / "model" / "images"
     model_folder.mkdir(parents=True)
@@ -187,11 +187,11 @@ def test_images_that_are_no_jpeg_become_one(sequence: Path, tmp_path: Path) -> N
 
 
 def with_exif(path: Path) -> None:
-    """Write the picture at a path again, with a name and an orientation in its EXIF."""
+    """Rewrite an image with a name and an orientation in its EXIF."""
     exif = Image.Exif()
     exif[0x010E], exif[0x0112] = "DOE JANE", 6
-    picture = Image.open(path)
-    picture.save(path, exif=exif, comment="DOE JANE")
+    image = Image.open(path)
+    image.save(path, exif=exif, comment="DOE JANE")
 
 
 def outside(folder: Path) -> dict[Path, tuple[int, bytes]]:
@@ -199,7 +199,7 @@ def outside(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("to", ["nerfstudio", "colmap", "training"])
-def test_an_output_shares_no_storage_with_the_input(sequence: Path, tmp_path: Path, to: str) -> None:
+def test_output_shares_no_storage_with_the_input(sequence: Path, tmp_path: Path, to: str) -> None:
     convert(sequence, "colmap", tmp_path / "model")
     before = outside(tmp_path / "model")
     paths = convert(tmp_path / "model", to, tmp_path / "out")
@@ -224,29 +224,29 @@ def test_images_lose_their_metadata_and_keep_their_pixels(sequence: Path, tmp_pa
         np.testing.assert_array_equal(read_image(path), read_image(original))
 
 
-def test_an_image_is_taken_for_what_it_holds_not_for_its_name(sequence: Path, tmp_path: Path) -> None:
+def test_image_format_is_detected_from_content_not_from_the_name(sequence: Path, tmp_path: Path) -> None:
     path = SequencePaths(sequence).image(int(scene().frame_index[2]))
     path.write_bytes(cv2.imencode(".png", np.full((SIZE[1], SIZE[0], 3), 90, np.uint8))[1].tobytes())
     paths = convert(sequence, "colmap", tmp_path / "out")
     assert is_jpeg(SequencePaths(paths.root).image(int(scene().frame_index[2])).read_bytes())
 
 
-def test_an_image_of_which_only_the_header_is_left_is_named(sequence: Path, tmp_path: Path) -> None:
+def test_truncated_image_is_reported(sequence: Path, tmp_path: Path) -> None:
     path = SequencePaths(sequence).image(int(scene().frame_index[2]))
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(LumenError, match=f"{path.name} cannot be read as an image"):
         convert(sequence, "colmap", tmp_path / "out")
 
 
-def test_check_pictures_are_green_where_a_listed_view_sees_a_point(sequence: Path, tmp_path: Path) -> None:
+def test_check_plots_are_green_at_listed_observations(sequence: Path, tmp_path: Path) -> None:
     paths = convert(sequence, "colmap", tmp_path / "out", check=True)
     assert len(list(paths.check.iterdir())) == 7
     data = read_training_data(sequence)
-    picture = draw_projections(data, 3)
+    plot = draw_projections(data, 3)
     listed = data.observation_point[data.observation_view == 3]
     pixels, _ = project(data.points[listed], data.cam_from_world[[3] * len(listed)], data.pinhole[[3] * len(listed)])
     for column, row in pixels.astype(int):
-        blue, green, red = picture[row, column].astype(int)
+        blue, green, red = plot[row, column].astype(int)
         assert green > 180 and red < 120 and blue < 120
 
 
@@ -261,7 +261,7 @@ def test_check_pictures_are_green_where_a_listed_view_sees_a_point(sequence: Pat
         ("output", ["sequence", "--to", "colmap"], "has no record of"),
     ],
 )
-def test_bad_input_is_one_line_exit_1(
+def test_bad_input_gives_one_error_line_and_exit_1(
     sequence: Path, tmp_path: Path, damage: str, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "nothing").mkdir()
@@ -279,7 +279,7 @@ def test_bad_input_is_one_line_exit_1(
     assert not (tmp_path / ".partial.out").exists()
 
 
-def test_a_colmap_model_without_mask_or_images_says_what_to_give(sequence: Path, tmp_path: Path) -> None:
+def test_colmap_model_without_mask_or_images_reports_the_missing_option(sequence: Path, tmp_path: Path) -> None:
     bare = tmp_path / "elsewhere" / "a" / "b" / "model"
     bare.mkdir(parents=True)
     model_from_training_data(scene()).write_binary(bare)
@@ -290,7 +290,7 @@ def test_a_colmap_model_without_mask_or_images_says_what_to_give(sequence: Path,
     convert(bare, "tum", tmp_path / "out", fps=30.0)
 
 
-def test_images_with_the_same_number_are_refused_and_stay_what_they_are(sequence: Path, tmp_path: Path) -> None:
+def test_images_with_equal_numbers_are_refused_and_unchanged(sequence: Path, tmp_path: Path) -> None:
     data = scene()
     model_folder, images = tmp_path / "model" / "sparse" / "0", tmp_path / "model" / "images"
     model_folder.mkdir(parents=True)
@@ -305,9 +305,9 @@ def test_images_with_the_same_number_are_refused_and_stay_what_they_are(sequence
     assert [(images / path).read_bytes() for path in names] == before
 
 
-def test_what_was_observed_stays_what_it_was(sequence: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_observations_are_preserved(sequence: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     convert(sequence, "colmap", tmp_path / "projected")
-    assert "observations are where points project to" in caplog.text
+    assert "observations are set to the projections of the points" in caplog.text
     model = model_from_training_data(scene())
     for image in model.images.values():
         for point in image.points2D:
@@ -323,9 +323,7 @@ def test_what_was_observed_stays_what_it_was(sequence: Path, tmp_path: Path, cap
         assert names == {path.name for path in SequencePaths(paths.root).images.iterdir()}
 
 
-def test_the_wrong_direction_of_poses_is_warned_of(
-    sequence: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_wrong_pose_direction_gives_a_warning(sequence: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     convert(sequence, "tum", tmp_path / "right", pose_direction="cam_from_world", fps=30.0)
     assert "explains more" not in caplog.text
     convert(sequence, "tum", tmp_path / "wrong", pose_direction="world_from_cam", fps=30.0)
@@ -333,7 +331,7 @@ def test_the_wrong_direction_of_poses_is_warned_of(
 
 
 @pytest.mark.parametrize("output", [".", "..", "../sequence"])
-def test_an_output_that_holds_the_input_is_refused(sequence: Path, output: str) -> None:
+def test_output_that_contains_the_input_is_refused(sequence: Path, output: str) -> None:
     ConversionPaths(sequence).report.parent.mkdir()
     ConversionPaths(sequence).report.write_text("{}")
     with pytest.raises(LumenError, match="the input"):
@@ -341,7 +339,7 @@ def test_an_output_that_holds_the_input_is_refused(sequence: Path, output: str) 
     assert read_training_data(sequence).image_paths[0].exists()
 
 
-def test_images_that_are_symbolic_links_are_followed(sequence: Path, tmp_path: Path) -> None:
+def test_symbolic_links_to_images_are_followed(sequence: Path, tmp_path: Path) -> None:
     for path in sorted(SequencePaths(sequence).images.iterdir()):
         path.rename(path.with_suffix(".real"))
         path.symlink_to(path.with_suffix(".real").name)
@@ -351,8 +349,10 @@ def test_images_that_are_symbolic_links_are_followed(sequence: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("size", [(SIZE[0] + 40, SIZE[1]), (SIZE[0] // 2, SIZE[1] // 2)])
-def test_an_image_of_another_size_than_the_mask_is_named(sequence: Path, tmp_path: Path, size: tuple[int, int]) -> None:
-    """One in the middle and the first, with which the mask is compared when it is read."""
+def test_image_with_another_size_than_the_mask_is_reported(
+    sequence: Path, tmp_path: Path, size: tuple[int, int]
+) -> None:
+    """Both an image in the middle and the first one, whose size is compared with the mask on reading."""
     for view in (3, 0):
         path = SequencePaths(sequence).image(int(scene().frame_index[view]))
         cv2.imwrite(str(path), np.full((size[1], size[0], 3), 90, np.uint8))
@@ -360,7 +360,7 @@ def test_an_image_of_another_size_than_the_mask_is_named(sequence: Path, tmp_pat
             convert(sequence, "colmap", tmp_path / "out")
 
 
-def test_one_of_several_models_can_be_named(sequence: Path, tmp_path: Path) -> None:
+def test_one_of_several_models_can_be_selected(sequence: Path, tmp_path: Path) -> None:
     data = replace(scene(), points=2 * scene().points, cam_from_world=scene().cam_from_world * [1, 1, 1, 2])
     write_training_data(data, sequence, number=1)
     for number, factor in ((0, 1), (1, 2)):
@@ -369,7 +369,7 @@ def test_one_of_several_models_can_be_named(sequence: Path, tmp_path: Path) -> N
         np.testing.assert_allclose(points[1].xyz, factor * scene().points[0], atol=1e-6)
 
 
-def test_views_are_in_the_order_of_the_video(sequence: Path) -> None:
+def test_views_are_in_video_order(sequence: Path) -> None:
     paths = TrainingPaths(sequence)
     order = np.arange(len(scene().frame_index))[::-1]
     shuffled = replace(scene(), frame_index=scene().frame_index[order], cam_from_world=scene().cam_from_world[order])
@@ -383,7 +383,7 @@ def test_views_are_in_the_order_of_the_video(sequence: Path) -> None:
     np.testing.assert_array_equal(again.observation_view, observed.observation_view)
 
 
-def test_options_of_the_other_kind_of_input_are_refused(sequence: Path, tmp_path: Path) -> None:
+def test_options_of_the_other_input_format_are_refused(sequence: Path, tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="--mask is for COLMAP models"):
         convert(sequence, "colmap", tmp_path / "out", mask=TrainingPaths(sequence).mask)
     convert(sequence, "colmap", tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Video → sequence on made-up videos: what is written, and what is refused."""
+"""Extraction of sequences from synthetic videos: outputs and errors."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ def extracted(video: Path, tmp_path_factory: pytest.TempPathFactory) -> RunPaths
     return extract(video, tmp_path_factory.mktemp("extracted") / "case")
 
 
-def test_a_sequence_has_its_frames_masks_and_facts(extracted: RunPaths, video: Path) -> None:
+def test_sequence_has_frames_masks_and_metadata(extracted: RunPaths, video: Path) -> None:
     paths, sequence = only_sequence(extracted)
     assert paths.root.name == "_start_000000_end_000040_stride_1_segment_00"
     assert [frame.index for frame in sequence.frames] == list(range(40))
@@ -45,7 +45,7 @@ def test_a_sequence_has_its_frames_masks_and_facts(extracted: RunPaths, video: P
     assert not partial_path(extracted.root).exists()
 
 
-def test_the_mask_is_the_content_area_eroded_by_the_stated_margin(extracted: RunPaths) -> None:
+def test_mask_is_the_eroded_content_area(extracted: RunPaths) -> None:
     paths, sequence = only_sequence(extracted)
     mask = cv2.imread(str(paths.mask), cv2.IMREAD_UNCHANGED)
     assert mask is not None and mask.dtype == np.uint8 and mask.ndim == 2
@@ -57,13 +57,13 @@ def test_the_mask_is_the_content_area_eroded_by_the_stated_margin(extracted: Run
     assert mask[top:bottom, left:right].sum() == mask.sum()
 
 
-def test_everything_outside_the_mask_is_black_and_no_metadata_travels(tmp_path: Path) -> None:
+def test_pixels_outside_the_mask_are_black_and_metadata_is_removed(tmp_path: Path) -> None:
     frames = [cv2.putText(f, "DOE, JANE", (2, 12), 0, 0.4, (255.0, 255.0, 255.0), 1) for f in endoscopic_frames(20)]
     run_paths = extract(write_video(tmp_path / "case.mp4", frames), tmp_path / "out")
     paths, _ = only_sequence(run_paths)
     mask = cv2.imread(str(paths.mask), cv2.IMREAD_GRAYSCALE)
     assert mask is not None
-    # JPEG's blocks of 16 pixels carry a faint ringing of the content over its edge.
+    # JPEG's 16-pixel blocks show faint ringing of the content beyond its edge.
     far_outside = cv2.dilate(mask, np.ones((33, 33), np.uint8)) == 0
     for image_path in paths.images.iterdir():
         image = cv2.imread(str(image_path))
@@ -71,12 +71,12 @@ def test_everything_outside_the_mask_is_black_and_no_metadata_travels(tmp_path: 
         assert b"Exif" not in image_path.read_bytes()
     sheet = cv2.imread(str(run_paths.contact_sheet))
     assert sheet is not None
-    # The overlay is the only thing that is white; captions and outlines are coloured or grey.
+    # Only the overlay is white; captions and outlines are coloured or grey.
     tiles = sheet[82 : 82 + 240]
     assert not (tiles.min(axis=2) > 236).any()
 
 
-def test_written_frames_are_the_video_s_own(extracted: RunPaths) -> None:
+def test_written_frames_equal_the_video_frames(extracted: RunPaths) -> None:
     paths, sequence = only_sequence(extracted)
     originals = endoscopic_frames(40)
     mask = cv2.erode(cv2.imread(str(paths.mask), cv2.IMREAD_GRAYSCALE), np.ones((17, 17), np.uint8))
@@ -86,7 +86,7 @@ def test_written_frames_are_the_video_s_own(extracted: RunPaths) -> None:
         assert int(np.argmin(errors)) == frame.index
 
 
-def test_frame_masks_leave_highlights_out(tmp_path: Path) -> None:
+def test_frame_masks_exclude_highlights(tmp_path: Path) -> None:
     frames = [
         cv2.circle(f, (150 + i % 7, 110), 6, (250.0, 252.0, 255.0), -1) for i, f in enumerate(endoscopic_frames(20))
     ]
@@ -99,7 +99,7 @@ def test_frame_masks_leave_highlights_out(tmp_path: Path) -> None:
         assert frame.highlights > 0
 
 
-def test_rejected_frames_have_reasons_that_are_explained(tmp_path: Path) -> None:
+def test_rejected_frames_have_explained_reasons(tmp_path: Path) -> None:
     frames = endoscopic_frames(40)
     frames[10] = cv2.GaussianBlur(frames[10], (0, 0), 1)
     frames[20] = frames[19]
@@ -112,7 +112,7 @@ def test_rejected_frames_have_reasons_that_are_explained(tmp_path: Path) -> None
     assert not paths.image(20).exists()
 
 
-def test_keep_all_keeps_them_with_flags(tmp_path: Path) -> None:
+def test_keep_all_keeps_bad_frames_with_flags(tmp_path: Path) -> None:
     frames = endoscopic_frames(30)
     frames[20] = frames[19]
     video = write_video(tmp_path / "case.mp4", frames, options={"crf": "8"})
@@ -121,7 +121,7 @@ def test_keep_all_keeps_them_with_flags(tmp_path: Path) -> None:
     assert {frame.index: frame.flags for frame in sequence.frames if frame.flags} == {20: ["duplicate"]}
 
 
-def test_a_cut_makes_two_sequences(tmp_path: Path) -> None:
+def test_cut_makes_two_sequences(tmp_path: Path) -> None:
     frames = [*endoscopic_frames(23), *endoscopic_frames(20, seed=4)]
     run_paths = extract(write_video(tmp_path / "case.mp4", frames), tmp_path / "out")
     names = [paths.root.name for paths in run_paths.sequences()]
@@ -137,11 +137,11 @@ def test_range_stride_and_max_frames(video: Path, tmp_path: Path) -> None:
     assert len(sequence.frames) == 7
     _, sequence = only_sequence(extract(video, tmp_path / "out", fps=10.0, overwrite=True))
     assert [frame.index for frame in sequence.frames] == list(range(0, 40, 3))
-    with pytest.raises(LumenError, match="no frame is shown"):
+    with pytest.raises(LumenError, match="no frame is 99 s or more"):
         extract(video, tmp_path / "late", start=99.0)
 
 
-def test_a_folder_of_images(tmp_path: Path) -> None:
+def test_folder_of_images(tmp_path: Path) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
     for i, frame in enumerate(endoscopic_frames(12)):
@@ -164,7 +164,7 @@ def test_calibrated_frames_are_undistorted(video: Path, tmp_path: Path) -> None:
     assert image is not None and image.shape[1::-1] == SIZE
 
 
-def test_the_path_of_the_video_is_recorded_only_on_request(video: Path, tmp_path: Path) -> None:
+def test_video_path_is_recorded_only_on_request(video: Path, tmp_path: Path) -> None:
     named = tmp_path / "DOE_JANE.mp4"
     named.write_bytes(video.read_bytes())
     calibration = tmp_path / "DOE_JANE.txt"
@@ -179,15 +179,13 @@ def test_the_path_of_the_video_is_recorded_only_on_request(video: Path, tmp_path
     assert str(calibration) in run_paths.config("extract").read_text()
 
 
-def test_the_default_output_is_named_after_the_video(
-    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_default_output_is_named_after_the_video(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run(configure(ExtractConfig, video=video))
     assert only_sequence(RunPaths(tmp_path / "sequences" / video.stem))[1].source.path is None
 
 
-def test_the_saved_settings_repeat_a_calibrated_run_from_anywhere(video: Path, tmp_path: Path) -> None:
+def test_saved_settings_reproduce_a_calibrated_run_from_any_folder(video: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "fisheye.txt"
     calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
     recorded = ("--calibration", calibration.name, "--record_path")
@@ -201,7 +199,7 @@ def test_the_saved_settings_repeat_a_calibrated_run_from_anywhere(video: Path, t
     assert digests(elsewhere / "out") == digests(tmp_path / "out")
 
 
-def test_settings_that_do_not_name_the_calibration_ask_for_it(video: Path, tmp_path: Path) -> None:
+def test_settings_without_the_calibration_path_require_one(video: Path, tmp_path: Path) -> None:
     calibration = tmp_path / "fisheye.txt"
     calibration.write_text("170 171 160.5 119.5 -0.02 0.01 0 0\n")
     arguments: list[object] = [video, "--output", "out", "--calibration", calibration]
@@ -220,7 +218,7 @@ def test_settings_that_do_not_name_the_calibration_ask_for_it(video: Path, tmp_p
     assert only_sequence(RunPaths(tmp_path / "again"))[1].calibration.state == "uncalibrated"
 
 
-def test_options_do_what_they_say(video: Path, tmp_path: Path) -> None:
+def test_options_take_effect(video: Path, tmp_path: Path) -> None:
     coarse, fine = (extract(video, tmp_path / f"q{q}", jpeg_quality=q, max_frames=5) for q in (30, 98))
     sizes = [only_sequence(run_paths)[0].image(0).stat().st_size for run_paths in (coarse, fine)]
     assert sizes[0] < 0.5 * sizes[1]
@@ -240,7 +238,7 @@ def test_options_do_what_they_say(video: Path, tmp_path: Path) -> None:
         extract(video, tmp_path / "m200", mask_margin_px=200)
 
 
-def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video: Path, tmp_path: Path) -> None:
+def test_fps_sets_the_stride_in_the_name_and_image_fps_the_timestamps(video: Path, tmp_path: Path) -> None:
     paths, _ = only_sequence(extract(video, tmp_path / "fps", fps=10.0))
     assert "_stride_3_" in paths.root.name
     (tmp_path / "images").mkdir()
@@ -251,16 +249,16 @@ def test_fps_names_the_folder_by_its_stride_and_image_fps_gives_the_times(video:
 
 
 @pytest.mark.parametrize(
-    "template, said, times_s",
+    "template, message, times_s",
     [
         ("{ns}.png", "nanoseconds", [1403636579.763556 + i / 10 for i in range(8)]),
         ("{seconds}.png", "seconds", [i / 30 for i in range(8)]),
-        ("{digits}.png", "count from the first one", [i / 30 for i in range(8)]),
+        ("{digits}.png", "relative to the first image", [i / 30 for i in range(8)]),
         ("frame_{i}_color.png", "using color (8), ignoring depth (8)", [i / 30 for i in range(8)]),
     ],
 )
-def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str, said: str, times_s: list[float]
+def test_image_names_give_order_and_timestamps_and_the_log_reports_assumptions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, template: str, message: str, times_s: list[float]
 ) -> None:
     images = tmp_path / "images"
     images.mkdir()
@@ -274,11 +272,11 @@ def test_names_of_images_give_order_and_times_and_what_was_assumed_is_said(
     _, sequence = only_sequence(run_paths)
     assert [frame.index for frame in sequence.frames] == list(range(8))
     assert [frame.timestamp_s for frame in sequence.frames] == pytest.approx(times_s, abs=2e-6)
-    assert said in caplog.text
-    assert any(said in warning for warning in json.loads(run_paths.report("extract").read_text())["warnings"])
+    assert message in caplog.text
+    assert any(message in warning for warning in json.loads(run_paths.report("extract").read_text())["warnings"])
 
 
-def test_the_command_refuses_kinds_that_could_all_be_frames_and_takes_the_flag(tmp_path: Path) -> None:
+def test_command_refuses_ambiguous_image_kinds_and_accepts_the_flag(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     for i, frame in enumerate(endoscopic_frames(8)):
@@ -290,7 +288,7 @@ def test_the_command_refuses_kinds_that_could_all_be_frames_and_takes_the_flag(t
     assert done.returncode == 0 and "using left (4), ignoring right (4)" in done.stderr
 
 
-def test_what_was_lost_and_blacked_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_losses_and_blacked_out_pixels_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
@@ -299,8 +297,8 @@ def test_what_was_lost_and_blacked_out_is_said(tmp_path: Path, caplog: pytest.Lo
     warnings = json.loads(run_paths.report("extract").read_text())["warnings"]
     assert any("truncated" in warning for warning in warnings)
     assert all(warning in caplog.text for warning in warnings)
-    assert "everything outside it is blacked out" in caplog.text
-    assert "no metadata of the source is carried over" in caplog.text
+    assert "pixels outside it are blacked out" in caplog.text
+    assert "no metadata of the source is copied" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -320,7 +318,7 @@ def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
         configure(ExtractConfig, video=Path("case.mp4"), **settings)
 
 
-def test_bad_input_is_one_line_exit_1_and_leaves_nothing(tmp_path: Path) -> None:
+def test_bad_input_gives_one_error_line_exit_1_and_no_output(tmp_path: Path) -> None:
     black = write_video(tmp_path / "black.mp4", [np.zeros((240, 320, 3), np.uint8)] * 12)
     single = write_video(tmp_path / "single.mp4", endoscopic_frames(1))
     (tmp_path / "empty.mp4").touch()
@@ -334,7 +332,7 @@ def test_bad_input_is_one_line_exit_1_and_leaves_nothing(tmp_path: Path) -> None
     cases: list[tuple[list[object], str]] = [
         (["missing.mp4"], "missing.mp4"),
         (["empty.mp4"], "is empty"),
-        (["words.mp4"], "not a video"),
+        (["words.mp4"], "cannot be read as a video"),
         ([black], "every frame is black"),
         ([single], "only one frame"),
         ([good, "--calibration", "small.txt"], "small.txt"),
@@ -354,7 +352,7 @@ def test_bad_input_is_one_line_exit_1_and_leaves_nothing(tmp_path: Path) -> None
         assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
-def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
+def test_names_with_spaces_and_non_ascii_letters(tmp_path: Path) -> None:
     folder = tmp_path / "Müller, François (1970)"
     folder.mkdir()
     video = write_video(folder / "Darm – Teil 1 内視鏡.mp4", endoscopic_frames(12))
@@ -365,7 +363,7 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[0].endswith(paths.root.name)
 
 
-def test_a_zoomed_part_extracted_alone_has_its_own_content_area(tmp_path: Path) -> None:
+def test_zoomed_part_extracted_alone_has_its_own_content_area(tmp_path: Path) -> None:
     small = disc_mask(radius_px=70)
     frames = [*endoscopic_frames(30), *endoscopic_frames(30, seed=3, mask=small)]
     video = write_video(tmp_path / "zoom.mp4", frames)
@@ -377,10 +375,10 @@ def test_a_zoomed_part_extracted_alone_has_its_own_content_area(tmp_path: Path) 
     assert mask is not None and overlap(mask, small) >= 0.95
 
 
-def test_what_is_extracted_already_is_not_taken_for_a_video(extracted: RunPaths, tmp_path: Path) -> None:
+def test_extracted_sequences_are_refused_as_videos(extracted: RunPaths, tmp_path: Path) -> None:
     paths, _ = only_sequence(extracted)
-    with pytest.raises(LumenError, match=rf"is a sequence already: .*data_prep/bootstrap.py {paths.root}$"):
+    with pytest.raises(LumenError, match=rf"is already a sequence: .*data_prep/bootstrap.py {paths.root}$"):
         extract(paths.root, tmp_path / "out")
-    with pytest.raises(LumenError, match=rf"holds sequences already: .*data_prep/bootstrap.py {paths.root}$"):
+    with pytest.raises(LumenError, match=rf"already holds sequences: .*data_prep/bootstrap.py {paths.root}$"):
         extract(extracted.root, tmp_path / "out")
     assert not (tmp_path / "out").exists()

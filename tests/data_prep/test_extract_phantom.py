@@ -1,4 +1,4 @@
-"""Extraction held against exact truth: both anatomies, both lenses, and everything that video does to them."""
+"""Extraction against exact ground truth: both anatomies, both lenses, black frames, duplicates and cuts."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A phantom and what was extracted from its video with its calibration."""
+    """A phantom, and the extraction of its video with its calibration."""
 
     paths: PhantomPaths
     truth: PhantomTruth
@@ -60,7 +60,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(paths, PhantomTruth.load(paths.root), RunPaths(folder / "out"))
 
 
-def test_indices_and_timestamps_are_the_truth(case: Case) -> None:
+def test_indices_and_timestamps_match_ground_truth(case: Case) -> None:
     truth = {frame.index: frame.timestamp_s for frame in case.truth.frames}
     seen = [frame for _, sequence in case.sequences for frame in [*sequence.frames, *sequence.rejected]]
     assert sorted(frame.index for frame in seen) == sorted(truth)
@@ -77,7 +77,7 @@ def test_black_frames_and_duplicates_are_rejected_and_others_kept(case: Case) ->
     assert set(reasons.values()) <= {"dark", "duplicate"}
 
 
-def test_cuts_are_found_where_they_are(case: Case) -> None:
+def test_cuts_are_detected_at_the_right_frames(case: Case) -> None:
     lit = [frame for frame in case.truth.frames if not frame.is_black and not frame.is_duplicate]
     expected: dict[int, list[int]] = {}
     for frame in lit:
@@ -92,8 +92,8 @@ def test_the_mask_is_the_content_area(case: Case) -> None:
     assert overlap(recorded, case.mask) >= 0.97
 
 
-def test_frames_written_are_the_frames_of_their_index_undistorted_exactly(case: Case) -> None:
-    """Each is the video's frame seen through the pinhole that `sequence.yaml` states, to 0.5 px at the mask's edge."""
+def test_written_frames_are_exactly_undistorted_video_frames(case: Case) -> None:
+    """Each is the video's frame in the pinhole camera of `sequence.yaml`, to 0.5 px at the mask's edge."""
     originals = {f.index: f.image for f in open_source(case.paths.video, 30).frames()}
     paths, sequence = case.sequences[0]
     map_x, map_y = _truth_maps(case.truth.camera, sequence)
@@ -111,14 +111,14 @@ def test_frames_written_are_the_frames_of_their_index_undistorted_exactly(case: 
             for warped in [cv2.remap(originals[index], map_x, map_y, cv2.INTER_LINEAR)]
         }
         errors = {index: cv2.norm(written, image, cv2.NORM_L1) for index, image in expected.items()}
-        # The frame after it may be an exact duplicate.
+        # The next frame may be an exact duplicate.
         assert errors[frame.index] <= 1.001 * min(errors.values())
         shifts.extend(_shifts_along_the_edge(written, expected[frame.index], mask))
     assert len(shifts) > 20
     assert np.max(shifts) < 0.5
 
 
-def test_the_whole_content_area_is_kept(case: Case) -> None:
+def test_whole_content_area_is_kept(case: Case) -> None:
     _, sequence = case.sequences[0]
     assert sequence.calibration.content_kept == 1.0
     assert sequence.calibration.field_of_view_deg is not None
@@ -127,7 +127,7 @@ def test_the_whole_content_area_is_kept(case: Case) -> None:
 
 
 def _truth_maps(camera: pycolmap.Camera, sequence: Sequence) -> tuple[Image, Image]:
-    """Where each pixel of the pinhole comes from in the true camera, in OpenCV's pixels."""
+    """Position of each pinhole pixel in the true camera's image, in OpenCV's convention."""
     assert sequence.calibration.pinhole is not None
     fx, fy, cx, cy = sequence.calibration.pinhole
     columns, rows = np.meshgrid(np.arange(sequence.width), np.arange(sequence.height))
@@ -138,7 +138,7 @@ def _truth_maps(camera: pycolmap.Camera, sequence: Sequence) -> tuple[Image, Ima
 
 
 def _shifts_along_the_edge(first: Image, second: Image, mask: Image) -> list[float]:
-    """Shift in px between two pictures in windows just inside the mask's edge, where there is texture to tell."""
+    """Shift in px between two images in textured windows just inside the mask's edge."""
     outline, _ = cv2.findContours(
         cv2.erode(mask, np.ones((51, 51), np.uint8)), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )

@@ -1,4 +1,4 @@
-"""Extraction of a real sinus endoscopy; needs the folder that LUMEN_REAL_DATA names."""
+"""Extraction of a real sinus endoscopy; needs the folder in LUMEN_REAL_DATA."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def clip() -> Path:
 
 
 def test_content_area_of_the_sinus_clip_as_a_video(clip: Path, tmp_path: Path) -> None:
-    """Every tenth frame, encoded; the published mask is of the same frames."""
+    """Encodes every tenth frame; the published mask belongs to the same frames."""
     images = [cv2.imread(str(path)) for path in sorted(clip.glob("*.jpg"))[::10]]
     video = write_video(
         tmp_path / "sinus.mp4",

@@ -1,4 +1,4 @@
-"""Extraction that is killed, interrupted, repeated or run twice at once."""
+"""Killed, interrupted, repeated and concurrent extractions."""
 
 import signal
 import subprocess
@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 from extraction import EXTRACT, digests, extract, only_sequence, run_command
+from pipeline.data.images import write_image
 from pipeline.errors import LumenError
 from pipeline.outputs.files import partial_path, write_bytes
 from pipeline.outputs.folders import work_folder
@@ -41,14 +42,12 @@ def test_existing_output_needs_overwrite_and_foreign_folders_are_never_replaced(
     assert (foreign / "chapter.tex").exists()
 
 
-def test_the_place_of_another_video_of_the_same_name_is_not_offered_for_replacement(
-    video: Path, tmp_path: Path
-) -> None:
+def test_output_of_another_video_suggests_another_folder(video: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     other = write_video(tmp_path / "other" / video.name, endoscopic_frames(20, seed=4))
     extract(video, tmp_path / "out", record_path=True)
     before = digests(tmp_path / "out")
-    with pytest.raises(LumenError, match=f"another video .{video}.: choose another place with --output"):
+    with pytest.raises(LumenError, match=f"another video .{video}.: choose another folder with --output"):
         extract(other, tmp_path / "out")
     assert digests(tmp_path / "out") == before
     with pytest.raises(LumenError, match="already exists: pass --overwrite"):
@@ -57,7 +56,7 @@ def test_the_place_of_another_video_of_the_same_name_is_not_offered_for_replacem
     assert len(only_sequence(RunPaths(tmp_path / "out"))[1].frames) == 20
 
 
-def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_killed_and_repeated_run_gives_the_same_bytes(tmp_path: Path) -> None:
     frames = [cv2.resize(frame, (640, 480)) for frame in endoscopic_frames(50)]
     video = write_video(tmp_path / "case.mp4", frames)
     arguments = [video.name, "--output", "out"]
@@ -85,15 +84,14 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(tmp_path: Path)
         assert digests(tmp_path / "out") == undisturbed
 
 
-def test_an_interrupted_run_goes_on_where_it_was(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_run_resumes(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[Path] = []
 
     def write_a_few(path: Path, image: Any, options: list[int]) -> None:
         if len(written) == 21:
             raise KeyboardInterrupt
+        write_image(path, image, options)
         written.append(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())
 
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.selection.writer.write_image", write_a_few)
@@ -112,7 +110,7 @@ def interrupt(*_: Any) -> None:
 
 
 def interrupted_before_the_end(video: Path, output: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> RunPaths:
-    """The work folder of a run in which every frame is written and the contact sheet is not."""
+    """The work folder of a run with every frame written, but without the contact sheet."""
     with monkeypatch.context() as patch:
         patch.setattr("data_prep.extract.draw_contact_sheet", interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -120,14 +118,14 @@ def interrupted_before_the_end(video: Path, output: Path, monkeypatch: pytest.Mo
     return RunPaths(partial_path(output))
 
 
-def test_a_resumed_run_does_not_survey_again(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_does_not_repeat_the_survey(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted_before_the_end(video, tmp_path / "out", monkeypatch)
     monkeypatch.setattr("data_prep.extract.survey_video", interrupt)
     run_paths = extract(video, tmp_path / "out", jpeg_quality=40)
     assert only_sequence(run_paths)[0].image(0).stat().st_size < 20_000
 
 
-def test_a_calibration_edited_in_place_is_seen_by_a_resumed_run(
+def test_resumed_run_detects_an_edited_calibration(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calibration = tmp_path / "fisheye.txt"
@@ -140,7 +138,7 @@ def test_a_calibration_edited_in_place_is_seen_by_a_resumed_run(
     assert paths.image(5).read_bytes() != old
 
 
-def test_two_runs_cannot_make_the_same_output(video: Path, tmp_path: Path) -> None:
+def test_two_concurrent_runs_cannot_write_the_same_output(video: Path, tmp_path: Path) -> None:
     with work_folder(tmp_path / "out", "extract.py"):
         result = run_command(video, "--output", "out", folder=tmp_path)
     assert result.returncode == 1
@@ -148,7 +146,7 @@ def test_two_runs_cannot_make_the_same_output(video: Path, tmp_path: Path) -> No
     extract(video, tmp_path / "out")
 
 
-def test_a_file_of_one_s_own_in_the_output_stays(video: Path, tmp_path: Path) -> None:
+def test_user_file_in_the_output_stays(video: Path, tmp_path: Path) -> None:
     extract(video, tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("mine")
     extract(video, tmp_path / "out", overwrite=True, stride=2)
@@ -156,7 +154,7 @@ def test_a_file_of_one_s_own_in_the_output_stays(video: Path, tmp_path: Path) ->
     assert len(only_sequence(RunPaths(tmp_path / "out"))[1].frames) == 20
 
 
-def test_other_settings_do_not_go_on_from_an_interrupted_run(
+def test_other_settings_do_not_resume_an_interrupted_run(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted_before_the_end(video, tmp_path / "out", monkeypatch)
@@ -165,7 +163,7 @@ def test_other_settings_do_not_go_on_from_an_interrupted_run(
     assert len(list(only_sequence(RunPaths(tmp_path / "out"))[0].images.iterdir())) == 10
 
 
-def test_a_work_folder_of_another_format_is_started_afresh(video: Path, tmp_path: Path) -> None:
+def test_work_folder_of_another_format_is_cleared(video: Path, tmp_path: Path) -> None:
     work = partial_path(tmp_path / "out")
     work.mkdir()
     with recording(OutputRecord.create(work, "extract.py")):

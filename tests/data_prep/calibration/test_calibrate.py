@@ -1,4 +1,4 @@
-"""The calibration command on rendered boards with known cameras, on real endoscope pictures, and on bad input."""
+"""The calibration command on rendered boards with known cameras, on real endoscope images, and on bad input."""
 
 import importlib.util
 import subprocess
@@ -40,7 +40,7 @@ def make_camera(lens: str) -> pycolmap.Camera:
 
 
 def fine_rays(camera: pycolmap.Camera) -> np.ndarray:
-    """Rays of a supersampled image, (h, w, 3): exact every fourth pixel, linear in between."""
+    """Rays of a supersampled image, (h, w, 3): exact at every fourth pixel, linear in between."""
     step = 4
     rows, columns = np.mgrid[: SIZE[1] // step, : SIZE[0] // step]
     centres = np.column_stack([(columns.ravel() + 0.5) * step, (rows.ravel() + 0.5) * step])
@@ -50,7 +50,7 @@ def fine_rays(camera: pycolmap.Camera) -> np.ndarray:
 
 
 def poses(pattern: Pattern, lens: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rotation matrices and translations, cam_from_board: the board tilted and moved about, always in view."""
+    """Rotation matrices and translations, cam_from_board: a tilted and shifted board, always in view."""
     random = np.random.default_rng(5)
     centre = pattern.object_points_mm().mean(axis=0)
     shift, distance = ((5.5, 4.5), 24.0) if lens == "fisheye" else ((4.0, 2.5), 36.0)
@@ -66,9 +66,9 @@ def poses(pattern: Pattern, lens: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def board(pattern: Pattern, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Brightness in [0, 1] of the board's plane at mm coordinates, with edges half a pixel wide.
+    """Brightness in [0, 1] of the board's plane at mm coordinates, with soft edges half a pixel wide.
 
-    Hard edges would be quantised to the supersampled grid, which is worse than what the detection is tested for.
+    Hard edges would be quantised to the supersampled grid, an error larger than the tolerance of the detection test.
     """
     soft_mm = 0.06
     column, row = np.floor(x / pattern.spacing_mm), np.floor(y / pattern.row_spacing_mm)
@@ -89,7 +89,7 @@ def board(pattern: Pattern, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def render(pattern: Pattern, lens: str, invert: bool = False, seed: int = 1) -> list[np.ndarray]:
-    """Images of an endoscope: the light falls off, the content area is round, there is noise and glare."""
+    """Endoscopic images: light falloff, a round content area, noise and glare."""
     random = np.random.default_rng(seed)
     rays = fine_rays(make_camera(lens))
     y, x = np.mgrid[: SIZE[1], : SIZE[0]]
@@ -111,7 +111,7 @@ def render(pattern: Pattern, lens: str, invert: bool = False, seed: int = 1) -> 
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    """Folder of rendered images by pattern and lens, each made once."""
+    """Folder of rendered images by pattern and lens, each rendered once."""
     folders: dict[tuple, Path] = {}
 
     def get(kind: str, lens: str, invert: bool = False) -> Path:
@@ -133,7 +133,7 @@ def arguments(folder: Path, kind: str, output: Path, *more: str) -> list[str]:
 
 
 def turn_between(truth: pycolmap.Camera, found: pycolmap.Camera, seen: np.ndarray) -> np.ndarray:
-    """The rotation that best brings the true rays of points (N, 3) to those that the found camera has there."""
+    """The rotation that best aligns the true rays at points (N, 3) with the rays of the estimated camera."""
     pixels = truth.img_from_cam(seen)
     u, _, vt = np.linalg.svd(found.cam_ray_from_img(pixels).T @ truth.cam_ray_from_img(pixels))
     return u @ vt
@@ -162,7 +162,7 @@ def test_recovers_the_camera(rendered, tmp_path, capsys, kind, lens, invert):
     seen = np.concatenate([PATTERNS[kind].object_points_mm() @ r.T + t for r, t in poses(PATTERNS[kind], lens)])
     difference_px = np.hypot(*(found.img_from_cam(seen) - truth.img_from_cam(seen)).T)
     assert difference_px.max() < 0.3
-    # Seen from outside, a shifted principal point is a turned camera, which every pose makes up for.
+    # A shifted principal point is equivalent to a rotated camera, which every pose compensates.
     difference_px = np.hypot(
         *(found.img_from_cam(seen @ turn_between(truth, found, seen).T) - truth.img_from_cam(seen)).T
     )
@@ -171,13 +171,13 @@ def test_recovers_the_camera(rendered, tmp_path, capsys, kind, lens, invert):
     assert record["reprojection_error_px"] < 0.2
     assert record["number_of_views"] >= VIEWS - 1
     assert len(record["per_image_error_px"]) == len(record["images"]) == record["number_of_views"]
-    picture = cv2.imread(str(output.with_suffix(".png")))
-    assert picture is not None and picture.shape[0] > 500 and picture.std() > 5
+    image = cv2.imread(str(output.with_suffix(".png")))
+    assert image is not None and image.shape[0] > 500 and image.std() > 5
 
 
 @pytest.mark.parametrize("kind", PATTERNS)
-def test_points_are_found_where_the_camera_sees_them(rendered, kind):
-    """Pixel-exact without any fit in between, which could hide half a pixel."""
+def test_detected_points_match_the_projected_points(rendered, kind):
+    """Detected points are exact without a fit, which could hide an offset of half a pixel."""
     camera = make_camera("opencv")
     for index, (rotation, translation) in enumerate(poses(PATTERNS[kind], "opencv")[:4]):
         image = cv2.imread(str(rendered(kind, "opencv") / f"view_{index:02d}.png"), cv2.IMREAD_GRAYSCALE)
@@ -206,7 +206,7 @@ def ideal_views(count: int = VIEWS, turned: bool = False) -> list[View]:
     return views
 
 
-def test_a_view_that_does_not_fit_is_left_out():
+def test_outlier_view_is_left_out():
     views = ideal_views()
     bad = View("bad.png", views[4].points_px + np.random.default_rng(1).normal(0, 3, views[4].points_px.shape))
     solution = solve([*views[:4], bad, *views[5:]], PATTERNS["chessboard"], SIZE, Lens(False, 2, False))
@@ -230,7 +230,7 @@ def test_deviations_agree_with_opencv(tangential):
 
 
 def test_wrong_shape_of_the_pattern_is_an_error():
-    """On boards turned in all directions no aspect ratio of the pixels can make up for it."""
+    """On boards rotated in all directions, no pixel aspect ratio can compensate."""
     flat = Pattern("chessboard", 6, 8, 3.0, 1.0)
     with pytest.raises(LumenError, match="row_spacing_mm"):
         solve(ideal_views(turned=True), flat, SIZE, Lens(False, 2, False))
@@ -240,7 +240,7 @@ def test_wrong_shape_of_the_pattern_is_an_error():
 
 @pytest.fixture
 def few(rendered, tmp_path) -> Path:
-    """Four of the chessboard's images in a folder of their own."""
+    """Four of the chessboard's images in a separate folder."""
     folder = tmp_path / "few images"
     folder.mkdir()
     for path in sorted(rendered("chessboard", "opencv").glob("*.png"))[:4]:
@@ -249,29 +249,29 @@ def few(rendered, tmp_path) -> Path:
 
 
 def fails(capsys, *command: str) -> str:
-    """Run the command, which has to fail with one line; return that line."""
+    """Run the command, which must fail with a single line; return that line."""
     assert run_command(CalibrateConfig, run, command) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning:")]
     assert len(lines) == 1 and lines[0].startswith("error: ")
     return lines[0]
 
 
-def test_stretched_pixels_are_said(few, tmp_path, capsys):
+def test_non_square_pixels_give_a_warning(few, tmp_path, capsys):
     command = arguments(few, "chessboard", tmp_path / "out.yaml", "--row_spacing_mm", "2.7")
     assert run_command(CalibrateConfig, run, command) == 0
     assert "--row_spacing_mm, unless" in capsys.readouterr().err
 
 
-def test_unusable_images_are_named(few, tmp_path, capsys):
+def test_unusable_images_are_reported(few, tmp_path, capsys):
     (few / "broken.png").write_bytes(b"no image")
     cv2.imwrite(str(few / "dark.png"), np.zeros(SIZE[::-1], np.uint8))
     cv2.imwrite(str(few / "noise.png"), np.random.default_rng(0).integers(0, 255, SIZE[::-1]).astype(np.uint8))
     output = tmp_path / "out.yaml"
     assert run_command(CalibrateConfig, run, arguments(few, "chessboard", output)) == 0
-    said = capsys.readouterr().err
-    assert "broken.png: not used: it cannot be decoded" in said
-    assert "dark.png: not used: the image has almost no contrast" in said
-    assert "noise.png: not used: no board of 8 x 6 inner corners" in said
+    log = capsys.readouterr().err
+    assert "broken.png is not used: it cannot be decoded" in log
+    assert "dark.png is not used: the image has almost no contrast" in log
+    assert "noise.png is not used: no board of 8 x 6 inner corners" in log
     record = parse_storage(output.read_text())
     assert sorted(record["unused_images"]) == ["broken.png", "dark.png", "noise.png"]
 
@@ -280,7 +280,7 @@ def test_too_few_images(few, tmp_path, capsys):
     for path in sorted(few.glob("*.png"))[2:]:
         path.unlink()
     message = fails(capsys, *arguments(few, "chessboard", tmp_path / "out.yaml"))
-    assert "found in 2 of 2 images, and 3 are needed" in message
+    assert "pattern found in 2 of 2 images, 3 are needed" in message
     assert list(tmp_path.glob("out*")) == []
 
 
@@ -297,7 +297,7 @@ def test_swapped_rows_and_columns_are_recognised(rendered, tmp_path, capsys):
     assert "--rows 9 --cols 4" in message
 
 
-def test_images_of_two_sizes(few, tmp_path, capsys):
+def test_images_of_different_sizes(few, tmp_path, capsys):
     cv2.imwrite(str(few / "view_99.png"), np.zeros((100, 120), np.uint8))
     message = fails(capsys, *arguments(few, "chessboard", tmp_path / "out.yaml"))
     assert "view_99.png has 120x100" in message and "480x400" in message
@@ -316,21 +316,23 @@ def test_existing_output_needs_overwrite(few, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", ["out.yaml", "out.png"])
 @pytest.mark.parametrize("text", ["mine", "%YAML:1.0\n---\ncamera_matrix: mine\n", ""])
-def test_a_file_of_the_user_is_never_replaced(few, tmp_path, capsys, name, text):
+def test_user_file_is_never_replaced(few, tmp_path, capsys, name, text):
     (tmp_path / name).write_text(text)
     message = fails(capsys, *arguments(few, "chessboard", tmp_path / "out.yaml", "--overwrite"))
-    assert f"{name} exists already, and this command did not write it" in message
+    assert f"{name} exists and was not written by this command" in message
     assert (tmp_path / name).read_text() == text
 
 
 @pytest.mark.parametrize(
     ("more", "problem"),
     [
-        (["--spacing_mm", "0"], "spacing_mm has to be above 0"),
-        (["--spacing_mm", "nan"], "spacing_mm has to be above 0"),
-        (["--row_spacing_mm", "-1"], "row_spacing_mm has to be above 0"),
-        (["--rows", "1"], "at least 3"),
-        (["--radial", "4"], "--fisheye only"),
+        (["--spacing_mm", "0"], "--spacing_mm 0: choose more than 0"),
+        (["--spacing_mm", "nan"], "--spacing_mm nan: choose more than 0"),
+        (["--spacing_mm", "inf"], "--spacing_mm inf: choose a finite number"),
+        (["--row_spacing_mm", "-1"], "--row_spacing_mm -1: choose more than 0"),
+        (["--rows", "1"], "--rows 1: choose 2 or more"),
+        (["--rows", "2"], "--rows 2 --cols 8: a chessboard needs at least 3 of each"),
+        (["--radial", "4"], "--radial 4 needs --fisheye"),
         (["--fisheye", "--tangential"], "exclude each other"),
         (["--output", "calibration.txt"], ".yaml"),
     ],
@@ -350,12 +352,12 @@ def test_no_images(tmp_path, capsys):
     assert "can be decoded" in fails(capsys, *arguments(empty, "chessboard", tmp_path / "out.yaml"))
 
 
-def test_the_script_itself(few, tmp_path):
+def test_script_runs(few, tmp_path):
     script = ROOT / "data_prep" / "calibrate.py"
     command = [sys.executable, str(script), *arguments(few / "*.png", "chessboard", tmp_path / "out.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out.yaml").exists() and "free were fx" in done.stderr
+    assert (tmp_path / "out.yaml").exists() and "free parameters: fx" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -366,7 +368,7 @@ def test_the_script_itself(few, tmp_path):
     ],
 )
 def test_real_endoscopes(tmp_path, sample, row_spacing_mm, focal_px, centre_px, published_error_px):
-    """The package endocal's pictures and its author's results, with grids of 2 : 1 and 3 : 1.
+    """The endocal package's images and its author's results, with grids of 2 : 1 and 3 : 1.
 
     The published points of sample_001 determine its focal length only to 36 px.
     """
@@ -384,7 +386,7 @@ def test_real_endoscopes(tmp_path, sample, row_spacing_mm, focal_px, centre_px, 
     assert found.params[2:4] == pytest.approx(centre_px, abs=1.5)
 
 
-def test_a_fit_that_explains_nothing_is_refused(tmp_path):
+def test_meaningless_fit_is_refused(tmp_path):
     rng = np.random.default_rng(0)
     pattern = Pattern("chessboard", 5, 7, 4.0, 4.0)
     columns, rows = np.meshgrid(np.arange(7), np.arange(5))

@@ -1,4 +1,4 @@
-"""Calibration files: every layout people have, exact round trips, and one clear line for every bad one."""
+"""Calibration files: all common layouts, exact round trips, and a one-line error for every bad file."""
 
 import importlib.util
 import json
@@ -81,7 +81,7 @@ def test_opencv_reads_the_written_file_exactly(tmp_path, model):
 
 @pytest.mark.parametrize("model", ["OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE"])
 def test_half_pixel_agrees_with_opencv_and_colmap(tmp_path, model):
-    """One file, two readers: the same point projects to pixels that differ by exactly the conventions' half pixel."""
+    """One file, two readers: a point projects to pixels that differ by the half pixel between the conventions."""
     path = tmp_path / "calibration.yaml"
     write_calibration(path, make_camera(model), {})
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_READ)
@@ -96,7 +96,7 @@ def test_half_pixel_agrees_with_opencv_and_colmap(tmp_path, model):
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json", ".xml"])
 @pytest.mark.parametrize("names", [("camera_matrix", "distortion_coefficients"), ("K", "D"), ("cameraMatrix", "dist")])
-def test_reads_what_opencv_writes(tmp_path, suffix, names):
+def test_reads_files_written_by_opencv(tmp_path, suffix, names):
     path = tmp_path / f"calibration{suffix}"
     storage = cv2.FileStorage(str(path), cv2.FILE_STORAGE_WRITE)
     storage.write("image_width", SIZE[0])
@@ -152,7 +152,7 @@ def test_reads_ros_camera_info(tmp_path, caplog):
         camera = read_calibration(path, SIZE)
     assert camera.model_name == "OPENCV"
     assert camera.params.tolist() == [401.25, 402.5, 321.625, 250.5625, *FOUR]
-    assert "OPENCV" in caplog.text and "as it says" in caplog.text
+    assert "OPENCV" in caplog.text and "is named" in caplog.text
 
 
 def test_reads_cameras_txt(tmp_path):
@@ -222,7 +222,7 @@ def test_bad_text(tmp_path, text, problem):
     [
         ({"dist_coeffs": [0.1, 0.2, 0.3]}, "3 distortion"),
         ({"dist_coeffs": [*FOUR, 0.1], "camera_model": "OPENCV_FISHEYE"}, "4 distortion"),
-        ({"dist_coeffs": None, "camera_model": "OPENCV_FISHEYE"}, "holds 0"),
+        ({"dist_coeffs": None, "camera_model": "OPENCV_FISHEYE"}, "has 0"),
         ({"dist_coeffs": [0.1] * 12}, "thin-prism"),
         ({"dist_coeffs": ["a", 0, 0, 0]}, "'a'"),
         ({"dist_coeffs": [float("nan"), 0, 0, 0]}, "not finite"),
@@ -233,7 +233,7 @@ def test_bad_text(tmp_path, text, problem):
         ({"camera_matrix": [[401, 0, 0], [0, 402, 0], [320, 256, 1]]}, "is not [fx 0 cx"),
         ({"camera_matrix": [[-401, 0, 320], [0, 402, 256], [0, 0, 1]]}, "not positive"),
         ({"camera_matrix": [[float("inf"), 0, 320], [0, 402, 256], [0, 0, 1]]}, "not finite"),
-        ({"camera_matrix": {"rows": 3, "cols": 3, "data": [1, 2]}}, "says 3 x 3"),
+        ({"camera_matrix": {"rows": 3, "cols": 3, "data": [1, 2]}}, "the size 3 x 3"),
         ({"image_width": 1280, "image_height": 1024}, "multiply fx, fy, cx, cy by 0.5"),
         ({"image_width": 720, "image_height": 576}, "720x576"),
         ({"image_width": 720, "image_height": 512}, "cropped"),
@@ -259,20 +259,20 @@ def test_bad_files(tmp_path):
         read_calibration(binary, SIZE)
 
 
-def test_without_image_size_says_so(tmp_path, caplog):
+def test_missing_image_size_is_logged(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "data_prep"):
         camera = read_plain(tmp_path, image_width=None, image_height=None)
     assert (camera.width, camera.height) == SIZE
     assert "no image size" in caplog.text
 
 
-def test_write_refuses_models_that_opencv_lacks(tmp_path):
+def test_models_that_opencv_lacks_are_not_written(tmp_path):
     camera = pycolmap.Camera(model="FOV", width=640, height=512, params=[400, 400, 320, 256, 0.5])
     with pytest.raises(LumenError, match="FOV"):
         write_calibration(tmp_path / "calibration.yaml", camera, {})
 
 
-def test_reads_the_published_endoscope_calibrations():
+def test_reads_published_endoscope_calibrations():
     package = importlib.util.find_spec("endocal")
     if package is None or package.origin is None:
         pytest.skip("the package endocal is not installed")

@@ -1,4 +1,4 @@
-"""A sequence undistorted after its extraction: the same as with the calibration at hand, and nothing lost."""
+"""In-place undistortion of a sequence: equal to an extraction with the calibration, and reversible."""
 
 import logging
 import os
@@ -75,7 +75,7 @@ def as_jpeg(image: np.ndarray, quality: int = 95) -> np.ndarray:
     return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 
-def test_images_and_masks_are_the_recorded_ones_undistorted(paths: SequencePaths, original: Path) -> None:
+def test_images_and_masks_are_undistorted_from_the_recorded_ones(paths: SequencePaths, original: Path) -> None:
     content = read_mask(paths.mask)
     before = digests(original)
     returned = undistort_sequence(paths, make_camera())
@@ -95,9 +95,7 @@ def test_images_and_masks_are_the_recorded_ones_undistorted(paths: SequencePaths
     assert set(changed) == {*before, *(f"recorded/{file}" for file in before), "calibration.yaml"}
 
 
-def test_the_result_is_that_of_an_extraction_with_the_calibration(
-    video: Path, paths: SequencePaths, tmp_path: Path
-) -> None:
+def test_result_equals_an_extraction_with_the_calibration(video: Path, paths: SequencePaths, tmp_path: Path) -> None:
     undistort_sequence(paths, make_camera())
     numbers = tmp_path / "fisheye.txt"
     numbers.write_text(" ".join(map(str, FISHEYE)))
@@ -113,7 +111,7 @@ def test_the_result_is_that_of_an_extraction_with_the_calibration(
         assert (read(paths.frame_mask(index)) != read(calibrated.frame_mask(index))).mean() < 0.01
 
 
-def test_sequence_yaml_tells_the_camera_and_the_recorded_one_stays(paths: SequencePaths) -> None:
+def test_sequence_yaml_states_the_camera_and_the_recorded_file_stays(paths: SequencePaths) -> None:
     margin_px = Sequence.load(paths.sequence).content_area.margin_px
     assert paths.as_recorded == paths
     plan = undistort_sequence(paths, radial(-0.2))
@@ -148,11 +146,11 @@ def test_calibration_yaml_holds_the_distorted_camera(camera: pycolmap.Camera, pa
 
 
 @pytest.mark.parametrize("camera", [radial(0.0), make_camera("PINHOLE", [130.0, 131.0, 81.0, 63.0])])
-def test_a_camera_without_distortion_leaves_every_byte_of_the_images(
+def test_camera_without_distortion_keeps_the_image_bytes(
     camera: pycolmap.Camera, paths: SequencePaths, original: Path
 ) -> None:
     before = digests(original)
-    # After another camera, whose images have to go.
+    # First another camera, whose images must be replaced.
     for first in (None, radial(-0.2)):
         if first is not None:
             undistort_sequence(paths, first)
@@ -174,7 +172,7 @@ def test_another_camera_starts_from_the_recorded_frames(paths: SequencePaths, or
     assert digests(paths.recorded.root) == digests(original)
 
 
-def test_interrupted_among_the_frames_and_called_again_gives_the_same_bytes(
+def test_interrupted_and_repeated_call_gives_the_same_bytes(
     paths: SequencePaths, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undisturbed = copy_of(original, tmp_path / "undisturbed")
@@ -192,7 +190,7 @@ def test_interrupted_among_the_frames_and_called_again_gives_the_same_bytes(
         patch.setattr("data_prep.calibration.undistort_sequence.write_image", write_a_few)
         with pytest.raises(KeyboardInterrupt):
             undistort_sequence(paths, make_camera())
-    # Neither the camera of the first call nor that of the second is that of all frames.
+    # Neither camera applies to all frames.
     assert Sequence.load(paths.sequence).calibration.state == "uncalibrated"
     undistort_sequence(paths, make_camera())
     assert digests(paths.root) == digests(undisturbed.root)
@@ -203,7 +201,7 @@ import os, signal, sys
 from pathlib import Path
 from data_prep.calibration.undistort_sequence import undistort_sequence
 from pipeline.paths import SequencePaths
-# Not first: pycolmap's wheel before any zlib breaks OpenCV's PNG encoder.
+# Not first: importing pycolmap before zlib is loaded breaks OpenCV's PNG encoder.
 import pycolmap
 
 left = int(sys.argv[2])
@@ -224,9 +222,9 @@ undistort_sequence(SequencePaths(Path(sys.argv[1])), camera)
 """
 
 
-# Of 12 links, 10 replaced files of frames, the content mask, calibration.yaml and sequence.yaml.
+# 12 links, 10 replaced frame files, then the content mask, calibration.yaml and sequence.yaml.
 @pytest.mark.parametrize("operation", [7, 12, 17, 25])
-def test_killed_and_called_again_gives_the_same_bytes(
+def test_killed_and_repeated_call_gives_the_same_bytes(
     operation: int, paths: SequencePaths, original: Path, tmp_path: Path
 ) -> None:
     undisturbed = copy_of(original, tmp_path / "undisturbed")
@@ -238,7 +236,7 @@ def test_killed_and_called_again_gives_the_same_bytes(
     assert digests(paths.root) == digests(undisturbed.root)
 
 
-def test_recorded_frames_are_links_or_copies_where_links_fail(
+def test_recorded_frames_are_links_or_copies_if_links_fail(
     paths: SequencePaths, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     linked = copy_of(original, tmp_path / "linked")
@@ -254,7 +252,7 @@ def test_recorded_frames_are_links_or_copies_where_links_fail(
     assert digests(paths.root) == digests(linked.root)
 
 
-def test_an_image_that_is_a_symbolic_link_is_kept_as_what_it_shows(paths: SequencePaths, original: Path) -> None:
+def test_symbolic_link_is_recorded_as_its_target(paths: SequencePaths, original: Path) -> None:
     outside = paths.root.parent / "outside.jpg"
     paths.image(1).rename(outside)
     paths.image(1).symlink_to(Path("../../outside.jpg"))
@@ -264,7 +262,7 @@ def test_an_image_that_is_a_symbolic_link_is_kept_as_what_it_shows(paths: Sequen
     assert paths.image(1).read_bytes() != shown
 
 
-def test_unreadable_frames_are_left_and_counted(paths: SequencePaths, caplog: pytest.LogCaptureFixture) -> None:
+def test_unreadable_frames_are_unchanged_and_counted(paths: SequencePaths, caplog: pytest.LogCaptureFixture) -> None:
     paths.image(2).write_bytes(b"not a JPEG")
     paths.image(3).unlink()
     mask = paths.frame_mask(2).read_bytes()
@@ -278,14 +276,14 @@ def test_unreadable_frames_are_left_and_counted(paths: SequencePaths, caplog: py
     assert Sequence.load(paths.sequence).calibration.state == "undistorted"
 
 
-def test_a_frame_without_a_mask_gets_none(paths: SequencePaths) -> None:
+def test_frame_without_a_mask_gets_none(paths: SequencePaths) -> None:
     paths.frame_mask(1).unlink()
     undistort_sequence(paths, make_camera())
     assert not paths.frame_mask(1).exists() and not paths.recorded.frame_mask(1).exists()
     assert paths.image(1).read_bytes() != paths.recorded.image(1).read_bytes()
 
 
-def test_leftovers_of_a_killed_run_do_not_get_into_recorded(paths: SequencePaths) -> None:
+def test_leftovers_of_a_killed_run_are_not_recorded(paths: SequencePaths) -> None:
     OutputRecord.create(paths.root, "extract.py").adopt(files_under(paths.root))
     for leftover in (partial_path(paths.image(0)), paths.recorded.images / "00000099.jpg"):
         with joined_output(paths.root):
@@ -294,14 +292,14 @@ def test_leftovers_of_a_killed_run_do_not_get_into_recorded(paths: SequencePaths
     assert {path.name for path in paths.recorded.images.iterdir()} == {f"{index:08d}.jpg" for index in range(COUNT)}
 
 
-def test_files_of_the_user_in_recorded_stay(paths: SequencePaths) -> None:
+def test_user_files_in_recorded_stay(paths: SequencePaths) -> None:
     paths.recorded.images.mkdir(parents=True)
     (paths.recorded.images / "00000099.jpg").write_bytes(b"mine")
     undistort_sequence(paths, make_camera())
     assert (paths.recorded.images / "00000099.jpg").read_bytes() == b"mine"
 
 
-def test_content_beyond_the_largest_field_of_view_is_cut_off(paths: SequencePaths) -> None:
+def test_content_beyond_the_maximum_field_of_view_is_cut_off(paths: SequencePaths) -> None:
     plan = undistort_sequence(paths, make_camera(), max_field_of_view_deg=50, jpeg_quality=50)
     assert np.array_equal(read(paths.image(0)), as_jpeg(plan.image(read(paths.recorded.image(0))), 50))
     facts = Sequence.load(paths.sequence).calibration
@@ -309,7 +307,7 @@ def test_content_beyond_the_largest_field_of_view_is_cut_off(paths: SequencePath
     assert facts.field_of_view_deg is not None and facts.field_of_view_deg[2] == pytest.approx(50, abs=1)
 
 
-def test_a_sequence_extracted_with_a_calibration_is_refused(video: Path, tmp_path: Path) -> None:
+def test_sequence_extracted_with_a_calibration_is_refused(video: Path, tmp_path: Path) -> None:
     numbers = tmp_path / "fisheye.txt"
     numbers.write_text(" ".join(map(str, FISHEYE)))
     paths, _ = only_sequence(extract(video, tmp_path / "out", keep_all=True, calibration=numbers))
@@ -319,9 +317,9 @@ def test_a_sequence_extracted_with_a_calibration_is_refused(video: Path, tmp_pat
     assert digests(paths.root) == before
 
 
-def test_what_cannot_be_done_is_refused_before_anything_is_touched(paths: SequencePaths) -> None:
+def test_bad_requests_are_refused_before_any_change(paths: SequencePaths) -> None:
     before = digests(paths.root)
-    with pytest.raises(LumenError, match="OpenCV has no FOV camera"):
+    with pytest.raises(LumenError, match="OpenCV does not support FOV"):
         undistort_sequence(paths, make_camera("FOV", [130.0, 130.0, 81.0, 63.0, 0.5]))
     with pytest.raises(LumenError, match="field of view"):
         undistort_sequence(paths, make_camera(), max_field_of_view_deg=200)
@@ -336,14 +334,14 @@ def test_what_cannot_be_done_is_refused_before_anything_is_touched(paths: Sequen
     assert digests(paths.root).items() >= before.items()
 
 
-def test_a_damaged_frame_mask_is_named_and_nothing_is_said_to_be_undistorted(paths: SequencePaths) -> None:
+def test_damaged_frame_mask_is_reported_and_the_sequence_stays_uncalibrated(paths: SequencePaths) -> None:
     paths.frame_mask(2).write_bytes(b"not a PNG")
     with pytest.raises(LumenError, match="00000002.jpg.png is not an image"):
         undistort_sequence(paths, make_camera())
     assert Sequence.load(paths.sequence).calibration.state == "uncalibrated"
 
 
-def test_sequence_yaml_of_before_there_was_an_origin_loads(paths: SequencePaths) -> None:
+def test_old_sequence_yaml_without_origin_loads(paths: SequencePaths) -> None:
     content = to_mapping(Sequence.load(paths.sequence))
     del content["calibration"]["origin"]
     write_yaml(paths.sequence, content)

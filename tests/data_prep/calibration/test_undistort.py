@@ -1,4 +1,4 @@
-"""Undistortion: exact maps, the whole content kept, nothing folded back."""
+"""Undistortion: exact maps, complete content, no folding."""
 
 import time
 
@@ -30,38 +30,38 @@ def round_mask(camera: pycolmap.Camera, radius_share: float = 0.48) -> np.ndarra
 
 
 def outline_points(mask: np.ndarray) -> np.ndarray:
-    """The centres of the mask's border pixels, (N, 2), COLMAP's convention."""
+    """The centres of the mask's border pixels, (N, 2), in COLMAP's convention."""
     contour = max(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0], key=len)
     return colmap_from_index(contour.reshape(-1, 2))
 
 
 def through_maps(plan, points: np.ndarray) -> np.ndarray:
-    """Where the maps say that points of the result (N, 2) come from, both in COLMAP's convention."""
+    """Source positions of points of the result (N, 2) in the maps, both in COLMAP's convention."""
     x, y = opencv_from_colmap(points).astype(np.float32).T[..., None]
     sampled = [cv2.remap(each, x, y, cv2.INTER_LINEAR).ravel() for each in (plan.map_x, plan.map_y)]
     return colmap_from_opencv(np.stack(sampled, axis=-1))
 
 
 @pytest.mark.parametrize("lens", LENSES.values(), ids=LENSES)
-def test_maps_agree_with_both_cameras_at_the_masks_edge(lens):
+def test_maps_agree_with_both_cameras_at_the_mask_edge(lens):
     camera = make_camera(lens)
     mask = round_mask(camera)
     plan = plan_undistortion(camera, mask)
     assert plan.content_kept == 1.0
-    # Just inside the edge, so that bilinear sampling of the maps has all four neighbours.
+    # Just inside the edge, where bilinear sampling of the maps has all four neighbours.
     inner = cv2.erode(mask, np.ones((9, 9), np.uint8))
     distorted = outline_points(inner)
     rays = camera.cam_ray_from_img(distorted)
     undistorted = plan.camera.img_from_cam(rays)
     error_px = np.hypot(*(through_maps(plan, undistorted) - distorted).T)
-    # Distances in the distorted image; the same in the undistorted one up to the magnification there.
+    # Distances in the distorted image; equal to those in the undistorted image up to the local magnification.
     magnification = np.hypot(*(plan.camera.img_from_cam(camera.cam_ray_from_img(distorted + [0, 1])) - undistorted).T)
     assert (error_px * np.maximum(1, magnification)).max() < 0.05
 
 
 @pytest.mark.parametrize("lens", LENSES.values(), ids=LENSES)
 @pytest.mark.parametrize("full_frame", [False, True])
-def test_every_content_pixel_lands_inside_and_fills_the_frame(lens, full_frame):
+def test_content_fits_and_fills_the_frame(lens, full_frame):
     camera = make_camera(lens)
     mask = np.full((camera.height, camera.width), 255, np.uint8) if full_frame else round_mask(camera)
     plan = plan_undistortion(camera, mask)
@@ -91,7 +91,7 @@ def dot_image(camera: pycolmap.Camera, pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("lens", [FISHEYE_130, FULL, PINCUSHION], ids=["fisheye", "full", "pincushion"])
-def test_dots_arrive_where_the_pinhole_camera_sees_them(lens):
+def test_undistorted_dots_match_the_pinhole_projection(lens):
     camera = make_camera(lens)
     plan = plan_undistortion(camera, round_mask(camera))
     angle_deg = 12 if camera.model_name == "OPENCV_FISHEYE" else 7
@@ -100,13 +100,13 @@ def test_dots_arrive_where_the_pinhole_camera_sees_them(lens):
     image = plan.image(dot_image(camera, camera.img_from_cam(rays)))[..., 0].astype(float)
     y, x = np.mgrid[: camera.height, : camera.width] + 0.5
     for ray, (u, v) in zip(rays, plan.camera.img_from_cam(rays), strict=True):
-        # A small window: over a large one the lens's own stretching of a dot would move its centroid.
+        # A small window: in a large one, the lens's distortion of the dot would shift its centroid.
         window = np.exp(-((x - u) ** 2 + (y - v) ** 2) / 4) * image
         centroid = np.array([(window * x).sum(), (window * y).sum()]) / window.sum()
         assert np.hypot(*(centroid - [u, v])) < 0.1, ray
 
 
-def test_wide_content_is_cropped_and_said():
+def test_wide_content_is_cropped_and_reported():
     camera = make_camera(FISHEYE_130)
     mask = np.full((512, 640), 255, np.uint8)
     plan = plan_undistortion(camera, mask, max_field_of_view_deg=120)
@@ -127,15 +127,15 @@ def test_field_of_view_of_an_ideal_fisheye():
     mask = np.zeros((512, 640), np.uint8)
     mask[136:376, 80:560] = 255
     plan = plan_undistortion(camera, mask)
-    # From the first pixel's centre to the last one's: 479 and 239 pixels.
+    # Between the centres of the first and last pixels: 479 and 239 pixels.
     assert plan.field_of_view_before.horizontal == pytest.approx(479 / 4, abs=0.01)
     assert plan.field_of_view_before.vertical == pytest.approx(239 / 4, abs=0.01)
     assert plan.field_of_view_before.largest == pytest.approx(np.hypot(479, 239) / 4, abs=0.01)
     assert plan.field_of_view_after == plan.field_of_view_before
 
 
-def test_nothing_folds_back():
-    """This model turns round at 48 degrees; the frame's corners are beyond."""
+def test_no_pixel_folds_back():
+    """This model folds at 48 degrees; the frame's corners are beyond."""
     camera = pycolmap.Camera(model="OPENCV", width=640, height=512, params=[250, 250, 320, 256, -0.3, 0.02, 0, 0])
     mask = np.full((512, 640), 255, np.uint8)
     plan = plan_undistortion(camera, mask)
@@ -150,7 +150,7 @@ def test_nothing_folds_back():
     assert (plan.image(np.full((512, 640, 3), 255, np.uint8))[~shown] == 0).all()
 
 
-def test_outside_of_the_content_is_black():
+def test_pixels_outside_the_content_are_black():
     camera = make_camera(FULL)
     mask = round_mask(camera, 0.3)
     frame = np.full((camera.height, camera.width, 3), 200, np.uint8)
@@ -160,7 +160,7 @@ def test_outside_of_the_content_is_black():
     assert (image[shown == 0] == 0).all() and (image[shown == 255] == 200).all()
 
 
-def test_small_content_is_not_blown_up_and_stays_in_place():
+def test_small_content_is_neither_enlarged_nor_moved():
     camera = make_camera(FULL)
     mask = np.zeros((camera.height, camera.width), np.uint8)
     cv2.circle(mask, (300, 300), 100, 255, -1)
@@ -180,7 +180,7 @@ def test_small_content_is_not_blown_up_and_stays_in_place():
         ("OPENCV", [400, 410, 320, 256, 0, 0, 0, 0], [400, 410, 320, 256]),
     ],
 )
-def test_pinhole_is_left_alone(model, params, expected):
+def test_pinhole_is_unchanged(model, params, expected):
     camera = pycolmap.Camera(model=model, width=640, height=512, params=params)
     frame = np.random.default_rng(0).integers(0, 256, (512, 640, 3)).astype(np.uint8)
     mask = round_mask(camera)
@@ -226,5 +226,5 @@ def test_is_fast():
         started = time.perf_counter()
         plan.image(frame)
         times_s.append(time.perf_counter() - started)
-    # Measured 5 to 10 ms on one core; the bound only catches a change of order, also on a busy machine.
+    # Measured 5 to 10 ms on one core; the bound only detects a change of order, even on a busy machine.
     assert min(times_s) < 0.1

@@ -1,4 +1,4 @@
-"""The contact sheet shows no face and no text of frames that may have been filmed outside the body."""
+"""The contact sheet shows no faces or text of frames that may be filmed outside the body."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,14 +26,14 @@ def room(text: str) -> np.ndarray:
     return cv2.bitwise_and(frame, frame, mask=disc_mask())
 
 
-def edges(picture: np.ndarray) -> float:
-    """The strongest edge well inside the content area, levels a pixel."""
-    height, width = picture.shape[:2]
-    middle = picture[height // 3 : -height // 3, width // 3 : -width // 3].astype(np.float32)
+def edges(image: np.ndarray) -> float:
+    """The strongest edge well inside the content area, levels per pixel."""
+    height, width = image.shape[:2]
+    middle = image[height // 3 : -height // 3, width // 3 : -width // 3].astype(np.float32)
     return float(np.abs(cv2.Laplacian(middle, cv2.CV_32F)).max())
 
 
-def test_a_hidden_frame_shows_neither_its_text_nor_an_edge() -> None:
+def test_hidden_frame_shows_neither_text_nor_edges() -> None:
     none = np.zeros(SIZE[::-1], np.uint8)
     jane, john = (draw_tile_picture(room(text), disc_mask(), none, hidden=True) for text in ("DOE JANE", "ROE JOHN"))
     shown = draw_tile_picture(room("DOE JANE"), disc_mask(), none)
@@ -42,11 +42,11 @@ def test_a_hidden_frame_shows_neither_its_text_nor_an_edge() -> None:
     assert jane[:, :20].max() == 0, "nothing outside the content area is shown"
 
 
-def test_highlights_which_may_be_text_are_not_drawn_on_a_hidden_frame() -> None:
+def test_highlights_are_not_drawn_on_a_hidden_frame() -> None:
     plain, text = (np.zeros(SIZE[::-1], np.uint8) for _ in range(2))
     cv2.putText(text, "DOE JANE", (70, 120), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255.0,), 5)
-    pictures = [draw_tile_picture(room(""), disc_mask(), each, hidden=True) for each in (plain, text)]
-    np.testing.assert_array_equal(*pictures)
+    images = [draw_tile_picture(room(""), disc_mask(), each, hidden=True) for each in (plain, text)]
+    np.testing.assert_array_equal(*images)
 
 
 def verdict(index: int, *flags: str, kept: bool = False) -> Verdict:
@@ -54,7 +54,7 @@ def verdict(index: int, *flags: str, kept: bool = False) -> Verdict:
 
 
 @pytest.mark.parametrize("keep_all", [False, True])
-def test_frames_out_of_body_and_flawed_ones_next_to_them_are_hidden(keep_all: bool) -> None:
+def test_out_of_body_frames_and_adjacent_bad_frames_are_hidden(keep_all: bool) -> None:
     flags = ["", "white", "out_of_body", "dark", "", "dark", "", "blurred"]
     verdicts = tuple(verdict(index, *filter(None, [flag]), kept=keep_all) for index, flag in enumerate(flags))
     mask = np.full((8, 8), 255, np.uint8)
@@ -66,7 +66,7 @@ def test_frames_out_of_body_and_flawed_ones_next_to_them_are_hidden(keep_all: bo
 
 
 @pytest.mark.parametrize("keep_all", [False, True])
-def test_the_sheet_of_a_video_that_leaves_the_body_shows_no_face(tmp_path: Path, keep_all: bool) -> None:
+def test_contact_sheet_of_a_video_that_leaves_the_body_shows_no_face(tmp_path: Path, keep_all: bool) -> None:
     tissue = endoscopic_frames(24)
     video = write_video(tmp_path / "video.mp4", [*tissue[:12], *[room("DOE JANE")] * 4, *tissue[12:]])
     sheet = cv2.imread(str(extract(video, tmp_path / "out", keep_all=keep_all).contact_sheet))

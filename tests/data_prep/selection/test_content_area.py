@@ -1,4 +1,4 @@
-"""The content area of synthetic endoscopes, and of a real one."""
+"""Content area of synthetic endoscopes and of a real one."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from videos import SIZE, disc_mask, endoscopic_frames, overlap
 
 
 def find_content_area(frames: Sequence[Image]) -> Image:
-    """The content area of frames in which it does not change."""
+    """The content area of frames with a constant one."""
     area, is_steady = content_area.find_content_area(frames)
     assert is_steady
     return area
@@ -54,30 +54,30 @@ def write_text(frames: Sequence[Image], text: str, origin: tuple[int, int]) -> l
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_any_shape_is_found(shape: str) -> None:
+def test_any_shape_is_detected(shape: str) -> None:
     mask = SHAPES[shape]()
     assert overlap(find_content_area(endoscopic_frames(40, mask=mask)), mask) >= 0.98
 
 
 @pytest.mark.parametrize("shape", ["round", "octagonal", "rounded rectangle"])
-def test_text_beside_the_content_does_not_count(shape: str) -> None:
+def test_text_outside_the_content_is_excluded(shape: str) -> None:
     mask = SHAPES[shape]()
     frames = write_text(endoscopic_frames(40, mask=mask), "DOE, JANE 1970-01-01", (2, 12))
     frames = write_text(frames, "12:34:56", (250, 236))
     found = find_content_area(frames)
     assert overlap(found, mask) >= 0.97
-    # Where letters touch the content itself, the parts within reach of its edge cannot be told from it.
+    # Letters that touch the content cannot be separated from it near its edge.
     assert (found[:14, :160] > mask[:14, :160]).sum() < 150
 
 
-def test_a_running_clock_does_not_count() -> None:
+def test_running_clock_is_excluded() -> None:
     frames = [
         write_text([frame], f"00:{i:02d}:{7 * i % 60:02d}", (4, 14))[0] for i, frame in enumerate(endoscopic_frames(40))
     ]
     assert overlap(find_content_area(frames), disc_mask()) >= 0.97
 
 
-def test_black_frames_do_not_count() -> None:
+def test_black_frames_are_ignored() -> None:
     frames = endoscopic_frames(40)
     black = [np.zeros_like(frames[0])] * 60
     assert overlap(find_content_area([*black, *frames]), disc_mask()) >= 0.98
@@ -90,7 +90,7 @@ def test_dark_parts_of_the_scene_are_inside() -> None:
     assert overlap(found, disc_mask()) >= 0.98
 
 
-def test_a_dim_border_and_noise_are_outside() -> None:
+def test_dim_border_and_noise_are_outside() -> None:
     rng = np.random.default_rng(0)
     frames = [
         np.clip(f.astype(int) + 14 + rng.normal(0, 3, f.shape), 0, 255).astype(np.uint8) for f in endoscopic_frames(40)
@@ -118,11 +118,11 @@ def test_all_black_and_static_overlay_only() -> None:
         find_content_area([])
 
 
-def test_a_single_frame_has_a_content_area() -> None:
+def test_single_frame_has_a_content_area() -> None:
     assert overlap(find_content_area(endoscopic_frames(1)), disc_mask()) >= 0.97
 
 
-def test_a_static_bright_border_is_outside() -> None:
+def test_static_bright_border_is_outside() -> None:
     white = np.full((240, 320, 3), 240, np.uint8)
     mask = disc_mask()[..., None] > 0
     assert (
@@ -131,7 +131,7 @@ def test_a_static_bright_border_is_outside() -> None:
     )
 
 
-def test_a_zoom_is_noticed() -> None:
+def test_zoom_is_detected() -> None:
     small = disc_mask(radius_px=70)
     frames = [*endoscopic_frames(30), *endoscopic_frames(30, seed=3, mask=small)]
     assert not content_area.find_content_area(frames)[1]
@@ -153,5 +153,5 @@ def test_resizing_keeps_the_shape() -> None:
 @pytest.mark.parametrize(
     "size, expected", [((640, 512), (640, 512)), ((1920, 1080), (960, 540)), ((3840, 2160), (960, 540))]
 )
-def test_working_size_is_a_whole_fraction(size: tuple[int, int], expected: tuple[int, int]) -> None:
+def test_working_size_is_an_integer_fraction(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert working_size(*size) == expected

@@ -1,4 +1,4 @@
-"""Which frames are chosen, and why others are not: on measurements made up for the purpose."""
+"""Frame selection and rejection reasons, on synthetic measurements."""
 
 from dataclasses import replace
 from typing import Any
@@ -20,14 +20,14 @@ RULES = ChoiceRules(
 )
 
 
-def test_cuts_split_unless_all_frames_are_to_be_one() -> None:
+def test_cuts_split_unless_splitting_is_off() -> None:
     qualities = frames(30, continuity={10: 0.1, 20: 0.1})
     assert kept(choose_frames(qualities, RULES)) == [list(range(10)), list(range(10, 20)), list(range(20, 30))]
     assert kept(choose_frames(qualities, replace(RULES, split_at_cuts=False))) == [list(range(30))]
 
 
 def frames(count: int, fps: float = 30.0, **changed: dict[int, Any]) -> list[FrameQuality]:
-    """Good frames; `name={index: value}` changes single ones."""
+    """Good frames; `name={index: value}` changes individual ones."""
     result = [replace(GOOD, index=i, timestamp_s=i / fps) for i in range(count)]
     for name, values in changed.items():
         for i, value in values.items():
@@ -65,30 +65,30 @@ def test_good_frames_are_all_kept() -> None:
         ("no_motion", {"motion_px": {9: 0.1}}),
     ],
 )
-def test_a_bad_frame_is_rejected_for_its_reason(reason: str, changed: dict[str, dict[int, Any]]) -> None:
+def test_bad_frame_is_rejected_with_its_reason(reason: str, changed: dict[str, dict[int, Any]]) -> None:
     segments = choose_frames(frames(30, **changed), RULES)
     assert reasons(segments) == {9: reason}
     assert reason in REASONS
     assert len(segments) == 1
 
 
-def test_slow_motion_adds_up() -> None:
+def test_slow_motion_accumulates() -> None:
     segments = choose_frames(frames(30, motion_px={i: 0.08 for i in range(10, 20)}), RULES)
     assert sorted(reasons(segments)) == [10, 11, 13, 14, 16, 17, 19]
 
 
-def test_a_slow_camera_is_not_a_row_of_duplicates() -> None:
+def test_slow_camera_gives_no_duplicates() -> None:
     still = {i: 0.05 for i in range(1, 30)}
     segments = choose_frames(frames(30, change={i: 8.0 for i in range(1, 30)}, motion_px=still), RULES)
     assert set(reasons(segments).values()) == {"no_motion"}
 
 
-def test_a_gradual_loss_of_sharpness_is_no_blur() -> None:
+def test_gradual_loss_of_sharpness_is_not_blur() -> None:
     segments = choose_frames(frames(90, sharpness={i: 100 - i for i in range(90)}), RULES)
     assert "blurred" not in reasons(segments).values()
 
 
-def test_a_hard_cut_splits() -> None:
+def test_hard_cut_splits() -> None:
     segments = choose_frames(frames(30, continuity={12: 0.1}), RULES)
     assert kept(segments) == [list(range(12)), list(range(12, 30))]
     assert segments[1].begins_because == "hard cut before frame 12"
@@ -97,14 +97,12 @@ def test_a_hard_cut_splits() -> None:
 @pytest.mark.parametrize(
     ("fps", "shared", "segments"), [(3, 6, 2), (3, 13, 1), (30, 13, 2), (30, 40, 1), (120, 13, 2), (120, 40, 1)]
 )
-def test_what_flow_loses_is_a_cut_unless_keypoints_agree_the_more_the_shorter_the_step(
-    fps: float, shared: int, segments: int
-) -> None:
+def test_lost_flow_is_a_cut_unless_enough_keypoints_agree(fps: float, shared: int, segments: int) -> None:
     qualities = frames(30, fps, continuity={12: 0.1}, shared_places={12: shared})
     assert len(choose_frames(qualities, RULES)) == segments
 
 
-def test_a_quick_camera_is_no_row_of_cuts() -> None:
+def test_fast_camera_gives_no_cuts() -> None:
     lost = {i: 0.2 for i in range(12, 16)}
     shared = {12: 14, 13: 7, 14: 8, 15: 12}
     assert len(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == 1
@@ -112,26 +110,26 @@ def test_a_quick_camera_is_no_row_of_cuts() -> None:
     assert len(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == 2
 
 
-def test_a_few_frames_that_the_camera_passed_quickly_are_not_lost() -> None:
+def test_short_part_of_a_fast_motion_is_not_split_off() -> None:
     lost, shared = {27: 0.2, 28: 0.1}, {27: 14, 28: 4}
     assert kept(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == [list(range(30))]
     del lost[27]
     assert kept(choose_frames(frames(30, 3, continuity=lost, shared_places=shared), RULES)) == [list(range(28)), []]
 
 
-def test_one_foreign_frame_is_a_flash_and_no_cut() -> None:
+def test_single_foreign_frame_is_a_flash_not_a_cut() -> None:
     segments = choose_frames(frames(30, continuity={12: 0.1, 13: 0.1}, skip_continuity={13: 0.95}), RULES)
     assert reasons(segments) == {12: "flash"}
     assert len(segments) == 1
 
 
-def test_two_cuts_in_a_row_are_cuts() -> None:
+def test_two_consecutive_cuts_are_cuts() -> None:
     segments = choose_frames(frames(30, continuity={12: 0.1, 13: 0.1}, skip_continuity={13: 0.1}), RULES)
     assert [segment.verdicts[0].quality.index for segment in segments] == [0, 12, 13]
     assert reasons(segments) == {12: "short_segment"}
 
 
-def test_a_short_loss_of_view_does_not_split_and_a_long_one_does() -> None:
+def test_only_a_long_loss_of_view_splits() -> None:
     blocked = {i: 3.0 for i in range(20, 30)}
     segments = choose_frames(frames(90, sharpness=blocked, continuity={30: 0.1}), RULES)
     assert len(segments) == 1
@@ -141,14 +139,14 @@ def test_a_short_loss_of_view_does_not_split_and_a_long_one_does() -> None:
     assert segments[1].begins_because == "view lost for 1.4 s before frame 60"
 
 
-def test_a_cut_through_black_splits() -> None:
+def test_cut_through_black_splits() -> None:
     black = {i: 1.0 for i in range(12, 15)}
     assert len(choose_frames(frames(30, black=black, continuity={15: 0.1}), RULES)) == 2
     assert len(choose_frames(frames(30, black=black, continuity={15: 0.9}), RULES)) == 1
 
 
 @pytest.mark.parametrize("bad", [{"saturated": {12: 0.9}}, {"damaged": {12: True}}, {"exposure": {12: 3.0}}])
-def test_a_bad_frame_does_not_hide_a_cut(bad: dict[str, dict[int, Any]]) -> None:
+def test_bad_frame_does_not_hide_a_cut(bad: dict[str, dict[int, Any]]) -> None:
     assert len(choose_frames(frames(30, continuity={13: 0.1}, **bad), RULES)) == 2
     assert len(choose_frames(frames(30, **bad), RULES)) == 1
 
@@ -157,12 +155,12 @@ def test_short_segments_are_judged_before_sampling() -> None:
     assert kept(choose_frames(frames(60), replace(RULES, stride=30, min_segment_frames=10))) == [[0, 30]]
 
 
-def test_a_black_start_is_no_segment() -> None:
+def test_black_start_is_not_a_segment() -> None:
     segments = choose_frames(frames(60, black={i: 1.0 for i in range(30)}, exposure={i: 0.0 for i in range(30)}), RULES)
     assert kept(segments) == [list(range(30, 60))]
 
 
-def test_out_of_body_is_told_from_tissue_even_when_it_is_most_of_the_video() -> None:
+def test_out_of_body_is_detected_even_if_it_is_most_of_the_video() -> None:
     outside = {i: -0.3 for i in range(70)}
     segments = choose_frames(frames(100, red=outside, continuity={70: 0.1}), RULES)
     assert kept(segments)[-1] == list(range(70, 100))
@@ -178,19 +176,19 @@ def test_tissue_may_be_whitish_or_in_narrow_band_light(red: float, first: int) -
     assert kept(segments) == [list(range(100))]
 
 
-def test_light_that_was_switched_once_is_known_after_a_cut() -> None:
+def test_switched_light_is_recognised_after_a_cut() -> None:
     qualities = frames(100, red={i: -0.5 for i in range(40, 100)}, continuity={70: 0.05})
     assert kept(choose_frames(qualities, RULES)) == [list(range(70)), list(range(70, 100))]
 
 
-def test_a_room_seen_in_between_and_a_switch_of_light_are_told_apart() -> None:
+def test_room_and_switched_light_are_distinguished() -> None:
     red = {i: -0.1 for i in range(20, 30)} | {i: -0.9 for i in range(60, 100)}
     segments = choose_frames(frames(100, red=red, continuity={20: 0.1, 30: 0.1}), RULES)
     assert set(reasons(segments)) == set(range(20, 30))
     assert set(reasons(segments).values()) == {"out_of_body"}
 
 
-def test_a_cloth_that_fills_most_of_the_video_makes_tissue_no_less_detailed() -> None:
+def test_sharp_cloth_does_not_make_tissue_count_as_blocked() -> None:
     cloth = range(70)
     qualities = frames(100, red=dict.fromkeys(cloth, 0.0), sharpness=dict.fromkeys(cloth, 2000.0), continuity={70: 0.1})
     assert kept(choose_frames(qualities, RULES))[-1] == list(range(70, 100))
@@ -208,7 +206,7 @@ def test_dense_frames_are_thinned_out_by_motion() -> None:
 
 
 @pytest.mark.parametrize("fps", [30, 120])
-def test_of_frames_that_are_shown_several_times_each_is_kept_once(fps: float) -> None:
+def test_repeated_frames_are_kept_once(fps: float) -> None:
     repeats = [i for i in range(120) if i % 5]
     qualities = frames(120, fps, change=dict.fromkeys(repeats, 0.8), motion_px=dict.fromkeys(repeats, 0.0))
     segments = choose_frames(qualities, RULES, diagonal_px=800)
@@ -216,7 +214,7 @@ def test_of_frames_that_are_shown_several_times_each_is_kept_once(fps: float) ->
     assert set(reasons(segments).values()) == {"duplicate"}
 
 
-def test_stride_takes_every_nth_and_the_sharpest_where_that_one_is_bad() -> None:
+def test_stride_selects_every_nth_frame_or_the_sharpest_instead_of_a_bad_one() -> None:
     qualities = frames(20, damaged={10: True}, sharpness={13: 120.0})
     segments = choose_frames(qualities, replace(RULES, stride=5))
     assert kept(segments) == [[0, 5, 13, 15]]
@@ -224,7 +222,7 @@ def test_stride_takes_every_nth_and_the_sharpest_where_that_one_is_bad() -> None
     assert reasons(segments)[11] == "between_samples"
 
 
-def test_fps_goes_by_the_true_timestamps() -> None:
+def test_fps_uses_the_true_timestamps() -> None:
     qualities = [
         replace(q, timestamp_s=t) for q, t in zip(frames(8), (0, 0.1, 0.5, 0.6, 0.9, 1.0, 1.6, 2.1), strict=True)
     ]
@@ -232,7 +230,7 @@ def test_fps_goes_by_the_true_timestamps() -> None:
     assert kept(choose_frames(qualities, replace(RULES, fps=1000.0))) == [list(range(8))]
 
 
-def test_fps_at_the_rate_of_the_video_keeps_every_frame() -> None:
+def test_fps_equal_to_the_video_rate_keeps_every_frame() -> None:
     qualities = [replace(q, timestamp_s=round(q.index / 30, 6)) for q in frames(300)]
     assert kept(choose_frames(qualities, replace(RULES, fps=30.0))) == [list(range(300))]
 
@@ -269,5 +267,5 @@ def test_all_frames_dark() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_video_of_one_or_two_frames(count: int) -> None:
+def test_video_of_one_or_two_frames(count: int) -> None:
     assert kept(choose_frames(frames(count), replace(RULES, min_segment_frames=1))) == [list(range(count))]

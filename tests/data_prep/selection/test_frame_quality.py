@@ -1,4 +1,4 @@
-"""Measurements of frames: each answers to what it is named for and to nothing else."""
+"""Frame measurements: each responds to its property only."""
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ def test_blur_lowers_sharpness() -> None:
     assert soft.sharpness < 0.3 * sharp.sharpness
 
 
-def test_the_frame_around_the_content_does_not_count() -> None:
+def test_pixels_outside_the_content_have_no_influence() -> None:
     frame = endoscopic_frames(1)[0]
     noisy = frame.copy()
     noisy[MASK == 0] = np.random.default_rng(0).integers(0, 255, ((MASK == 0).sum(), 3))
@@ -39,7 +39,7 @@ def test_exposure_black_and_saturated() -> None:
     assert (white.exposure, white.black, white.saturated) == (255, 0, 1)
 
 
-def test_colour_tells_tissue_from_a_grey_room() -> None:
+def test_colour_distinguishes_tissue_from_a_grey_room() -> None:
     tissue_frame = endoscopic_frames(1)[0]
     grey = cv2.cvtColor(cv2.cvtColor(tissue_frame, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
     assert measure(tissue_frame)[0].red > 0.6
@@ -56,12 +56,12 @@ def test_motion_is_in_source_pixels() -> None:
     assert abs([doubled.measure(i, i, v, False) for i, v in enumerate(views)][1].motion_px - 10) < 0.8
 
 
-def test_a_change_of_exposure_is_no_loss_of_continuity() -> None:
+def test_exposure_change_keeps_continuity() -> None:
     first, second = endoscopic_frames(2)
     assert measure(first, cv2.convertScaleAbs(second, alpha=0.6))[1].continuity > 0.9
 
 
-def test_another_scene_is_not_continuous_and_one_bad_frame_is_seen_through() -> None:
+def test_another_scene_breaks_continuity_and_one_bad_frame_is_skipped() -> None:
     here, there = endoscopic_frames(2), endoscopic_frames(1, seed=9)
     measured = measure(here[0], there[0], here[1])
     assert measured[1].continuity < 0.3
@@ -78,7 +78,7 @@ def test_continuity_bridges_black_and_white_frames(level: int) -> None:
     assert measure(here[0], bad, there[0])[2].continuity < 0.35
 
 
-def test_a_repeated_frame_has_no_change() -> None:
+def test_repeated_frame_has_no_change() -> None:
     frame, following = endoscopic_frames(2)
     measured = measure(frame, frame, following)
     assert [quality.change > 2 for quality in measured] == [True, False, True]
@@ -98,7 +98,7 @@ def test_highlights_are_small_white_spots_not_pale_tissue() -> None:
     assert 60 < (found > 0).sum() < 500
 
 
-def test_saturated_areas_are_highlights_whatever_their_size() -> None:
+def test_saturated_areas_of_any_size_are_highlights() -> None:
     frame = endoscopic_frames(1)[0]
     frame[60:180, 100:200] = 252
     assert find_highlights(frame, MASK)[70:170, 110:190].min() == 255

@@ -1,4 +1,4 @@
-"""Which frames are kept of videos of any frame rate, light and colour of tissue, measured on their pictures."""
+"""Frame selection on videos of any frame rate, light and tissue colour, measured on their images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ RULES = ChoiceRules(
     min_segment_frames=5,
 )
 SIZE = (320, 256)
-# Blue, green and red of what is shown, each made of blue, green and red.
+# Blue, green and red of the output, each a combination of blue, green and red.
 NARROW_BAND = [[0.9, 0.25, 0.0], [0.35, 0.9, 0.0], [0.0, 0.55, 0.1]]
 WHITISH = [[0.75, 0.2, 0.25], [0.35, 0.5, 0.3], [0.35, 0.3, 0.45]]
 
@@ -46,12 +46,12 @@ def recolour(frame: Image, matrix: list[list[float]]) -> Image:
     ("anatomy", "fps", "frames"), [("sinus", 3, 26), ("sinus", 5, 20), ("colon", 3, 26), ("sinus", 120, 20)]
 )
 @pytest.mark.parametrize("cuts", [0, 1])
-def test_a_phantom_is_split_at_its_cuts_at_any_frame_rate(anatomy: str, fps: float, frames: int, cuts: int) -> None:
+def test_phantom_is_split_at_its_cuts_at_any_frame_rate(anatomy: str, fps: float, frames: int, cuts: int) -> None:
     config = PhantomConfig(Path("unused"), anatomy, frames, seed=1, size=SIZE, fps=fps, cuts=cuts, depth=False)  # type: ignore[arg-type]
     phantom = build_phantom(config)
-    pictures = [phantom.frame(index)[0] for index in range(frames)]
-    mask = np.where(np.max(pictures, axis=(0, 3)) > 20, 255, 0).astype(np.uint8)
-    segments = choose(pictures, cv2.erode(mask, np.ones((7, 7))), fps)
+    images = [phantom.frame(index)[0] for index in range(frames)]
+    mask = np.where(np.max(images, axis=(0, 3)) > 20, 255, 0).astype(np.uint8)
+    segments = choose(images, cv2.erode(mask, np.ones((7, 7))), fps)
     true = [frame.segment for frame in phantom.truth.frames]
     assert [segment.verdicts[0].quality.index for segment in segments] == [true.index(i) for i in range(cuts + 1)]
     reasons = {verdict.reason for segment in segments for verdict in segment.verdicts}
@@ -71,7 +71,7 @@ def test_tissue_is_kept_in_any_light_and_colour(matrix: list[list[float]], share
 
 @pytest.mark.parametrize("place", [0, 20, 40])
 @pytest.mark.parametrize("gains", [(1.0, 1.0, 1.0), (1.0, 0.8, 0.25), (0.7, 1.0, 0.4), (0.97, 1.0, 1.0)])
-def test_what_is_seen_out_of_body_is_left_out(gains: tuple[float, ...], place: int) -> None:
+def test_out_of_body_frames_are_rejected(gains: tuple[float, ...], place: int) -> None:
     """A room, blue and green cloth, and a white cloth that is brighter than tissue."""
     shown, mask = endoscopic_frames(40), disc_mask()
     scene = cv2.cvtColor(tissue(7), cv2.COLOR_BGR2GRAY)
@@ -90,8 +90,8 @@ def views(scene: Image, gains: tuple[float, ...], count: int) -> list[Image]:
 
 
 @pytest.mark.parametrize("contrast", [1.0, 0.3])
-def test_frames_of_a_quick_video_with_noise_are_thinned_out_and_not_dropped(contrast: float) -> None:
-    """120 frames a second; a step is half a pixel and 1.5 levels of noise."""
+def test_noisy_high_frame_rate_video_is_thinned_out_not_dropped(contrast: float) -> None:
+    """120 frames per second; a step is half a pixel, with noise of 1.5 levels."""
     rng, mask = np.random.default_rng(0), disc_mask()
     scene = cv2.GaussianBlur(tissue(3), (0, 0), 1.2).astype(np.float32)
     scene = contrast * (scene - scene.mean()) + scene.mean()

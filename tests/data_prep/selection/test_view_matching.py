@@ -1,4 +1,4 @@
-"""Whether two frames show the same place is told by keypoints, whatever the camera's motion."""
+"""Keypoints decide whether two frames show the same place, under any camera motion."""
 
 import cv2
 import numpy as np
@@ -26,22 +26,22 @@ def shared_places(first: Image, second: Image) -> int:
 @pytest.mark.parametrize(
     "motion", [{"shift_px": (90, 30)}, {"turn_deg": 70.0}, {"zoom": 1.7}, {"turn_deg": -25.0, "shift_px": (-60, 40)}]
 )
-def test_a_view_is_recognised_after_large_motion(motion: dict) -> None:
+def test_view_is_recognised_after_large_motion(motion: dict) -> None:
     scene = tissue()
     assert shared_places(view(scene), view(scene, **motion)) >= 20
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3, 4, 5])
-def test_another_place_shares_next_to_nothing(seed: int) -> None:
+def test_different_places_share_almost_nothing(seed: int) -> None:
     assert shared_places(view(tissue(0)), view(tissue(seed))) <= 6
 
 
-def test_a_frame_without_features_shares_nothing() -> None:
+def test_frame_without_features_shares_nothing() -> None:
     empty = np.zeros(MASK.shape, np.uint8)
     assert shared_places(empty, view(tissue())) == shared_places(empty, empty) == 0
 
 
-def test_a_corner_with_many_keypoints_is_one_place() -> None:
+def test_corner_with_many_keypoints_is_one_place() -> None:
     spot = np.zeros(MASK.shape, np.uint8)
     cv2.rectangle(spot, (150, 110), (160, 116), 200, cv2.FILLED)
     spot[113:, 155:158] = 90

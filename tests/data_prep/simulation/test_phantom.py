@@ -1,4 +1,4 @@
-"""The phantom: its pictures are reproducible, its truth agrees with itself, and its folder is whole or absent."""
+"""The phantom: reproducible images, consistent ground truth, and a folder that is complete or absent."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ from pipeline.errors import LumenError
 from pipeline.outputs.files import read_yaml
 
 SMALL = PhantomConfig(Path("unused"), frames=12, size=(128, 96))
-# So few frames show a whole cycle of the motion only when they are far apart.
+# So few frames cover a whole motion cycle only at a low frame rate.
 VIEWS: dict[str, PhantomConfig] = {
     "colon": replace(SMALL, anatomy="colon", fps=3),
     "sinus": replace(SMALL, anatomy="sinus", fps=3),
@@ -45,7 +45,7 @@ def phantom(request: pytest.FixtureRequest, phantoms: dict[str, Phantom]) -> Pha
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
-    """A phantom on disk with everything switched on."""
+    """A phantom on disk with all options enabled."""
     root = tmp_path_factory.mktemp("phantom") / "Übung 1"
     config = PhantomConfig(
         root, frames=40, size=(160, 128), fisheye=True, fps=29.97, black_s=0.2, cuts=2, duplicates=3, overlay_text=True
@@ -55,37 +55,37 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> PhantomPaths:
 
 
 def inside_pixels(truth: PhantomTruth, count: int = 400) -> np.ndarray:
-    """Random places, not pixel centres, in the content area: (count, 2), px."""
+    """Random positions, not pixel centres, in the content area: (count, 2), px."""
     rng = np.random.default_rng(0)
     points = rng.uniform(0, (truth.camera.width, truth.camera.height), size=(20 * count, 2))
     return points[truth.content.contains(points)][:count]
 
 
-class TestPictures:
+class TestImages:
     def test_same_config_same_frames_in_any_order(self, phantoms: dict[str, Phantom]) -> None:
         again = build_phantom(VIEWS["sinus"])
         for index in (7, 0):
-            picture, depth_mm = phantoms["sinus"].frame(index)
-            picture_again, depth_again_mm = again.frame(index)
-            np.testing.assert_array_equal(picture, picture_again)
+            image, depth_mm = phantoms["sinus"].frame(index)
+            image_again, depth_again_mm = again.frame(index)
+            np.testing.assert_array_equal(image, image_again)
             np.testing.assert_array_equal(depth_mm, depth_again_mm)
 
-    def test_another_seed_another_picture(self, phantoms: dict[str, Phantom]) -> None:
+    def test_another_seed_gives_another_image(self, phantoms: dict[str, Phantom]) -> None:
         other = build_phantom(replace(VIEWS["sinus"], seed=1))
         assert not np.array_equal(phantoms["sinus"].frame(0)[0], other.frame(0)[0])
         assert not np.array_equal(phantoms["sinus"].truth.cam_from_world, other.truth.cam_from_world)
 
-    def test_content_area_is_lit_and_its_surround_black(self, phantom: Phantom) -> None:
+    def test_content_area_is_lit_and_its_border_is_black(self, phantom: Phantom) -> None:
         mask = phantom.truth.content.mask() > 0
         for index in (0, 6, 11):
-            picture, depth_mm = phantom.frame(index)
-            assert picture.shape == (96, 128, 3) and picture.dtype == np.uint8
-            assert 40 < picture[mask].mean() < 180
+            image, depth_mm = phantom.frame(index)
+            assert image.shape == (96, 128, 3) and image.dtype == np.uint8
+            assert 40 < image[mask].mean() < 180
             far_outside = cv2.dilate(mask.astype(np.uint8), np.ones((7, 7))) == 0
-            assert picture[far_outside].max() <= 4
+            assert image[far_outside].max() <= 4
             np.testing.assert_array_equal(depth_mm > 0, mask)
 
-    def test_exposure_follows_the_scene_smoothly_and_is_changed_once(self) -> None:
+    def test_exposure_follows_the_scene_smoothly_and_changes_once(self) -> None:
         frames = build_phantom(replace(SMALL, frames=90)).truth.frames
         ratio = np.diff(np.log([frame.exposure_gain for frame in frames]))
         assert np.abs(ratio).max() < 0.12
@@ -120,7 +120,7 @@ class TestMotion:
         assert truth.distance_to_surface(centres_mm(truth)).min() >= 2.0
 
     @pytest.mark.parametrize("anatomy", ["colon", "sinus"])
-    def test_path_is_smooth_and_has_forward_pause_and_backward(self, anatomy: Any) -> None:
+    def test_path_is_smooth_with_forward_pause_and_backward_phases(self, anatomy: Any) -> None:
         truth = build_phantom(replace(SMALL, anatomy=anatomy, frames=120, size=(64, 64))).truth
         steps_mm = np.diff(centres_mm(truth), axis=0)
         ahead_mm = np.einsum("ij,ij->i", steps_mm, truth.cam_from_world[:-1, 2, :3])
@@ -138,7 +138,7 @@ class TestMotion:
         np.testing.assert_allclose(rotations @ rotations.transpose(0, 2, 1), np.eye(3)[None].repeat(12, 0), atol=1e-12)
         np.testing.assert_allclose(np.linalg.det(rotations), 1)
 
-    def test_a_cut_jumps_to_another_place(self) -> None:
+    def test_cut_jumps_to_another_place(self) -> None:
         truth = build_phantom(replace(SMALL, frames=60, cuts=2)).truth
         segment = np.array([frame.segment for frame in truth.frames])
         jumps_mm = np.linalg.norm(np.diff(centres_mm(truth), axis=0), axis=1)
@@ -148,7 +148,7 @@ class TestMotion:
 
 
 class TestCorrespondence:
-    def test_there_and_back(self, phantom: Phantom) -> None:
+    def test_correspondence_is_invertible(self, phantom: Phantom) -> None:
         truth = phantom.truth
         pixels = inside_pixels(truth)
         checked = 0
@@ -181,7 +181,7 @@ class TestCorrespondence:
         expected = truth.camera.img_from_cam(in_b[visible, :3])
         np.testing.assert_allclose(points[visible], expected, atol=0.01)
 
-    def test_hidden_points_are_not_visible(self, phantoms: dict[str, Phantom]) -> None:
+    def test_occluded_points_are_not_visible(self, phantoms: dict[str, Phantom]) -> None:
         truth = phantoms["sinus"].truth
         pixels = inside_pixels(truth, 2000)
         points, visible = truth.correspondence(4, 0, pixels)
@@ -195,19 +195,19 @@ class TestCorrespondence:
         assert (gap_mm[hidden[in_area]] > OCCLUSION_TOLERANCE_MM).all()
         assert (gap_mm[visible[in_area]] <= OCCLUSION_TOLERANCE_MM + 1e-6).all()
 
-    def test_nothing_corresponds_outside_the_content_area_or_to_black(self) -> None:
+    def test_no_correspondence_outside_the_content_area_or_in_black_frames(self) -> None:
         truth = build_phantom(replace(SMALL, black_s=0.1)).truth
         assert not truth.correspondence(5, 6, np.array([[0.5, 0.5], [-4.0, 50.0]]))[1].any()
         assert not truth.correspondence(5, 0, inside_pixels(truth))[1].any()
         assert not truth.correspondence(0, 5, inside_pixels(truth))[1].any()
         assert not truth.depth(0).any()
 
-    def test_exact_depth_is_the_rendered_depth(self, phantom: Phantom) -> None:
+    def test_exact_depth_matches_the_rendered_depth(self, phantom: Phantom) -> None:
         np.testing.assert_allclose(phantom.truth.depth(8), phantom.frame(8)[1], rtol=1e-5)
 
 
 class TestFolder:
-    def test_video_has_every_frame_at_its_time(self, written: PhantomPaths) -> None:
+    def test_video_has_every_frame_at_its_timestamp(self, written: PhantomPaths) -> None:
         truth = PhantomTruth.load(written.root)
         with av.open(str(written.video)) as container:
             stream = container.streams.video[0]
@@ -219,24 +219,24 @@ class TestFolder:
         assert [frame.timestamp_s for frame in truth.frames] == [float(index / rate) for index in range(40)]
         assert [frame.index for frame in truth.frames] == list(range(40))
 
-    def test_black_duplicates_and_cuts_are_where_the_truth_says(self, written: PhantomPaths) -> None:
+    def test_black_frames_duplicates_and_cuts_match_ground_truth(self, written: PhantomPaths) -> None:
         truth = PhantomTruth.load(written.root)
         with av.open(str(written.video)) as container:
-            pictures = [frame.to_ndarray(format="gray").astype(int) for frame in container.decode(video=0)]
+            images = [frame.to_ndarray(format="gray").astype(int) for frame in container.decode(video=0)]
         mask = truth.content.mask() > 0
-        change = [np.abs(b - a)[mask].mean() for a, b in zip(pictures[:-1], pictures[1:], strict=True)]
+        change = [np.abs(b - a)[mask].mean() for a, b in zip(images[:-1], images[1:], strict=True)]
         black = [frame.index for frame in truth.frames if frame.is_black]
         repeats = [frame.index for frame in truth.frames if frame.is_duplicate]
         assert black == list(range(6)) and len(repeats) == 3
-        assert all(pictures[index][mask].max() < 20 for index in black)
-        assert all(pictures[frame.index][mask].mean() > 40 for frame in truth.frames if not frame.is_black)
+        assert all(images[index][mask].max() < 20 for index in black)
+        assert all(images[frame.index][mask].mean() > 40 for frame in truth.frames if not frame.is_black)
         cuts = [b.index for a, b in zip(truth.frames[:-1], truth.frames[1:], strict=True) if b.segment != a.segment]
         assert len(cuts) == 2 and min(cuts) > 6
         ordinary = [change[index - 1] for index in range(7, 40) if index not in cuts + repeats]
         assert max(change[index - 1] for index in repeats) < min(ordinary)
         assert min(change[index - 1] for index in cuts) > 1.5 * max(ordinary)
 
-    def test_repeats_render_the_same_picture(self) -> None:
+    def test_duplicates_render_the_same_image(self) -> None:
         phantom = build_phantom(replace(SMALL, frames=20, duplicates=4))
         repeats = [frame for frame in phantom.truth.frames if frame.is_duplicate]
         assert len(repeats) == 4
@@ -244,7 +244,7 @@ class TestFolder:
             assert frame.content_index == frame.index - 1
             np.testing.assert_array_equal(phantom.frame(frame.index)[0], phantom.frame(frame.index - 1)[0])
 
-    def test_depth_maps_are_the_exact_depth(self, written: PhantomPaths) -> None:
+    def test_depth_maps_match_the_exact_depth(self, written: PhantomPaths) -> None:
         truth = PhantomTruth.load(written.root)
         for index in (0, 10, 39):
             steps = cv2.imdecode(np.fromfile(written.depth(index), dtype=np.uint8), cv2.IMREAD_UNCHANGED)
@@ -273,7 +273,7 @@ class TestFolder:
         assert not storage.getNode("distortion_coefficients").mat().any()
         np.testing.assert_allclose([matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5], camera.params)
 
-    def test_what_is_read_back_is_what_was_rendered(self, written: PhantomPaths) -> None:
+    def test_loaded_ground_truth_equals_the_rendered_one(self, written: PhantomPaths) -> None:
         loaded = PhantomTruth.load(written.root)
         facts = read_yaml(written.truth)
         built = build_phantom(PhantomConfig(Path("x"), **{**facts["config"], "size": tuple(facts["config"]["size"])}))
@@ -326,7 +326,7 @@ class TestBadInput:
         assert PhantomPaths(tmp_path / "p").poses.read_bytes() != before
         assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
-    def test_what_is_not_a_phantom_is_never_replaced(self, tmp_path: Path) -> None:
+    def test_other_folders_are_never_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.txt").write_text("all of it")
         with pytest.raises(LumenError, match="has no record of"):
             run(replace(SMALL, output=tmp_path, overwrite=True))
@@ -353,12 +353,12 @@ class TestCommand:
         truth = PhantomTruth.load(output)
         assert (truth.content.shape, truth.camera.model_name, len(truth.frames)) == ("octagonal", "OPENCV_FISHEYE", 3)
 
-    def test_says_in_one_line_what_is_wrong(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_error_is_one_line(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert run_command(PhantomConfig, run, [str(tmp_path / "p"), "--frames", "0"]) == 1
         assert capsys.readouterr().err.count("\n") == 1
         assert not list(tmp_path.iterdir())
 
-    def test_killed_half_way_leaves_nothing_and_runs_again(self, tmp_path: Path) -> None:
+    def test_killed_run_leaves_no_output_and_can_be_repeated(self, tmp_path: Path) -> None:
         output = tmp_path / "p"
         code = (
             "import sys; from data_prep.phantom import *; "

@@ -1,4 +1,4 @@
-"""A phantom as training data, by the command that users type, held against the phantom's truth."""
+"""Training data from a phantom, through the command line, against its ground truth."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ PHANTOMS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A phantom and what was made of it."""
+    """A phantom and its training data."""
 
     truth: PhantomTruth
     paths: PhantomPaths
@@ -71,7 +71,7 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Case(PhantomTruth.load(source), PhantomPaths(source), root, read_training_data(root))
 
 
-def test_frames_are_those_that_are_neither_black_nor_repeats(case: Case) -> None:
+def test_black_frames_and_duplicates_are_left_out(case: Case) -> None:
     expected = [frame.index for frame in case.truth.frames if not frame.is_black and not frame.is_duplicate]
     assert len(expected) == 6
     assert case.data.frame_index.tolist() == case.data.selected_index.tolist() == expected
@@ -79,12 +79,12 @@ def test_frames_are_those_that_are_neither_black_nor_repeats(case: Case) -> None
     assert sorted(path.name for path in paths.images.iterdir()) == [paths.image(index).name for index in expected]
 
 
-def test_poses_are_the_phantom_s_and_their_direction_is_found(case: Case) -> None:
+def test_poses_match_the_phantom_and_their_direction_is_detected(case: Case) -> None:
     assert case.data.direction == "cam_from_world"
     np.testing.assert_allclose(case.data.cam_from_world, case.truth.cam_from_world[case.data.frame_index], atol=1e-9)
 
 
-def test_pictures_are_the_video_s_through_the_pinhole_and_black_outside(case: Case) -> None:
+def test_images_are_undistorted_video_frames_and_black_outside(case: Case) -> None:
     rays = directions_from_img(case.pinhole, pixel_centres(*SIZE))
     source = np.asarray(case.truth.camera.img_from_cam(rays)).reshape(SIZE[1], SIZE[0], 2).astype(np.float32) - 0.5
     inner = cv2.erode(case.data.mask, np.ones((5, 5), np.uint8)) > 0
@@ -106,13 +106,13 @@ def test_the_mask_is_the_content_area(case: Case) -> None:
     assert (case.data.mask > 0)[distance < -1].mean() > 0.999
 
 
-def test_depth_is_that_of_the_surface_at_pixels_centres(case: Case) -> None:
+def test_depth_is_exact_at_pixel_centres(case: Case) -> None:
     step = read_depth_scale(TrainingPaths(case.root).depth_scale)
     assert step < 0.005
     pixels = pixel_centres(*SIZE).reshape(SIZE[1], SIZE[0], 2)
     for row, index in enumerate(case.data.frame_index):
         depth = case.depth(row)
-        # Depth reaches a pixel beyond the mask, for interpolation at its edge.
+        # Depth extends one pixel beyond the mask, for interpolation at its edge.
         assert (depth > 0)[cv2.dilate(case.data.mask, np.ones((3, 3), np.uint8)) > 0].mean() > 0.999
         tissue = (case.data.mask > 0) & (depth > 0)
         rays = directions_from_img(case.pinhole, pixels[tissue])
@@ -121,11 +121,11 @@ def test_depth_is_that_of_the_surface_at_pixels_centres(case: Case) -> None:
         pose = case.truth.cam_from_world[index]
         expected = (points @ pose[:, :3].T + pose[:, 3])[:, 2]
         assert shown.mean() > 0.98
-        # A ray past a rim may meet the one or the other side by rounding alone.
+        # Rounding alone decides which side of an edge a grazing ray hits.
         assert (np.abs(depth[tissue] - expected)[shown] <= step).mean() > 0.9995
 
 
-def test_points_lie_on_the_surface_and_have_the_picture_s_colours(case: Case) -> None:
+def test_points_lie_on_the_surface_and_have_the_image_colours(case: Case) -> None:
     assert 3000 < len(case.data.points) <= 4000
     assert case.truth.distance_to_surface(case.data.points).max() < 0.01
     assert case.data.colors is not None
@@ -133,20 +133,20 @@ def test_points_lie_on_the_surface_and_have_the_picture_s_colours(case: Case) ->
     for point, view in zip(case.data.observation_point, case.data.observation_view, strict=True):
         column, row = np.floor(case.data.project(np.array([point]), np.array([view]))[0][0]).astype(int)
         colors.append((view, row, column))
-    pictures = [np.asarray(cv2.imread(str(path)), np.float64)[..., ::-1] for path in case.data.image_paths]
-    seen = np.array([pictures[view][row, column] for view, row, column in colors])
+    images = [np.asarray(cv2.imread(str(path)), np.float64)[..., ::-1] for path in case.data.image_paths]
+    seen = np.array([images[view][row, column] for view, row, column in colors])
     mixed = np.random.default_rng(0).permutation(seen)
     change, by_chance = (
         np.nanmedian(color_inconsistency(case.data.observation_point, each, len(case.data.points)))
         for each in (seen, mixed)
     )
     assert change < 0.5 * by_chance
-    # Each point is of a pixel of one of the frames; the same pixel gave the colour.
+    # Each point comes from a pixel of one of the frames, which also gives its colour.
     same = (np.abs(seen - case.data.colors[case.data.observation_point]) == 0).all(axis=1)
     assert len(np.unique(case.data.observation_point[same])) > 0.99 * len(case.data.points)
 
 
-def test_visibility_lists_are_exact(case: Case) -> None:
+def test_tracks_are_exact(case: Case) -> None:
     data = case.data
     listed = np.zeros((len(data.points), len(data.frame_index)), bool)
     listed[data.observation_point, data.observation_view] = True
@@ -157,7 +157,7 @@ def test_visibility_lists_are_exact(case: Case) -> None:
         inside = inside_mask(*project(data.points, poses, pinhole), data.mask)
         centre = -pose[:, :3].T @ pose[:, 3]
         rays = data.points - centre
-        # What the ray meets first, by the renderer's own cast in 32 bits.
+        # The first hit of the ray, cast in 32 bits as in the renderer.
         nearest = case.truth.scene.cast(centre, rays).distance
         hidden = (1 - nearest) * np.linalg.norm(rays, axis=1) > 0.02
         assert (listed[:, row] == (inside & ~hidden)).mean() > 0.998
@@ -165,7 +165,7 @@ def test_visibility_lists_are_exact(case: Case) -> None:
     assert 0.05 < listed.mean() < 1
 
 
-def test_clips_and_depth_correspondences_read_it(case: Case, tmp_path: Path) -> None:
+def test_clips_and_depth_correspondences_read_the_training_data(case: Case, tmp_path: Path) -> None:
     settings = DataSettings(image_downsampling=2.0, network_downsampling=32, cache_root=tmp_path)
     (clip,) = load_clips([case.root], settings)
     assert clip.name == "7/sequence"
@@ -175,7 +175,7 @@ def test_clips_and_depth_correspondences_read_it(case: Case, tmp_path: Path) -> 
     assert len(dense.between(0, 1)) > 0.5 * clip.mask.sum()
 
 
-def test_it_converts_on_to_other_formats_and_depth_goes_along(case: Case, tmp_path: Path) -> None:
+def test_training_data_converts_to_other_formats_with_depth(case: Case, tmp_path: Path) -> None:
     colmap = convert(case.root, tmp_path / "colmap", "colmap")
     assert read_model(ConversionPaths(colmap).model).num_reg_images() == 6
     assert convert(case.root, tmp_path / "nerf", "nerfstudio").exists()
@@ -197,39 +197,39 @@ def test_the_same_phantom_gives_the_same_bytes(case: Case, tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A phantom of a few frames, never changed."""
+    """A phantom of a few frames; read-only."""
     return render(tmp_path_factory.mktemp("small") / "phantom", frames=4, size=(96, 80))
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"frames": 20, "cuts": 1}, r"has hard cuts \(1\).*--cuts"),
-        ({"frames": 3, "black_s": 0.12}, "has 1 frames that are neither black nor repeats"),
+        ({"frames": 3, "black_s": 0.12}, "has 1 frames that are neither black nor duplicates"),
     ],
 )
-def test_a_phantom_that_is_no_sequence_is_refused(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+def test_phantom_that_is_not_one_sequence_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     source = render(tmp_path / "phantom", size=(96, 80), **settings)
-    with pytest.raises(LumenError, match=said):
+    with pytest.raises(LumenError, match=message):
         convert(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["phantom"]
 
 
 @pytest.mark.parametrize(
-    ("to", "settings", "said"),
+    ("to", "settings", "message"),
     [
         ("colmap", {}, "--to training first"),
         ("nerfstudio", {}, "--to training first"),
         ("tum", {"fps": 15.0}, "--to training first"),
-        ("training", {"images": Path("x")}, "--images is not for phantoms"),
-        ("training", {"mask": Path("x")}, "--mask is not for phantoms"),
-        ("training", {"pose_direction": "world_from_cam"}, "--pose_direction is not for phantoms"),
+        ("training", {"images": Path("x")}, "--images does not apply to phantoms"),
+        ("training", {"mask": Path("x")}, "--mask does not apply to phantoms"),
+        ("training", {"pose_direction": "world_from_cam"}, "--pose_direction does not apply to phantoms"),
     ],
 )
-def test_what_a_phantom_does_not_take_is_said(
-    small: Path, tmp_path: Path, to: Any, settings: dict[str, Any], said: str
+def test_options_that_do_not_apply_to_phantoms_are_refused(
+    small: Path, tmp_path: Path, to: Any, settings: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(LumenError, match=said):
+    with pytest.raises(LumenError, match=message):
         convert(small, tmp_path / "out", to, **settings)
     assert not list(tmp_path.iterdir())
 
@@ -242,7 +242,7 @@ def copy_of(small: Path, target: Path) -> PhantomPaths:
     return PhantomPaths(target)
 
 
-def test_a_damaged_or_foreign_video_is_named(small: Path, tmp_path: Path) -> None:
+def test_damaged_or_foreign_video_is_reported(small: Path, tmp_path: Path) -> None:
     paths = copy_of(small, tmp_path / "phantom")
     video = paths.video.read_bytes()
     other = PhantomPaths(render(tmp_path / "other", frames=4, size=(128, 80))).video.read_bytes()
@@ -256,7 +256,7 @@ def test_a_damaged_or_foreign_video_is_named(small: Path, tmp_path: Path) -> Non
         assert not (tmp_path / "out").exists()
 
 
-def test_a_phantom_is_not_replaced_by_what_is_made_of_it(small: Path, tmp_path: Path) -> None:
+def test_phantom_is_not_replaced_by_its_conversion(small: Path, tmp_path: Path) -> None:
     paths = copy_of(small, tmp_path / "phantom")
     with pytest.raises(LumenError, match="the input"):
         convert(paths.root, paths.root, overwrite=True)
@@ -265,7 +265,7 @@ def test_a_phantom_is_not_replaced_by_what_is_made_of_it(small: Path, tmp_path: 
     assert paths.truth.exists()
 
 
-def test_an_earlier_conversion_is_replaced_only_when_asked(small: Path, tmp_path: Path) -> None:
+def test_existing_conversion_is_replaced_only_on_request(small: Path, tmp_path: Path) -> None:
     out = convert(small, tmp_path / "1" / "out", check=True)
     assert len(list(ConversionPaths(out).check.iterdir())) == 4
     with pytest.raises(LumenError, match="--overwrite"):

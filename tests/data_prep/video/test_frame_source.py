@@ -1,4 +1,4 @@
-"""Decoding that can be trusted: indices, timestamps, rotation, interlacing, losses."""
+"""Reliable decoding: indices, timestamps, rotation, interlacing, losses."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def source_of(path: Path) -> FrameSource:
     return open_source(path, image_fps=30)
 
 
-def test_every_frame_has_its_index_time_and_picture(tmp_path: Path) -> None:
+def test_every_frame_has_its_index_timestamp_and_image(tmp_path: Path) -> None:
     images = endoscopic_frames(50)
     source = source_of(write_video(tmp_path / "video.mp4", images, options={"crf": "10", "bf": "3"}))
     frames = list(source.frames())
@@ -32,14 +32,14 @@ def test_every_frame_has_its_index_time_and_picture(tmp_path: Path) -> None:
     assert source.losses() == []
 
 
-def test_reading_twice_gives_the_same(tmp_path: Path) -> None:
+def test_reading_twice_gives_the_same_frames(tmp_path: Path) -> None:
     source = source_of(write_video(tmp_path / "video.mp4", endoscopic_frames(20)))
     for first, second in zip(source.frames(), source.frames(), strict=True):
         assert first.timestamp_s == second.timestamp_s
         np.testing.assert_array_equal(first.image, second.image)
 
 
-def test_variable_frame_rate_keeps_true_times(tmp_path: Path) -> None:
+def test_variable_frame_rate_keeps_true_timestamps(tmp_path: Path) -> None:
     times = [0, 3, 4, 9, 10, 11, 30, 31, 45, 46, 47, 90]
     path = write_video(tmp_path / "video.mkv", endoscopic_frames(12), fps=100, times=times)
     frames = list(source_of(path).frames())
@@ -68,26 +68,26 @@ def test_containers(tmp_path: Path, suffix: str, codec: str) -> None:
         (((0, 1), (1, 0)), cv2.transpose),
     ],
 )
-def test_turned_and_mirrored_video_comes_upright(tmp_path: Path, matrix: Any, stored_from_upright: Any) -> None:
-    """`matrix` takes x, y of the stored picture to x, y of the upright one, both from the middle."""
+def test_rotated_and_mirrored_video_is_read_upright(tmp_path: Path, matrix: Any, stored_from_upright: Any) -> None:
+    """`matrix` maps x, y of the stored image to x, y of the upright image, both relative to the centre."""
     upright = endoscopic_frames(3, mask=np.full((240, 320), 255, np.uint8))
-    turned = write_video(tmp_path / "turned.mp4", map(stored_from_upright, upright))
-    _set_display_matrix(turned, matrix)
-    source = source_of(turned)
+    rotated = write_video(tmp_path / "rotated.mp4", map(stored_from_upright, upright))
+    _set_display_matrix(rotated, matrix)
+    source = source_of(rotated)
     assert source.info.orientation == matrix
     assert (source.info.width, source.info.height) == (320, 240)
     for frame, image in zip(source.frames(), upright, strict=True):
         assert cv2.norm(frame.image, image, cv2.NORM_L1) / image.size < 6
 
 
-def test_a_video_turned_by_no_quarter_is_refused(tmp_path: Path) -> None:
+def test_video_rotated_by_an_odd_angle_is_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "oblique.mp4", endoscopic_frames(3))
     _set_display_matrix(path, ((0.7071, 0.7071), (-0.7071, 0.7071)))
-    with pytest.raises(LumenError, match="no quarter turn"):
+    with pytest.raises(LumenError, match="neither a quarter turn nor mirroring"):
         source_of(path)
 
 
-def test_times_in_decoding_order_are_not_taken_for_times(tmp_path: Path) -> None:
+def test_timestamps_in_decoding_order_are_ignored(tmp_path: Path) -> None:
     """H.264 with B-frames in AVI."""
     images = endoscopic_frames(40)
     path = write_video(tmp_path / "video.avi", images, options={"crf": "10", "bf": "3"})
@@ -98,29 +98,29 @@ def test_times_in_decoding_order_are_not_taken_for_times(tmp_path: Path) -> None
     assert matches == sorted(matches) and len(set(matches)) == len(matches)
 
 
-def test_files_joined_end_to_end_go_on_in_time(tmp_path: Path) -> None:
+def test_concatenated_files_have_ascending_timestamps(tmp_path: Path) -> None:
     parts = [write_video(tmp_path / f"{i}.ts", endoscopic_frames(30, seed=i)).read_bytes() for i in range(2)]
-    joined = tmp_path / "joined.ts"
-    joined.write_bytes(b"".join(parts))
-    source = source_of(joined)
+    concatenated = tmp_path / "concatenated.ts"
+    concatenated.write_bytes(b"".join(parts))
+    source = source_of(concatenated)
     frames = list(source.frames())
     assert [frame.index for frame in frames] == list(range(len(frames)))
     assert len(frames) >= 58
     assert all(np.diff([frame.timestamp_s for frame in frames]) > 0)
-    assert "times go back" in source.info.warnings[0]
+    assert "timestamps go back" in source.info.warnings[0]
 
 
-def test_frames_that_change_size_are_refused(tmp_path: Path) -> None:
+def test_changing_frame_size_is_refused(tmp_path: Path) -> None:
     small = endoscopic_frames(20)
     large = [cv2.resize(image, (480, 360)) for image in small]
     parts = [write_video(tmp_path / f"{i}.ts", images).read_bytes() for i, images in enumerate((small, large))]
-    joined = tmp_path / "joined.ts"
-    joined.write_bytes(b"".join(parts))
-    with pytest.raises(LumenError, match="change from 320x240 to 480x360"):
-        list(source_of(joined).frames())
+    concatenated = tmp_path / "concatenated.ts"
+    concatenated.write_bytes(b"".join(parts))
+    with pytest.raises(LumenError, match="changes from 320x240 to 480x360"):
+        list(source_of(concatenated).frames())
 
 
-def test_a_trimmed_video_has_lost_nothing(tmp_path: Path) -> None:
+def test_trimmed_video_has_no_losses(tmp_path: Path) -> None:
     """An edit list hides the first frames; the container still counts them."""
     path = write_video(tmp_path / "trimmed.mp4", endoscopic_frames(60), times=list(range(-15, 45)))
     source = source_of(path)
@@ -129,18 +129,18 @@ def test_a_trimmed_video_has_lost_nothing(tmp_path: Path) -> None:
     assert source.losses() == []
 
 
-def test_a_stream_without_times_or_index_is_sampled_sparsely(tmp_path: Path) -> None:
+def test_stream_without_timestamps_or_index_is_sampled_sparsely(tmp_path: Path) -> None:
     path = write_video(tmp_path / "raw.h264", endoscopic_frames(300), options={"crf": "30"})
     assert len(list(source_of(path).sample(50))) <= 100
 
 
-def test_frames_too_small_are_refused(tmp_path: Path) -> None:
+def test_small_frames_are_refused(tmp_path: Path) -> None:
     path = write_video(tmp_path / "tiny.mp4", [np.zeros((32, 48, 3), np.uint8)] * 3)
     with pytest.raises(LumenError, match="48x32 are too small"):
         source_of(path)
 
 
-def test_interlaced_video_is_found_and_deinterlaced(tmp_path: Path) -> None:
+def test_interlaced_video_is_detected_and_deinterlaced(tmp_path: Path) -> None:
     fields = endoscopic_frames(80, step_px=9)
     source = source_of(write_video(tmp_path / "video.mp4", weave(fields), fps=25, options={"crf": "10", "tff": "1"}))
     assert source.info.interlaced == "tff"
@@ -151,19 +151,19 @@ def test_interlaced_video_is_found_and_deinterlaced(tmp_path: Path) -> None:
         assert combing(frame.image) < combing(field) + 0.3 * (combing(woven) - combing(field))
 
 
-def test_bottom_field_first_is_told_from_top_field_first(tmp_path: Path) -> None:
+def test_bottom_field_first_is_distinguished_from_top_field_first(tmp_path: Path) -> None:
     fields = endoscopic_frames(160, step_px=9)
     woven = weave([field for pair in zip(fields[1::2], fields[::2], strict=True) for field in pair])
     source = source_of(write_video(tmp_path / "video.mp4", woven, fps=25, options={"crf": "10"}))
     assert source.info.interlaced == "bff"
 
 
-def test_progressive_video_is_left_alone(tmp_path: Path) -> None:
+def test_progressive_video_is_not_deinterlaced(tmp_path: Path) -> None:
     source = source_of(write_video(tmp_path / "video.mp4", endoscopic_frames(70, step_px=9)))
     assert source.info.interlaced is None
 
 
-def test_truncated_file_gives_what_decodes_and_says_the_loss(tmp_path: Path) -> None:
+def test_truncated_file_gives_decodable_frames_and_reports_the_loss(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", endoscopic_frames(60))
     streamable = write_fast_start(whole, tmp_path / "fast.mp4")
     cut = tmp_path / "cut.mp4"
@@ -174,7 +174,7 @@ def test_truncated_file_gives_what_decodes_and_says_the_loss(tmp_path: Path) -> 
     assert "of 60 frames cannot be decoded" in source.losses()[0]
 
 
-def test_truncated_stream_without_an_index_gives_what_decodes(tmp_path: Path) -> None:
+def test_truncated_stream_without_an_index_gives_decodable_frames(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mkv", endoscopic_frames(60))
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -183,7 +183,7 @@ def test_truncated_stream_without_an_index_gives_what_decodes(tmp_path: Path) ->
     assert "truncated" in source.losses()[0]
 
 
-def test_frames_that_do_not_decode_do_not_shift_those_after_them(tmp_path: Path) -> None:
+def test_undecodable_frames_do_not_shift_later_frames(tmp_path: Path) -> None:
     images = endoscopic_frames(60)
     path = write_video(tmp_path / "video.mp4", images, options={"crf": "12", "g": "10", "bf": "0"})
     _blank_packets(path, range(21, 24))
@@ -200,7 +200,7 @@ def test_frames_that_do_not_decode_do_not_shift_those_after_them(tmp_path: Path)
 
 
 @pytest.mark.parametrize("blanked", [range(3, 18), range(1, 31, 2)])
-def test_damage_near_the_start_shifts_nothing_either(tmp_path: Path, blanked: range) -> None:
+def test_damage_near_the_start_does_not_shift_frames(tmp_path: Path, blanked: range) -> None:
     path = write_video(tmp_path / "video.mp4", endoscopic_frames(60), options={"crf": "12", "g": "10", "bf": "0"})
     _blank_packets(path, blanked)
     frames = list(source_of(path).frames())
@@ -208,7 +208,7 @@ def test_damage_near_the_start_shifts_nothing_either(tmp_path: Path, blanked: ra
     assert all(frame.damaged for frame in frames if frame.index in blanked)
 
 
-def test_keyframe_samples_of_a_long_video_are_spread(tmp_path: Path) -> None:
+def test_keyframe_samples_are_spread_over_a_long_video(tmp_path: Path) -> None:
     scene = endoscopic_frames(40)
     path = write_video(tmp_path / "long.mp4", (scene[i % 40] for i in range(1200)), options={"crf": "30", "g": "20"})
     samples = list(source_of(path).sample(50))
@@ -222,10 +222,10 @@ def test_keyframe_samples_of_a_long_video_are_spread(tmp_path: Path) -> None:
     [
         ("missing.mp4", None, "does not exist"),
         ("empty.mp4", b"", "is empty"),
-        ("text.mp4", b"these are words, not pictures\n" * 200, "not a video"),
+        ("text.mp4", b"these are words, not images\n" * 200, "cannot be read as a video"),
     ],
 )
-def test_what_is_no_video(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+def test_other_files_are_refused_as_video(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(LumenError, match=message):
@@ -244,7 +244,7 @@ def test_audio_only(tmp_path: Path) -> None:
         source_of(path)
 
 
-def test_folder_and_glob_take_their_numbers_from_the_names(tmp_path: Path) -> None:
+def test_folder_and_glob_read_frame_numbers_from_names(tmp_path: Path) -> None:
     images = endoscopic_frames(4)
     for number, image in zip((2603, 2604, 2606, 10000), images, strict=True):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image)
@@ -256,7 +256,7 @@ def test_folder_and_glob_take_their_numbers_from_the_names(tmp_path: Path) -> No
         np.testing.assert_array_equal(frames[3].image, images[3])
 
 
-def test_the_number_that_differs_counts_and_names_sort_as_numbers(tmp_path: Path) -> None:
+def test_varying_number_is_the_index_and_names_sort_numerically(tmp_path: Path) -> None:
     image = endoscopic_frames(1)[0]
     for number in (0, 1, 9, 10, 11):
         cv2.imwrite(str(tmp_path / f"frame{number}_640x480.png"), image)
@@ -266,7 +266,7 @@ def test_the_number_that_differs_counts_and_names_sort_as_numbers(tmp_path: Path
     assert [frame.index for frame in source_of(tmp_path).frames()] == [0, 1, 2, 3, 4]
 
 
-def test_a_glob_over_folders(tmp_path: Path) -> None:
+def test_glob_over_folders(tmp_path: Path) -> None:
     for number, image in enumerate(endoscopic_frames(4)):
         folder = tmp_path / f"part{number // 2}"
         folder.mkdir(exist_ok=True)
@@ -276,14 +276,14 @@ def test_a_glob_over_folders(tmp_path: Path) -> None:
     assert len(source.fingerprint()) == 64
 
 
-def test_images_without_numbers_go_by_name(tmp_path: Path) -> None:
+def test_images_without_numbers_are_sorted_by_name(tmp_path: Path) -> None:
     for name, image in zip(("c", "a", "b"), endoscopic_frames(3), strict=True):
         cv2.imwrite(str(tmp_path / f"{name}.png"), image)
     frames = list(source_of(tmp_path).frames())
     assert [frame.index for frame in frames] == [0, 1, 2]
 
 
-def test_unreadable_image_is_named_and_others_of_another_size_refused(tmp_path: Path) -> None:
+def test_unreadable_image_is_reported_and_another_size_is_refused(tmp_path: Path) -> None:
     for number, image in enumerate(endoscopic_frames(3)):
         cv2.imwrite(str(tmp_path / f"{number}.png"), image)
     (tmp_path / "1.png").write_bytes(b"broken")
@@ -303,7 +303,7 @@ def test_folder_without_images(tmp_path: Path) -> None:
 
 
 def write_c3vd(folder: Path, count: int) -> list[Image]:
-    """A sequence as C3VD lays it out: colour, and measurements of 16 bits in TIFF."""
+    """A sequence in C3VD's layout: colour, and 16-bit measurements in TIFF."""
     images = endoscopic_frames(count)
     for i, image in enumerate(images):
         cv2.imwrite(str(folder / f"{i}_color.png"), image)
@@ -314,7 +314,7 @@ def write_c3vd(folder: Path, count: int) -> list[Image]:
     return images
 
 
-def test_of_c3vd_colour_is_taken(tmp_path: Path) -> None:
+def test_colour_images_of_c3vd_are_chosen(tmp_path: Path) -> None:
     images = write_c3vd(tmp_path, 11)
     for path in (tmp_path, tmp_path / "*", tmp_path / "*.png"):
         source = source_of(path)
@@ -330,7 +330,7 @@ def test_of_c3vd_colour_is_taken(tmp_path: Path) -> None:
     "name, dtype",
     [("{:04d}_depth.tiff", np.uint16), ("{:04d}.png", np.uint16), ("frame{}.tif", np.uint16), ("{}.tiff", np.float32)],
 )
-def test_depth_maps_are_never_frames(tmp_path: Path, name: str, dtype: type) -> None:
+def test_depth_maps_are_refused(tmp_path: Path, name: str, dtype: type) -> None:
     for i, image in enumerate(endoscopic_frames(3)):
         cv2.imwrite(str(tmp_path / name.format(i)), image[:, :, 1].astype(dtype) * 100)
     kind = "depth" if "depth" in name else None
@@ -338,7 +338,7 @@ def test_depth_maps_are_never_frames(tmp_path: Path, name: str, dtype: type) -> 
         open_source(tmp_path, 30, kind)
 
 
-def test_a_depth_map_among_frames_is_refused(tmp_path: Path) -> None:
+def test_depth_map_among_frames_is_refused(tmp_path: Path) -> None:
     images = endoscopic_frames(3)
     for i, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{i}.png"), image if i < 2 else image[:, :, 0].astype(np.uint16) * 100)
@@ -346,7 +346,7 @@ def test_a_depth_map_among_frames_is_refused(tmp_path: Path) -> None:
         list(source_of(tmp_path).frames())
 
 
-def test_colour_of_16_bits_and_grey_of_8_bits_are_frames(tmp_path: Path) -> None:
+def test_16_bit_colour_and_8_bit_grey_images_are_frames(tmp_path: Path) -> None:
     image = endoscopic_frames(1)[0]
     cv2.imwrite(str(tmp_path / "0.png"), image)
     cv2.imwrite(str(tmp_path / "1.png"), image.astype(np.uint16) * 256 + 255)
@@ -368,7 +368,7 @@ def test_left_and_right_are_refused_until_one_is_chosen(tmp_path: Path) -> None:
     assert all(np.array_equal(frame.image, image) for frame, image in zip(frames, images[1::2], strict=True))
 
 
-def test_times_in_names_are_the_times_of_frames(tmp_path: Path) -> None:
+def test_timestamps_in_names_are_used(tmp_path: Path) -> None:
     images = endoscopic_frames(4)
     for i, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{1403636579763555584 + i * 10**8}.png"), image)
@@ -383,7 +383,7 @@ def test_times_in_names_are_the_times_of_frames(tmp_path: Path) -> None:
     assert [frame.timestamp_s for frame in counted.frames()] == pytest.approx([i / 30 for i in range(4)])
 
 
-def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
+def test_other_files_are_skipped(tmp_path: Path) -> None:
     for i, image in enumerate(endoscopic_frames(3)):
         cv2.imwrite(str(tmp_path / f"{i}.png"), image)
     for name in ("Thumbs.db", ".DS_Store", "._1.png", "pose.txt"):
@@ -393,28 +393,28 @@ def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
         assert [frame.index for frame in source.frames()] == [0, 1, 2] and source.losses() == []
 
 
-def test_settings_of_images_are_refused_for_a_video(tmp_path: Path) -> None:
+def test_image_options_are_refused_for_a_video(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mp4", endoscopic_frames(2))
-    with pytest.raises(LumenError, match="--image_kind is for folders of images"):
+    with pytest.raises(LumenError, match="--image_kind needs a folder of images"):
         open_source(path, 30, "color")
-    with pytest.raises(LumenError, match="--image_numbers is for folders of images"):
+    with pytest.raises(LumenError, match="--image_numbers needs a folder of images"):
         open_source(path, 30, image_numbers="ms")
 
 
-def test_a_folder_with_nothing_but_a_mask_is_refused(tmp_path: Path) -> None:
+def test_folder_with_only_a_mask_is_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "undistorted_mask.bmp"), np.full((80, 80), 255, np.uint8))
-    with pytest.raises(LumenError, match="no images but undistorted_mask.bmp"):
+    with pytest.raises(LumenError, match="no images except undistorted_mask.bmp"):
         source_of(tmp_path)
 
 
 def combing(image: Image) -> float:
-    """How much neighbouring rows differ beyond rows two apart."""
+    """Difference between neighbouring rows in excess of rows two apart."""
     rows = image.astype(np.float32)
     return float(np.abs(rows[1:] - rows[:-1]).mean() - 0.5 * np.abs(rows[2:] - rows[:-2]).mean())
 
 
 def write_fast_start(path: Path, target: Path) -> Path:
-    """Copy into an mp4 whose index comes first, so that a cut-off file can still be opened."""
+    """Copy into an mp4 with the index first, so that a truncated file can still be opened."""
     with av.open(str(path)) as source, av.open(str(target), "w", options={"movflags": "faststart"}) as copy:
         stream = copy.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
@@ -425,7 +425,7 @@ def write_fast_start(path: Path, target: Path) -> Path:
 
 
 def _blank_packets(path: Path, numbers: range) -> None:
-    """Overwrite the bytes of some packets, as a bad sector does."""
+    """Overwrite the bytes of some packets, like a bad sector."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
         places = [(packet.pos, packet.size) for number, packet in enumerate(packets) if number in numbers]
@@ -436,7 +436,7 @@ def _blank_packets(path: Path, numbers: range) -> None:
 
 
 def _set_display_matrix(path: Path, matrix: Any) -> None:
-    """Put a display matrix into an mp4's track header; rows and columns as in `SourceInfo.orientation`."""
+    """Write a display matrix to an mp4's track header; rows and columns as in `SourceInfo.orientation`."""
     data = path.read_bytes()
     (a, c), (b, d) = matrix
     fixed = [round(value * 65536) for value in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]

@@ -1,4 +1,4 @@
-"""Which images of a folder are taken for frames, by their names."""
+"""Choice of the images that are frames, by their names."""
 
 import random
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from pipeline.errors import LumenError
 FOLDER = Path("/images")
 C3VD = ("{0}_color.png", "{0:04d}_depth.tiff", "{0:04d}_normals.tiff", "{0:04d}_flow.tiff", "{0:04d}_occlusion.png")
 
-# Two cameras that are not synchronised, and the delay of each.
+# Two unsynchronised cameras, and the delay of each.
 KINDS = {"ir": 0, "uv": 7}
 
 
@@ -22,7 +22,7 @@ def files(*templates: str, numbers: Iterable[int] = range(9)) -> list[str]:
 
 
 def chosen(names: list[str], wanted: str | None = None) -> tuple[set[str], str]:
-    """The names that are taken, and the line about it."""
+    """The chosen names, and the note about the choice."""
     paths = [FOLDER / name for name in names]
     random.Random(1).shuffle(paths)
     images, notes = choose_kind(FOLDER, read_names(paths), wanted)
@@ -47,13 +47,13 @@ def chosen(names: list[str], wanted: str | None = None) -> tuple[set[str], str]:
         ("depth_study_{}_COLOR.PNG", ["depth_study_{}_NORMAL.PNG"]),
     ],
 )
-def test_the_kind_that_shows_frames_is_taken_and_named(frames: str, others: list[str]) -> None:
+def test_kind_that_shows_frames_is_chosen_and_logged(frames: str, others: list[str]) -> None:
     taken, note = chosen(files(frames, *others))
     assert taken == set(files(frames))
     assert "using" in note and "ignoring" in note and note.endswith("(--image_kind)")
 
 
-def test_a_mask_beside_the_frames_is_left_out() -> None:
+def test_mask_next_to_frames_is_ignored() -> None:
     taken, note = chosen([*files("{}.png"), "mask.bmp"])
     assert taken == set(files("{}.png"))
     assert "using plain (9), ignoring mask (1)" in note
@@ -78,7 +78,7 @@ def test_a_mask_beside_the_frames_is_left_out() -> None:
         (["rgb_640x480_{}.png", "bgr_320x240_{}.png"], ["rgb", "bgr"]),
     ],
 )
-def test_kinds_that_could_all_be_frames_are_refused_until_one_is_named(templates: list[str], kinds: list[str]) -> None:
+def test_ambiguous_kinds_are_refused_until_one_is_named(templates: list[str], kinds: list[str]) -> None:
     names = files(*templates)
     with pytest.raises(LumenError) as caught:
         chosen(names)
@@ -89,7 +89,7 @@ def test_kinds_that_could_all_be_frames_are_refused_until_one_is_named(templates
         assert chosen(names, kind)[0] == set(files(template))
 
 
-def test_kinds_with_times_of_their_own_are_refused() -> None:
+def test_kinds_with_separate_timestamps_are_refused() -> None:
     stamps = [
         f"{word}_{1403636579763555584 + shift + i * 10**8}.png" for i in range(9) for word, shift in KINDS.items()
     ]
@@ -100,22 +100,22 @@ def test_kinds_with_times_of_their_own_are_refused() -> None:
         assert chosen(names, "uv")[0] == {name for name in names if name.startswith("uv")}
 
 
-def test_a_picture_without_a_number_is_not_taken_for_a_colour_frame() -> None:
+def test_image_without_a_number_is_not_a_colour_frame() -> None:
     assert chosen([*files("{}_color.png"), "coverage.png"])[0] == set(files("{}_color.png"))
 
 
-def test_two_images_of_one_number_are_two_kinds() -> None:
+def test_two_images_with_one_number_are_two_kinds() -> None:
     with pytest.raises(LumenError, match=r"a \(1\), b \(1\)"):
         chosen(["a_1.png", "b_1.png"])
 
 
 @pytest.mark.parametrize("wanted", ["depth", "_depth", "DEPTH", "depth.tiff", "tiff depth"])
-def test_a_kind_is_named_in_any_way(wanted: str) -> None:
+def test_kind_can_be_named_in_several_ways(wanted: str) -> None:
     taken, note = chosen(files(*C3VD), wanted)
     assert taken == set(files(C3VD[1])) and "using depth (9), ignoring color (9), flow (9)" in note
 
 
-def test_a_kind_that_is_not_there_is_refused_and_the_others_are_listed() -> None:
+def test_unknown_kind_is_refused_and_known_kinds_are_listed() -> None:
     with pytest.raises(LumenError, match=r"no kind of images called infrared; .* color \(9\), .*depth \(9\)"):
         chosen(files(*C3VD), "infrared")
     with pytest.raises(LumenError, match=r"left_color \(9\), right_color \(9\)"):
@@ -123,14 +123,14 @@ def test_a_kind_that_is_not_there_is_refused_and_the_others_are_listed() -> None
 
 
 @pytest.mark.parametrize("template", ["{}_depth.png", "mask{:04d}.bmp", "{}.normals.png"])
-def test_a_folder_without_frames_is_refused(template: str) -> None:
+def test_folder_without_frames_is_refused(template: str) -> None:
     with pytest.raises(LumenError, match="not video frames"):
         chosen(files(template))
     kind = {"d": "depth", "m": "mask", "n": "normals"}[template.strip("{}_.")[0]]
     assert chosen(files(template), kind)[0] == set(files(template))
 
 
-def test_depth_and_normals_alone_are_no_frames() -> None:
+def test_depth_and_normals_alone_are_not_frames() -> None:
     with pytest.raises(LumenError, match=r"depth \(9\), normals \(9\)"):
         chosen(files("{}_depth.png", "{}_normals.png"))
 
@@ -154,23 +154,23 @@ def test_depth_and_normals_alone_are_no_frames() -> None:
         ["-1.png", "1.png"],
     ],
 )
-def test_images_of_one_kind_are_all_taken(names: list[str]) -> None:
+def test_all_images_of_one_kind_are_used(names: list[str]) -> None:
     assert chosen(names) == (set(names), "")
 
 
 @pytest.mark.parametrize("names", [["1.png", "01.png"], ["frame_1.png", "frame-1.png"], ["a.jpg", "a.png"]])
-def test_images_that_differ_in_nothing_but_zeros_and_signs_are_refused(names: list[str]) -> None:
-    with pytest.raises(LumenError, match="the same"):
+def test_names_that_differ_only_in_zeros_and_separators_are_refused(names: list[str]) -> None:
+    with pytest.raises(LumenError, match="equal words and numbers"):
         chosen([*names, "2.png", "3.png"])
 
 
-def test_many_kinds_fit_in_one_line() -> None:
+def test_many_kinds_fit_on_one_line() -> None:
     words = [f"{letter * 40}{{}}.png" for letter in "abcdefghijklmnop"]
     with pytest.raises(LumenError, match="10 more") as caught:
         chosen(files(*words))
     assert len(str(caught.value)) < 400
 
 
-def test_the_line_about_the_choice_names_no_patient() -> None:
+def test_note_on_the_choice_names_no_patient() -> None:
     _, note = chosen([*files("smith_{}.png"), "mask.png"])
     assert "smith" not in note and "mask (1)" in note

@@ -1,4 +1,4 @@
-"""Order, frame indices and times that the names of images give."""
+"""Order, frame indices and timestamps from image names."""
 
 import random
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from pipeline.errors import LumenError
 FOLDER = Path("/images")
 EPOCH_S = 1403636579
 EPOCH_NS = 1403636579763555584
-# More than that cannot be the index of a frame.
+# Larger numbers cannot be frame indices.
 LARGEST_INDEX = 10**8 - 1
 
 
 def ordered(names: Sequence[str], meaning: NumberMeaning = "auto") -> OrderedImages:
-    """What is read from `names`, which are given in the right order, when they come in another one."""
+    """Parse `names`, which are in the expected order, from a shuffled list."""
     shuffled = [FOLDER / name for name in names]
     random.Random(1).shuffle(shuffled)
     result = order_images(read_names(shuffled), meaning, fps=30)
@@ -35,7 +35,7 @@ def steps_s(result: OrderedImages) -> list[float]:
 
 
 @pytest.mark.parametrize("step, unit, divisor", [(10**8, "nano", 1), (10**5, "micro", 1000), (100, "milli", 10**6)])
-def test_times_since_1970_are_recognised_by_their_size(step: int, unit: str, divisor: int) -> None:
+def test_epoch_timestamps_are_recognised_by_magnitude(step: int, unit: str, divisor: int) -> None:
     result = ordered([f"{EPOCH_NS // divisor + i * step}.png" for i in range(6)])
     assert f"times in {unit}seconds" in result.assumption
     assert result.indices == (0, 1, 2, 3, 4, 5)
@@ -44,7 +44,7 @@ def test_times_since_1970_are_recognised_by_their_size(step: int, unit: str, div
     assert result.fps == pytest.approx(10)
 
 
-def test_whole_seconds_since_1970() -> None:
+def test_whole_epoch_seconds() -> None:
     result = ordered([f"{EPOCH_S + i}.png" for i in range(4)])
     assert "times in seconds" in result.assumption and result.timestamps_s[0] == EPOCH_S
 
@@ -53,14 +53,14 @@ def test_whole_seconds_since_1970() -> None:
     "step, unit", [(33333333, "nano"), (10**8, "nano"), (16666, "micro"), (40000, "micro"), (1000, "milli")]
 )
 @pytest.mark.parametrize("first", [0, 1_048_575, 46_787_885_992])
-def test_times_since_a_start_are_recognised_by_their_steps(first: int, step: int, unit: str) -> None:
+def test_relative_timestamps_are_recognised_by_their_steps(first: int, step: int, unit: str) -> None:
     result = ordered([f"{first + i * step}.png" for i in range(6)])
     assert f"times in {unit}seconds" in result.assumption
     expected = step * {"nano": 1e-9, "micro": 1e-6, "milli": 1e-3}[unit]
     assert steps_s(result) == pytest.approx([expected] * 5, abs=1e-6)
 
 
-def test_gaps_between_nanoseconds_stay() -> None:
+def test_gaps_between_nanoseconds_are_kept() -> None:
     frames = (0, 1, 2, 40, 41, 42, 43)
     result = ordered([f"{EPOCH_NS + i * 33333333}.png" for i in frames])
     assert np.diff(result.timestamps_s) == pytest.approx(np.diff(frames) / 30, abs=1e-6)
@@ -68,7 +68,7 @@ def test_gaps_between_nanoseconds_stay() -> None:
 
 
 @pytest.mark.parametrize("fps", [30, 24, 30 / 1.001, 60, 15])
-def test_milliseconds_are_recognised_by_the_rounding_of_a_frame_rate(fps: float) -> None:
+def test_milliseconds_are_recognised_as_a_rounded_frame_rate(fps: float) -> None:
     frames = [i for i in range(40) if i not in (7, 8, 30)]
     for rounded in (round, int):
         result = ordered([f"{rounded(1000 * i / fps):06d}.png" for i in frames])
@@ -88,7 +88,7 @@ def test_small_numbers_are_frame_numbers(numbers: list[int], template: str) -> N
     result = ordered([template.format(number) for number in numbers])
     assert result.indices == tuple(numbers)
     assert result.timestamps_s == pytest.approx([number / 30 for number in numbers])
-    assert "frame numbers; timestamps assume 30 frames a second (--image_fps)" in result.assumption
+    assert "frame numbers; timestamps assume 30 frames per second (--image_fps)" in result.assumption
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_decimals_of_milliseconds() -> None:
 
 
 @pytest.mark.parametrize("names", [[f"1.{i:03d}" for i in range(1, 15)], [f"1.{i}" for i in range(1, 13)]])
-def test_a_count_after_a_point_is_no_decimal(names: list[str]) -> None:
+def test_count_after_a_point_is_not_a_decimal(names: list[str]) -> None:
     result = ordered([f"{name}.png" for name in names])
     assert result.indices == tuple(range(1, len(names) + 1)) and "frame numbers" in result.assumption
 
 
 @pytest.mark.parametrize("template, divisor", [("t_{}ms.png", 1000), ("{}s.png", 1), ("{}us_x.png", 10**6)])
-def test_a_unit_in_the_name_counts(template: str, divisor: int) -> None:
+def test_unit_in_the_name_is_used(template: str, divisor: int) -> None:
     result = ordered([template.format(40 * i) for i in range(4)])
     assert result.timestamps_s == tuple(40 * i / divisor for i in range(4))
 
@@ -143,13 +143,13 @@ def test_a_unit_in_the_name_counts(template: str, divisor: int) -> None:
         ([f"{EPOCH_S + i // 10}-{i % 10 * 10**5:06d}" for i in range(25)], 0.1),
     ],
 )
-def test_dates_and_split_seconds_are_times(names: list[str], step_s: float) -> None:
+def test_dates_and_split_seconds_are_timestamps(names: list[str], step_s: float) -> None:
     result = ordered([f"{name}.png" for name in names])
     assert np.median(steps_s(result)) == pytest.approx(step_s)
     assert result.indices == tuple(range(len(names)))
 
 
-def test_the_day_stays_out_of_times() -> None:
+def test_timestamps_do_not_contain_the_date() -> None:
     result = ordered([f"20260105_12300{i}.png" for i in range(5)])
     assert result.timestamps_s == (0, 1, 2, 3, 4) and "2026" not in result.assumption
 
@@ -162,24 +162,24 @@ def test_the_day_stays_out_of_times() -> None:
         ([f"20261305_123000_{i:03d}" for i in range(1, 9)], range(1, 9)),
     ],
 )
-def test_a_count_after_a_date_is_no_time(names: list[str], indices: range) -> None:
+def test_count_after_a_date_is_not_a_time(names: list[str], indices: range) -> None:
     assert ordered([f"{name}.png" for name in names]).indices == tuple(indices)
 
 
-def test_a_frame_number_beside_a_time_is_the_index() -> None:
+def test_frame_number_next_to_a_timestamp_is_the_index() -> None:
     result = ordered([f"{i:06d}_{EPOCH_NS + i * 10**8}.png" for i in (3, 4, 6)])
     assert result.indices == (3, 4, 6) and steps_s(result) == pytest.approx([0.1, 0.2])
 
 
-def test_times_that_go_back_are_not_taken() -> None:
+def test_descending_timestamps_are_ignored() -> None:
     result = ordered([f"{i:06d}_{EPOCH_NS + i * 3 % 5 * 10**8}.png" for i in range(5)])
     assert result.indices == (0, 1, 2, 3, 4) and "frame numbers" in result.assumption
 
 
 @pytest.mark.parametrize("base", [10**23, 10**8 - 2, 2026_0105_0001, 10**60])
-def test_large_frame_numbers_count_from_the_first(base: int) -> None:
+def test_large_frame_numbers_are_relative_to_the_first(base: int) -> None:
     result = ordered([f"{base + i}.png" for i in (0, 1, 3, 4)])
-    assert result.indices == (0, 1, 3, 4) and "count from the first" in result.assumption
+    assert result.indices == (0, 1, 3, 4) and "relative to the first image" in result.assumption
 
 
 def test_names_of_24_digits() -> None:
@@ -190,7 +190,7 @@ def test_names_of_24_digits() -> None:
     assert ordered([f"{number}.png" for number in random_numbers]).indices == tuple(range(9))
 
 
-def test_no_time_is_later_than_any_clock() -> None:
+def test_no_timestamp_exceeds_any_clock() -> None:
     result = ordered([f"{10**23 + i * 10**8}.png" for i in range(5)])
     assert result.timestamps_s == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
@@ -200,7 +200,7 @@ def test_negative_numbers_come_first() -> None:
     assert ordered([f"frame_{i}.png" for i in (-2, -1, 1)]).indices == (0, 1, 3)
 
 
-def test_a_dash_before_every_number_is_no_minus() -> None:
+def test_dash_before_every_number_is_not_a_minus() -> None:
     assert ordered([f"-{i:03d}.png" for i in range(1, 5)]).indices == (1, 2, 3, 4)
     assert ordered([f"frame-{i}.png" for i in (1, 2, 10)]).indices == (1, 2, 10)
 
@@ -224,11 +224,11 @@ def test_names_without_usable_numbers_count_from_0(names: list[str]) -> None:
     assert "no frame numbers" in result.assumption
 
 
-def test_numbers_across_words_are_one_count() -> None:
+def test_numbers_identify_images_regardless_of_words() -> None:
     assert ordered(["I_0001.png", "P_0002.png", "P_0003.png", "I_0004.png"]).indices == (1, 2, 3, 4)
 
 
-def test_what_the_user_says_of_numbers_holds() -> None:
+def test_image_numbers_option_takes_precedence() -> None:
     names = [f"{40 * i:06d}.png" for i in range(5)]
     assert ordered(names).indices[-1] == 160
     for meaning, expected in (("s", 40.0), ("ms", 0.04), ("us", 0.00004)):
@@ -241,7 +241,7 @@ def test_what_the_user_says_of_numbers_holds() -> None:
         ordered(["a.png", "b.png"], "ns")
 
 
-def test_one_image_has_its_last_number() -> None:
+def test_single_image_uses_its_last_number() -> None:
     assert ordered(["scene2_frame12.png"]).indices == (12,)
     assert ordered([f"{10**23}.png"]).indices == (0,)
 
@@ -268,7 +268,7 @@ _PIECES = (
 
 
 @pytest.mark.parametrize("seed", range(200))
-def test_any_names_give_indices_and_times_that_can_be_kept(seed: int) -> None:
+def test_any_names_give_valid_indices_and_timestamps(seed: int) -> None:
     rng = random.Random(seed)
     before, after = ("".join(rng.choices(_PIECES, k=rng.randint(0, 3))) for _ in range(2))
     step = rng.choice([1, 3, 33, 1000, 33333, 33333333, 10**8])
@@ -287,7 +287,7 @@ def test_any_names_give_indices_and_times_that_can_be_kept(seed: int) -> None:
         assert result.fps > 0 and np.isfinite([result.fps, *result.timestamps_s]).all()
 
 
-def test_natural_order_of_anything() -> None:
+def test_natural_order_of_arbitrary_names() -> None:
     names = ["a2b", "a10b", "b", "b1", "m²_3", "é_1", "٣", "0.5.1", "  7", "_", "0.5"]
     paths = [FOLDER / f"{name}.png" for name in names]
     first, *others = (natural_order(random.Random(seed).sample(paths, len(paths))) for seed in range(5))
@@ -295,7 +295,7 @@ def test_natural_order_of_anything() -> None:
     assert first.index(paths[0]) < first.index(paths[1])
 
 
-def test_folders_that_start_again_follow_one_another() -> None:
+def test_folders_with_restarting_numbers_are_concatenated() -> None:
     places = count()
     names = [FOLDER / f"part{part}" / f"{number}.png" for part in (1, 2, 10) for number in (0, 1, 2)]
     result = order_images(read_names(sorted(names)), "auto", 30)

@@ -1,4 +1,4 @@
-"""Files that hold more than one plain video: other streams, pictures, JPEGs with EXIF, odd rates and names."""
+"""Files with more than one plain video: other streams, still images, JPEGs with EXIF, odd rates and names."""
 
 import struct
 from collections.abc import Iterable, Sequence
@@ -33,13 +33,13 @@ ODD_NAMES = [
 def write_streams(
     path: Path, *videos: Sequence[Image], codecs: Sequence[str] = (), disposition: int = 0, sound: bool = False
 ) -> Path:
-    """One stream a video, at 30 frames a second, after a silent one if there is to be sound.
+    """Write one stream per video at 30 frames per second, after a silent audio stream if `sound`.
 
     Args:
         path: its suffix chooses the container.
-        videos: (H, W, 3) uint8 BGR frames of each.
-        codecs: of each; by default H.264 in a file of their own kind.
-        disposition: of the first.
+        videos: (H, W, 3) uint8 BGR frames of each video.
+        codecs: codec of each; by default H.264.
+        disposition: disposition of the first video.
         sound: whether the first stream is audio.
     """
     with av.open(f"file:{path}", "w") as container:
@@ -54,7 +54,7 @@ def write_streams(
 
 
 def write_jpegs(path: Path, jpegs: Iterable[bytes], size: tuple[int, int]) -> Path:
-    """Put JPEG files into an AVI as they are."""
+    """Mux JPEG files into an AVI unchanged."""
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream("mjpeg", rate=30)
         stream.width, stream.height, stream.pix_fmt = *size, "yuvj420p"
@@ -81,7 +81,7 @@ def difference(first: Image, second: Image) -> float:
     "suffix, codec, seconds",
     [("avi", "mpeg4", 1), *((suffix, "libx264", seconds) for suffix in ("mp4", "mkv", "ts") for seconds in (1, 5))],
 )
-def test_few_frames_a_second_lose_nothing(tmp_path: Path, suffix: str, codec: str, seconds: int) -> None:
+def test_low_frame_rate_has_no_losses(tmp_path: Path, suffix: str, codec: str, seconds: int) -> None:
     times = list(range(0, 12 * seconds, seconds))
     path = write_video(tmp_path / f"v.{suffix}", endoscopic_frames(12), 1, times, codec, {"b": "4000k"})
     source = VideoSource(path)
@@ -90,14 +90,14 @@ def test_few_frames_a_second_lose_nothing(tmp_path: Path, suffix: str, codec: st
     assert len(frames) == 12 and source.losses() == [] and source.info.warnings == ()
 
 
-def test_a_last_frame_that_is_shown_for_long_is_no_loss(tmp_path: Path) -> None:
+def test_long_last_frame_is_not_a_loss(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", endoscopic_frames(12), 10, [*range(11), 200])
     source = VideoSource(path)
     assert len(list(source.frames())) == 12
     assert source.losses() == []
 
 
-def test_a_file_of_few_frames_a_second_that_was_cut_off_is_noticed(tmp_path: Path) -> None:
+def test_truncated_file_with_a_low_frame_rate_is_detected(tmp_path: Path) -> None:
     options = {"crf": "15", "g": "1"}
     path = write_video(tmp_path / "v.mkv", endoscopic_frames(12), 1, list(range(12)), options=options)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
@@ -106,8 +106,8 @@ def test_a_file_of_few_frames_a_second_that_was_cut_off_is_noticed(tmp_path: Pat
     assert "truncated" in source.losses()[0]
 
 
-def test_times_of_h264_in_avi_are_those_of_its_decoding_times(tmp_path: Path) -> None:
-    """FFmpeg's own average rate is twice the true one when B-frames and skipped ticks come together."""
+def test_h264_in_avi_uses_decoding_timestamps(tmp_path: Path) -> None:
+    """FFmpeg's average rate is twice the true one if B-frames and skipped ticks coincide."""
     path = write_video(tmp_path / "v.avi", endoscopic_frames(20), 60, list(range(0, 40, 2)), options={"bf": "2"})
     source = VideoSource(path)
     assert source.info.fps == pytest.approx(30)
@@ -116,7 +116,7 @@ def test_times_of_h264_in_avi_are_those_of_its_decoding_times(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8, 0, 9])
-def test_jpegs_with_exif_are_shown_as_other_readers_show_them(tmp_path: Path, orientation: int) -> None:
+def test_jpegs_with_exif_match_other_readers(tmp_path: Path, orientation: int) -> None:
     jpegs = [jpeg_with_exif(image, orientation) for image in endoscopic_frames(4)]
     source = VideoSource(write_jpegs(tmp_path / "e.avi", jpegs, (320, 240)))
     for frame, jpeg in zip(source.frames(), jpegs, strict=True):
@@ -124,16 +124,16 @@ def test_jpegs_with_exif_are_shown_as_other_readers_show_them(tmp_path: Path, or
     assert source.losses() == []
 
 
-def test_frames_that_are_turned_from_the_middle_on_are_refused(tmp_path: Path) -> None:
+def test_changing_rotation_is_refused(tmp_path: Path) -> None:
     images = endoscopic_frames(6)
     jpegs = [jpeg_with_exif(image, 1 if number < 3 else 3) for number, image in enumerate(images)]
     source = VideoSource(write_jpegs(tmp_path / "e.avi", jpegs, (320, 240)))
-    with pytest.raises(LumenError, match=r"turned by 0 degrees, and by -?180 degrees from frame 3"):
+    with pytest.raises(LumenError, match=r"changes from 0 to -?180 degrees at frame 3"):
         list(source.frames())
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mkv"])
-def test_a_thumbnail_track_is_not_the_video(tmp_path: Path, suffix: str) -> None:
+def test_thumbnail_track_is_not_the_video(tmp_path: Path, suffix: str) -> None:
     images = endoscopic_frames(20)
     path = write_streams(tmp_path / f"t.{suffix}", images[7:8], images, codecs=("mjpeg", "libx264"))
     source = VideoSource(path)
@@ -143,7 +143,7 @@ def test_a_thumbnail_track_is_not_the_video(tmp_path: Path, suffix: str) -> None
     assert source.losses() == [] and source.info.warnings == ()
 
 
-def test_a_cover_picture_is_not_the_video(tmp_path: Path) -> None:
+def test_cover_image_is_not_the_video(tmp_path: Path) -> None:
     large = [cv2.resize(image, (640, 480)) for image in endoscopic_frames(1)]
     path = write_streams(
         tmp_path / "c.mp4", large, endoscopic_frames(20), codecs=("mjpeg", "libx264"), disposition=COVER
@@ -153,13 +153,13 @@ def test_a_cover_picture_is_not_the_video(tmp_path: Path) -> None:
     assert (source.info.width, source.info.height) == (320, 240) and source.info.warnings == ()
 
 
-def test_a_cover_picture_alone_is_no_video(tmp_path: Path) -> None:
+def test_cover_image_alone_is_not_a_video(tmp_path: Path) -> None:
     path = write_streams(tmp_path / "c.mp4", endoscopic_frames(1), codecs=("mjpeg",), disposition=COVER, sound=True)
-    with pytest.raises(LumenError, match=r"no video stream \(it holds a picture, audio\)"):
+    with pytest.raises(LumenError, match=r"no video stream \(it holds an image, audio\)"):
         VideoSource(path)
 
 
-def test_a_video_after_the_sound_is_found(tmp_path: Path) -> None:
+def test_video_after_audio_is_found(tmp_path: Path) -> None:
     source = VideoSource(write_streams(tmp_path / "s.mp4", endoscopic_frames(20), sound=True))
     assert len(list(source.frames())) == 20
     assert source.losses() == [] and source.info.warnings == ()
@@ -167,9 +167,7 @@ def test_a_video_after_the_sound_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts", "mp4"])
 @pytest.mark.parametrize("preview_first", [True, False])
-def test_of_two_videos_of_one_length_the_larger_is_read_and_named(
-    tmp_path: Path, suffix: str, preview_first: bool
-) -> None:
+def test_larger_of_two_equally_long_videos_is_read_and_logged(tmp_path: Path, suffix: str, preview_first: bool) -> None:
     images = endoscopic_frames(20)
     videos = [images, [cv2.resize(image, (160, 120)) for image in images]]
     source = VideoSource(write_streams(tmp_path / f"v.{suffix}", *videos[:: -1 if preview_first else 1]))
@@ -181,7 +179,7 @@ def test_of_two_videos_of_one_length_the_larger_is_read_and_named(
     assert f"-map 0:{other} " in warning
 
 
-def test_of_two_videos_the_longer_is_read(tmp_path: Path) -> None:
+def test_longer_of_two_videos_is_read(tmp_path: Path) -> None:
     images = endoscopic_frames(30)
     large = [cv2.resize(image, (640, 480)) for image in images[:8]]
     source = VideoSource(write_streams(tmp_path / "v.mov", large, images))
@@ -195,21 +193,21 @@ def test_keyframes_are_sampled_from_the_chosen_stream(tmp_path: Path) -> None:
     assert {frame.image.shape for frame in source.sample(8)} == {(64, 96, 3)}
 
 
-def test_a_stream_without_a_decoder_is_no_video(tmp_path: Path) -> None:
+def test_stream_without_a_decoder_is_not_a_video(tmp_path: Path) -> None:
     path = write_streams(tmp_path / "v.mp4", endoscopic_frames(5))
     path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
     with pytest.raises(LumenError, match="a codec that FFmpeg cannot decode"):
         VideoSource(path)
 
 
-def test_a_stream_without_a_decoder_is_passed_over(tmp_path: Path) -> None:
+def test_stream_without_a_decoder_is_skipped(tmp_path: Path) -> None:
     path = write_streams(tmp_path / "v.mov", endoscopic_frames(9), endoscopic_frames(5), codecs=("mjpeg", "libx264"))
     path.write_bytes(path.read_bytes().replace(b"jpeg\0", b"zzzz\0"))
     assert len(list(VideoSource(path).frames())) == 5
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "avi"])
-def test_a_title_of_another_encoding_is_no_hindrance(tmp_path: Path, suffix: str) -> None:
+def test_title_in_another_encoding_is_ignored(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"v.{suffix}"
     with av.open(str(path), "w") as container:
         container.metadata["title"] = "caf#"

@@ -81,7 +81,7 @@ def test_missing_points_are_reported(reference: Path, tmp_path: Path, capsys: py
     evaluate(EvaluateConfig(tmp_path / "model", against=reference))
     assert "points                   0 against 40" in capsys.readouterr().out
     images, mask = reference / "images", reference / "colmap" / "0" / "undistorted_mask.bmp"
-    with pytest.raises(LumenError, match="no points that its images see; training data needs them"):
+    with pytest.raises(LumenError, match="no points with observations; training data needs them"):
         convert(ConvertConfig(tmp_path / "model", "training", tmp_path / "out", images=images, mask=mask))
     convert(ConvertConfig(tmp_path / "model", "nerfstudio", tmp_path / "nerf", images=images))
     paths = ConversionPaths(tmp_path / "nerf")
@@ -110,7 +110,7 @@ def test_frames_without_a_number_are_matched_by_name(tmp_path: Path) -> None:
 
 def test_frames_without_a_number_have_no_timestamp_and_no_ground_truth(tmp_path: Path) -> None:
     write_known_poses(tmp_path / "model", names=NAMES)
-    with pytest.raises(LumenError, match="each needs a number of its own"):
+    with pytest.raises(LumenError, match="each name needs its own number"):
         to_tum(tmp_path / "model", tmp_path / "tum")
     with pytest.raises(LumenError, match="--truth needs the frame index in each image name"):
         evaluate(EvaluateConfig(tmp_path / "model", truth=tmp_path / "phantom"))
@@ -128,7 +128,7 @@ def test_images_of_a_stereo_camera_are_matched_by_folder_and_name(tmp_path: Path
     assert [str(path) for path in data.image_paths] == sorted(names)
     lines = against_other(data, read_reconstruction(tmp_path / "b"))
     assert figure(lines, "frames in common") == 7 and figure(lines, "ATE") < 1e-6
-    with pytest.raises(LumenError, match="each needs a number of its own"):
+    with pytest.raises(LumenError, match="each name needs its own number"):
         to_tum(tmp_path / "a", tmp_path / "tum")
 
 

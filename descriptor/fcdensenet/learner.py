@@ -1,17 +1,18 @@
 """Training DDL's network: groups of frames, the relative response loss, validation on points that frames share."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from descriptor.clips.clip import Clip
 from descriptor.clips.groups import Group, GroupSampler
-from descriptor.fcdensenet.batch_statistics import estimate_statistics
 from descriptor.fcdensenet.descriptor import METHOD
 from descriptor.fcdensenet.group_loss import group_loss
 from descriptor.fcdensenet.network import FCDenseNet
@@ -19,7 +20,6 @@ from descriptor.fcdensenet.plots import descriptor_colors, heatmaps
 from descriptor.fcdensenet.train_config import TrainConfig
 from descriptor.fcdensenet.validation import THRESHOLDS_PX, Validation, validate
 from descriptor.training.augmentation import augment
-from descriptor.training.learning_rate import learning_rate
 from descriptor.training.muon import Muon
 from pipeline.errors import LumenError
 
@@ -27,6 +27,10 @@ from pipeline.errors import LumenError
 _VALIDATION_GROUPS, _VALIDATION_FRAMES = 8, 8
 # Muon's rate by that of the parameters that AdamW changes; twice as much of both finds no more points.
 _KERNEL_RATE = 3.0
+# Share of the training during which the learning rate rises.
+_WARM_UP = 0.15
+# Frames for the normalisation statistics.
+_STATISTICS_FRAMES, _FRAMES_AT_ONCE = 64, 8
 
 
 @dataclass(frozen=True)
@@ -147,3 +151,48 @@ def _require_pairs(group: Group | None, config: TrainConfig) -> None:
             f"no two frames {low} to {high} apart see a point in common inside the mask: widen --adjacent_range, "
             "or bootstrap again with more points"
         )
+
+
+def learning_rate(kind: Literal["muon", "adamw", "sgd"], low: float, high: float, share: float, cycle: float) -> float:
+    """The rate to train with.
+
+    Args:
+        kind: "muon" and "adamw" warm up linearly from `low` to `high` and come down to a tenth of `low` by a cosine
+            (Smith's one cycle, 2018); "sgd" goes up and down between the two in each cycle (Smith, WACV 2017), as DDL
+            does.
+        low, high: bounds.
+        share: of the training that is done, 0..1.
+        cycle: of the cycle that is under way, 0..1.
+    """
+    if kind == "sgd":
+        return low + (high - low) * (1 - abs(2 * cycle - 1))
+    if share < _WARM_UP:
+        return low + (high - low) * share / _WARM_UP
+    end = low / 10
+    return end + (high - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, (share - _WARM_UP) / (1 - _WARM_UP))))
+
+
+@torch.no_grad()
+def estimate_statistics(network: FCDenseNet, clips: Sequence[Clip], rows: Sequence[np.ndarray], seed: int) -> None:
+    """Set the running statistics of a network to those of frames spread over the clips; it stays in training mode.
+
+    Args:
+        network: with batch normalisation.
+        clips: the frames that it is trained on.
+        rows: of each clip, those to use.
+        seed: of the choice of frames.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        # None takes the mean over all that comes.
+        norm.momentum = None
+    network.train()
+    random = np.random.default_rng([seed, len(clips)])
+    every = [(clip, row) for clip, own in enumerate(rows) for row in own]
+    chosen = random.permutation(len(every))[: max(2, min(_STATISTICS_FRAMES, len(every)))]
+    parts = np.array_split(chosen, -(-len(chosen) // _FRAMES_AT_ONCE))
+    for part in parts:
+        images = np.stack([clips[every[each][0]].images[every[each][1]] for each in part])
+        masks = np.stack([clips[every[each][0]].mask for each in part])
+        network.features(network.input(images, masks))

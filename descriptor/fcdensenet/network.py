@@ -13,13 +13,12 @@ It computes what the published network computes and stores it under the publishe
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from descriptor.fcdensenet.contrast import normalize_locally
 
 Frames = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -30,6 +29,11 @@ BOTTLENECK_LAYERS = 4
 FIRST_CHANNELS = 16
 # Sides of an image that no pooling cuts off.
 DOWNSAMPLING = 2**DOWN_BLOCKS
+# Local contrast: levels added to the local deviation, so that noise in flat areas stays small.
+_NOISE_LEVELS = 3.0
+# A deviation of one becomes this many levels around the middle grey.
+_LEVELS = 50.0
+_MIDDLE = 128
 
 
 @dataclass(frozen=True)
@@ -255,3 +259,32 @@ def shape_of(weights: Mapping[str, Tensor]) -> NetworkShape | None:
 def network_input(images: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1."""
     return images.permute(0, 3, 1, 2).to(torch.float32).mul_(2 / 255).sub_(1)
+
+
+def normalize_locally(frames: Frames, masks: npt.NDArray[np.bool_], radius_px: float) -> Frames:
+    """Give each channel of frames the same mean and deviation everywhere (divisive normalisation).
+
+    The light moves with the scope, so shading belongs to the view and texture to the tissue. Mean and deviation are
+    weighted by a Gaussian and taken over tissue alone.
+
+    Args:
+        frames: (N, H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool, pixels that show tissue; the others become black.
+        radius_px: standard deviation of the Gaussian; 0 leaves frames as they are.
+    """
+    if radius_px <= 0:
+        return frames
+    changed = np.empty_like(frames)
+    for before, mask, after in zip(frames, masks, changed, strict=True):
+        tissue = mask.astype(np.float32)[..., None]
+        weight = np.maximum(_blur(tissue, radius_px), 1e-3)
+        values = before * tissue
+        values -= _blur(values, radius_px) / weight
+        values *= tissue
+        deviation = np.sqrt(_blur(values * values, radius_px) / weight)
+        after[:] = np.clip(_MIDDLE + _LEVELS * values / (deviation + _NOISE_LEVELS), 0, 255) * tissue
+    return changed
+
+
+def _blur(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), radius_px), np.float32).reshape(values.shape)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from descriptor.fcdensenet.contrast import normalize_locally
+from descriptor.fcdensenet.network import normalize_locally
 
 
 def textured(size: int = 96) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,8 @@ from descriptor.gift.descriptor import GiftNetwork
 from descriptor.gift.homography import apply
 from descriptor.keypoints.describers import SiftDescriber, choose_describer
 from descriptor.keypoints.detectors import DETECTORS, SuperPointNetwork, choose_detector
-from descriptor.keypoints.evaluation import KeypointConfig, measure_keypoints
+from descriptor.keypoints.evaluation import KeypointConfig, match_descriptors, measure_keypoints
 from descriptor.keypoints.hpatches import HPatches, read_homography
-from descriptor.keypoints.matchers import match_descriptors
 from descriptor.keypoints.relative_pose import read_pairs, rotation_error
 from pictures import picture
 from pipeline.errors import LumenError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from descriptor.training.event_file import EventFile
+from descriptor.training.log import EventFile
 from pictures import picture
 from pipeline.errors import LumenError
 from traces import MACHINE, files_that_say, name_the_machine

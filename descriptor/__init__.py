@@ -1,1 +1,1 @@
-"""Image → dense descriptors → correspondences: networks, training, evaluation and the matching engine."""
+"""Dense descriptors: networks, training, evaluation, and matching."""

@@ -77,7 +77,7 @@ class TestConfig(Settings):
     points_per_pair: Count = 500
     """Maximum number of points per pair."""
     pixel_downsampling: Positive = 4.0
-    """Errors are in pixels of a frame this many times smaller than recorded, whatever the network's size."""
+    """Errors are in pixels of a frame this many times smaller than recorded, independent of the network's size."""
     image_downsampling: Annotated[float, msgspec.Meta(ge=1)] | None = None
     """Factor by which frames are downsampled before the network. Default: as in training."""
     network_downsampling: Count | None = None
@@ -220,7 +220,7 @@ def _load_compared(config: TestConfig, first: Descriptor | None, device: torch.d
 
 
 def _data(config: TestConfig) -> DataSettings:
-    """Points are sampled from frames of the size that errors are reported in, whatever the network's size."""
+    """Points are sampled from frames of the size that errors are reported in, independent of the network's size."""
     return DataSettings(
         image_downsampling=config.pixel_downsampling,
         network_downsampling=_FRAME_MULTIPLE,

@@ -1,8 +1,8 @@
-"""Following points through a video: from keyframes, directly.
+"""Tracks points of keyframes through a video.
 
-Points are seeded in keyframes, and each is found in every other frame directly from its keyframe, such as by DIS
+Points are seeded in keyframes. Each is located in every other frame directly from its keyframe, for example by DIS
 optical flow (`descriptor.flow.flow_finder`). Tracking from frame to frame would accumulate errors: tissue has so little
-texture that a step is off by half a pixel, and ten of them by two.
+texture that one step is off by half a pixel, and ten steps by two.
 """
 
 import logging
@@ -22,34 +22,35 @@ from pipeline.errors import NoReconstruction
 from pipeline.finder import Finder, Found
 from pipeline.progress import progress
 
-# All frames up to this keyframe are looked in, and these many further keyframes.
+# Search all frames up to this keyframe before and after, and this many further keyframes.
 _NEAR_KEYFRAMES = 2
 _FAR_KEYFRAMES = 20
-# The next keyframe comes when the image has moved by this share of its diagonal, or so many points are left.
+# A new keyframe is chosen when the image has moved by this share of its diagonal, when at most this share of the points
+# is found, or after this many frames.
 _KEYFRAME_MOTION = 0.05
 _KEYFRAME_SHARED = 0.5
 _KEYFRAME_FRAMES = 30
-# In a stretch that has fewer keyframes than this they come closer, down to this share of the diagonal.
+# With fewer keyframes than this the motion between them is reduced, down to this share of the diagonal.
 _FEWEST_KEYFRAMES = 8
 _LEAST_KEYFRAME_MOTION = 0.003
 _CORNER_QUALITY = 0.001
 _CORNER_BLOCK_PX = 5
-# Distance between points as a share of that on a square lattice of as many.
+# Spacing of points relative to a square lattice of as many points.
 _SPACING = 0.5
 _MIN_SPACING_PX = 3.0
-# Points followed to choose keyframes.
+# Points tracked to choose keyframes.
 _KEYFRAME_PROBES = 500
 
 logger = logging.getLogger(__name__)
 
 
 def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
-    """Choose keyframes by how far the image has moved since the last one and how much of it can still be found.
+    """Choose keyframes by the image motion since the last keyframe and the share of points still found.
 
-    Where that gives fewer than 8 keyframes, because the stretch is short or the camera slow, the spacing is reduced.
+    With fewer than 8 keyframes, because the sequence is short or the camera slow, the spacing is reduced.
 
     Returns:
-        (K,) int64, their rows, ascending, and the rows of frames that cannot be read.
+        (K,) int64, rows of the keyframes, ascending; and rows of frames that cannot be read.
     """
     motion = _KEYFRAME_MOTION
     keyframes, unreadable = _keyframes_every(motion, frames)
@@ -60,7 +61,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
 
 
 def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, list[int]]:
-    """Keyframes whenever the image has moved by a share of its diagonal, and the rows that cannot be read."""
+    """Keyframes at every motion of a share of the image diagonal, and the rows that cannot be read."""
     keyframes: list[int] = []
     unreadable = []
     search = None
@@ -76,7 +77,7 @@ def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, li
             if near and found.mean() > _KEYFRAME_SHARED:
                 continue
         probes = _seed(frame, _KEYFRAME_PROBES)
-        # A black frame or a flash begins nothing.
+        # A black or overexposed frame has no points to track.
         if len(probes):
             keyframes.append(row)
             search = PointSearch(frame.image, probes)
@@ -85,10 +86,10 @@ def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, li
 
 @dataclass(frozen=True)
 class Correspondences:
-    """What mapping starts from.
+    """Input of mapping.
 
     Attributes:
-        tracks: of all frames.
+        tracks: tracks over all frames.
         keyframes: (K,) rows of `tracks.frame_index`.
         unreadable: rows of frames that cannot be read.
     """
@@ -99,10 +100,10 @@ class Correspondences:
 
 
 def check_keyframes(frame_count: int, keyframes: Integers, unreadable: Sequence[int]) -> None:
-    """Check that there is something to follow.
+    """Check that there is something to track.
 
     Raises:
-        NoReconstruction: if too few frames can be read, or none shows any texture.
+        NoReconstruction: if too few frames can be read, or no frame shows texture.
     """
     if frame_count - len(unreadable) < MIN_FRAMES:
         raise NoReconstruction(
@@ -115,25 +116,25 @@ def check_keyframes(frame_count: int, keyframes: Integers, unreadable: Sequence[
 def follow_points(
     frames: WorkingFrames, frame_index: Sequence[int], keyframes: Integers, find: Finder, points: int, folder: Path
 ) -> Tracks:
-    """Find the points of every keyframe in the frames around it.
+    """Find the points of every keyframe in its neighbouring frames.
 
     Args:
-        frames: the sequence's frames by row.
-        frame_index: their indices in the video, ascending.
+        frames: working frames of the sequence by row.
+        frame_index: frame indices in the video, ascending.
         keyframes: (K,) rows.
-        find: finds points of a keyframe in frames of its choice, such as those of `keyframe_directions`.
-        points: how many to seed in a keyframe.
-        folder: where to keep what is found, a file a keyframe; a killed run goes on from there.
+        find: finds points of a keyframe in other frames, such as those of `keyframe_directions`.
+        points: number of points to seed per keyframe.
+        folder: folder for the results, one file per keyframe; a killed run resumes from them.
 
     Returns:
-        The tracks of 2 frames or more.
+        Tracks of 2 frames or more.
     """
     parts = [_Part.load(_part(folder, row)) for row in keyframes.tolist()]
     left = [place for place, part in enumerate(parts) if part is None]
     done = len(parts) - len(left)
     if done:
-        logger.info("%d of %d keyframes were followed before", done, len(parts))
-    for place in progress(left, "following points", unit="keyframe", done=done):
+        logger.info("%d of %d keyframes were tracked by an earlier run", done, len(parts))
+    for place in progress(left, "tracking points", unit="keyframe", done=done):
         row = int(keyframes[place])
         parts[place] = part = _Part.of(_follow_from(frames, row, find, points))
         part.save(_part(folder, row))
@@ -141,8 +142,8 @@ def follow_points(
 
 
 def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
-    """In which frames to look for a keyframe's points: in all up to the second keyframe before and after it, and in
-    further keyframes."""
+    """Rows to search for a keyframe's points: all frames up to the second keyframe before and after, and further
+    keyframes."""
     rows = keyframes.tolist()
 
     def directions(row: int) -> Directions:
@@ -157,24 +158,24 @@ def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int]
 
 
 class KnownPoints:
-    """A `pipeline.finder.Finder` that looks points up in tracks that were followed from the same pixels.
+    """A `pipeline.finder.Finder` that looks up points in tracks started at the same pixels.
 
     Args:
-        tracks: of which it is known where they were begun.
+        tracks: tracks with known starting frames.
     """
 
     def __init__(self, tracks: Tracks) -> None:
         if tracks.begun is None:
-            raise ValueError("it has to be known where tracks were begun")
-        self._tracks, self._begun = tracks, tracks.begun
+            raise ValueError("the starting frames of the tracks must be known")
+        self._tracks, self._start_row = tracks, tracks.begun
         self._by_track = np.argsort(tracks.track, kind="stable")
         self._first = np.searchsorted(tracks.track[self._by_track], np.arange(tracks.track_count + 1))
 
     def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
-        """Find pixels of a frame; see `descriptor.flow.point_search.Finder`."""
+        """Find pixels of a frame; see `pipeline.finder.Finder`."""
         tracks = self._tracks
         there = np.arange(len(tracks.frame))[tracks.in_frame(reference)]
-        there = there[self._begun[tracks.track[there]] == reference]
+        there = there[self._start_row[tracks.track[there]] == reference]
         known = {place.tobytes(): track for place, track in zip(tracks.pixels[there], tracks.track[there], strict=True)}
         pairs = [(point, known[place.tobytes()]) for point, place in enumerate(pixels) if place.tobytes() in known]
         parts = [self._by_track[self._first[track] : self._first[track + 1]] for _, track in pairs]
@@ -189,7 +190,7 @@ class KnownPoints:
 
 
 def _seed(frame: WorkingFrame, points: int) -> Floats:
-    """Corners (N, 2) float32, spread over the mask."""
+    """Corners (N, 2) float32, distributed over the mask."""
     area_px = cv2.countNonZero(frame.mask)
     spacing_px = max(_MIN_SPACING_PX, _SPACING * float(np.sqrt(area_px / points)))
     corners = cv2.goodFeaturesToTrack(
@@ -213,7 +214,7 @@ def _part(folder: Path, row: int) -> Path:
 
 @dataclass(frozen=True)
 class _Part:
-    """Where the points of one keyframe were found: rows of frames (O,), which points (O,), pixels (O, 2)."""
+    """Observations of the points of one keyframe: rows of frames (O,), point indices (O,), pixels (O, 2)."""
 
     frame: Integers
     point: Integers
@@ -235,7 +236,7 @@ class _Part:
 
 
 def _tracks(parts: list[_Part], keyframes: Integers, frame_index: Sequence[int]) -> Tracks:
-    """Number the points of all keyframes through, and order what was found by frame."""
+    """Merge the points of all keyframes into tracks; observations are ordered by frame."""
     counts = [int(part.point.max(initial=-1)) + 1 for part in parts]
     firsts = np.cumsum([0, *counts])
     frame = np.concatenate([part.frame for part in parts])

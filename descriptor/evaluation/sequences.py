@@ -63,7 +63,7 @@ class TestConfig(Settings):
     reference_floor: bool = True
     """Also track the points through every frame in between: a difference there indicates an error of the reference."""
     testing_patient_id: list[str] | None = None
-    """Patients to test on. Default: all."""
+    """Patients to test on. None for all."""
     adjacent_range: tuple[Count, Count] = (1, 60)
     """Smallest and largest distance between the frames of a pair, in frames of the video."""
     frame_share: tuple[Share, Share] = (0.0, 1.0)
@@ -79,15 +79,15 @@ class TestConfig(Settings):
     pixel_downsampling: Positive = 4.0
     """Errors are in pixels of a frame this many times smaller than recorded, independent of the network's size."""
     image_downsampling: Annotated[float, msgspec.Meta(ge=1)] | None = None
-    """Factor by which frames are downsampled before the network. Default: as in training."""
+    """Factor by which frames are downsampled before the network. None for the value of the training."""
     network_downsampling: Count | None = None
-    """Height and width of the network's frame are multiples of this. Default: as in training."""
+    """Height and width of the network's frame are multiples of this. None for the value of the training."""
     feature_length: int | None = None
-    """Default: the checkpoint's; any other value is an error."""
+    """Channels of a descriptor. None for the checkpoint's; any other value is an error."""
     filter_growth_rate: int | None = None
-    """Default: the checkpoint's; any other value is an error."""
+    """Channels that each layer adds. None for the checkpoint's; any other value is an error."""
     input_size: tuple[int, int] | None = None
-    """Height and width of the frames that points are sampled from. Default: the smallest size that holds every content
+    """Height and width of the frames that points are sampled from. None for the smallest size that holds every content
     area."""
     keypoints_per_iter: int = 3000
     """Accepted for DDL's command lines: products are tiled by memory here."""
@@ -105,7 +105,7 @@ class TestConfig(Settings):
     display_architecture: bool = False
     """Print the network's layers."""
     rotations: Literal[5, 8] | None = None
-    """Rotations of GIFT's group, for checkpoints that do not record them. Default: 5."""
+    """Rotations of GIFT's group, for checkpoints that do not record them. None for 5."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on."""
     gpu_id: NonNegativeInt = 0

@@ -38,25 +38,25 @@ class TrainConfig(Settings):
     adjacent_range: tuple[Count, Count] = (1, 50)
     """Smallest and largest distance between the frames of a pair, in frames of the video."""
     image_downsampling: Annotated[float, msgspec.Meta(ge=1)] | None = None
-    """Factor by which frames are downsampled before the network. Default: 4, or chosen from --network_pixels."""
+    """Factor by which frames are downsampled before the network. None for 4, or chosen from --network_pixels."""
     network_downsampling: Count = 64
     """Height and width of the network's frame are multiples of this."""
     input_size: tuple[int, int] | None = None
-    """Height and width of the network's frame. Default: the smallest size that holds every content area."""
+    """Height and width of the network's frame. None for the smallest size that holds every content area."""
     network_pixels: int | None = None
     """Largest number of pixels of the network's frame. Chooses the downsampling of each video from its size."""
     id_range: list[str] | None = None
-    """Patients to read. Default: all."""
+    """Patients to read. None for all."""
     training_patient_id: list[str] | None = None
-    """Patients to train on. Default: those of --id_range that are not used for validation or testing."""
+    """Patients to train on. None for those of --id_range that are not used for validation or testing."""
     validation_patient_id: list[str] | None = None
-    """Patients to validate on. Default: the training patients."""
+    """Patients to validate on. None for the training patients."""
     testing_patient_id: list[str] | None = None
     """Patients reserved for test.py."""
     batch_size: Count = 4
     """New pairs of frames per step; twice as many frames are described."""
     group_frames: Annotated[int, msgspec.Meta(ge=2)] | None = None
-    """Frames of one stretch of video that are trained on together, every pair of them in both directions. Default: the
+    """Frames of one stretch of video that are trained on together, every pair of them in both directions. None for the
     largest divisor of the frames of a step that is at most 4."""
     sampling_size: Count = 256
     """Maximum number of points per pair."""
@@ -91,7 +91,7 @@ class TrainConfig(Settings):
     """Part of each sequence to train on; the rest, if any, is used for validation."""
     contrast_radius: NonNegative | None = None
     """Local contrast is normalised within about this many pixels of the network's frame; 0 for none, as in DDL.
-    Default: 16, or the value of the checkpoint that training starts from."""
+    None for 16, or the value of the checkpoint that training starts from."""
     augmentation: Share = 0.0
     """Strength of the augmentation (light, colour, highlights, blur, rotation, compression), 0..1."""
     feature_length: Count = 256

@@ -56,7 +56,7 @@ class KeypointConfig(Settings):
     """Descriptors to measure in one table: sift, aliked and xfeat (pip install -e '.[peers]'), or checkpoints of any
     backend."""
     rotations: Literal[5, 8] | None = None
-    """Rotations of GIFT's group, for checkpoints that do not record them. Default: 5."""
+    """Rotations of GIFT's group, for checkpoints that do not record them. None for 5."""
     matcher: MatcherName = "mutual"
     """nearest matches each keypoint with its nearest neighbour; mutual keeps mutual nearest neighbours; ratio applies
     Lowe's ratio test."""

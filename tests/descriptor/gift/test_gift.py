@@ -235,14 +235,14 @@ def test_local_similarities_match_finite_differences(kind: homographies.Kind) ->
 
 
 @pytest.fixture
-def found_pictures(tmp_path: Path) -> Pictures:
+def found_images(tmp_path: Path) -> Pictures:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture(220, 260, number))
     return Pictures.find(tmp_path)
 
 
-def test_both_views_of_a_pair_contain_its_points(found_pictures: Pictures) -> None:
-    sampler = PairSampler(found_pictures, (128, 160), 100, 0.0, 0)
+def test_both_views_of_a_pair_contain_its_points(found_images: Pictures) -> None:
+    sampler = PairSampler(found_images, (128, 160), 100, 0.0, 0)
     errors = []
     for number in range(10):
         pair = sampler.draw(0, number)
@@ -258,22 +258,22 @@ def test_both_views_of_a_pair_contain_its_points(found_pictures: Pictures) -> No
         ]
         errors.append(np.median(np.abs(shades[0] - shades[1])))
     assert np.median(errors) < 6
-    again = PairSampler(found_pictures, (128, 160), 100, 0.0, 0).draw(0, 3)
+    again = PairSampler(found_images, (128, 160), 100, 0.0, 0).draw(0, 3)
     assert np.array_equal(again.images, sampler.draw(0, 3).images)
     assert not np.array_equal(again.points[0][:5], sampler.draw(1, 3).points[0][:5])
 
 
-def test_a_view_of_a_small_part_has_all_points(found_pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_of_a_small_part_has_all_points(found_images: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(homographies, "ODDS", {"scale": 1.0})
-    sampler = PairSampler(found_pictures, (128, 160), 100, 0.0, 0)
+    sampler = PairSampler(found_images, (128, 160), 100, 0.0, 0)
     pairs = [sampler.draw(0, number) for number in range(20)]
     enlarged = [pair for pair in pairs if np.median(pair.scale) > 2]
     assert len(enlarged) >= 3 and min(len(pair.points[0]) for pair in enlarged) > 60
 
 
-def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_pictures: Pictures) -> None:
+def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_images: Pictures) -> None:
     size = (160, 200)
-    sampler = PairSampler(found_pictures, size, 100, 0.0, 0, 1.0)
+    sampler = PairSampler(found_images, size, 100, 0.0, 0, 1.0)
     pairs = [sampler.draw(0, number) for number in range(24)]
     for pair in pairs:
         sizes = [image.shape[:2] for image in pair.images]
@@ -299,12 +299,12 @@ def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_pictures: P
     assert sum(pair.images[0].shape[:2] == size and np.median(pair.scale) < 1 for pair in pairs) > 1
 
 
-def test_corners_of_downsampled_images_are_points(found_pictures: Pictures) -> None:
+def test_corners_of_downsampled_images_are_points(found_images: Pictures) -> None:
     size, points = (160, 200), 120
 
     def drawn(corner_sizes: int) -> list[PicturePair]:
         """Pairs of an image and a smaller copy: all usable corners of the first are points."""
-        sampler = PairSampler(found_pictures, size, points, 0.0, 0, 1.0, corner_sizes)
+        sampler = PairSampler(found_images, size, points, 0.0, 0, 1.0, corner_sizes)
         pairs = [sampler.draw(0, number) for number in range(24)]
         return [pair for pair in pairs if pair.images[0].shape[:2] == size and np.median(pair.scale) < 1]
 

@@ -1,4 +1,4 @@
-"""python test.py --testing_data_root DIR --trained_model_path FILE --log_root DIR: measure a descriptor."""
+"""Evaluate a descriptor: python test.py --testing_data_root DIR --trained_model_path FILE --log_root DIR."""
 
 if __name__ == "__main__":
     from pipeline.command.interruption import watch_signals

@@ -1,4 +1,4 @@
-"""python train.py --training_data_root DIR --log_root DIR: train a descriptor."""
+"""Train a descriptor: python train.py --training_data_root DIR --log_root DIR."""
 
 if __name__ == "__main__":
     from pipeline.command.interruption import watch_signals

@@ -1,4 +1,4 @@
-"""Image → dense descriptors → correspondences: networks, training, evaluation and the matching engine."""
+"""Dense descriptors: networks, training, evaluation, and matching."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a descriptor is to the rest: an image in, a dense map of unit vectors out, or vectors at given places."""
+"""Interface of all descriptors: a dense map of unit vectors for an image, or vectors at given keypoints."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DescriptorMap:
-    """Descriptors of a whole image, one for each cell of a grid.
+    """Descriptors of a whole image, one per cell of a grid.
 
     Attributes:
-        values: (C, H, W) float, of length 1 over the channels; anything where `mask` is False.
-        mask: (H, W) bool, the cells that show tissue.
-        frame: where the grid lies in the image: a cell is a pixel of the network's frame.
+        values: (C, H, W) float, unit length over the channels; undefined where `mask` is False.
+        mask: (H, W) bool, True for cells that show tissue.
+        frame: position of the grid in the image; a cell is a pixel of the network's frame.
     """
 
     values: Tensor
@@ -30,10 +30,10 @@ class DescriptorMap:
     frame: NetworkFrame
 
     def at(self, keypoints: Floats) -> Tensor:
-        """Descriptors (N, C) at pixels (N, 2) of the image, interpolated and normalised; nearest beyond the edge."""
+        """Descriptors (N, C) at pixels (N, 2) of the image, interpolated and normalised; clamped at the border."""
         height, width = self.values.shape[1:]
         cells = torch.from_numpy(self.frame.network_from_image(keypoints)).to(self.values)
-        # grid_sample without aligned corners counts the edges of the first and last pixel as -1 and 1.
+        # With align_corners=False, -1 and 1 are the outer edges of the first and the last pixel.
         grid = cells / cells.new_tensor([width, height]) * 2 - 1
         sampled = torch.nn.functional.grid_sample(
             self.values[None], grid[None, None], padding_mode="border", align_corners=False
@@ -42,24 +42,24 @@ class DescriptorMap:
 
 
 def check_sizes(image: Bytes, mask: Bytes) -> None:
-    """See that an image (H, W, 3) and its mask (H, W) are of one size.
+    """Check that an image (H, W, 3) and its mask (H, W) have the same size.
 
     Raises:
-        LumenError: if they are not.
+        LumenError: if they do not.
     """
     (height, width), (rows, columns) = image.shape[:2], mask.shape
     require(
         (rows, columns) == (height, width),
-        f"the mask is of {columns}x{rows} pixels, the image of {width}x{height}",
+        f"the mask has {columns}x{rows} pixels, the image has {width}x{height}",
     )
 
 
 class Descriptor(ABC):
-    """A way to describe pixels so that equal places get equal vectors. Backends: `descriptor.registry`.
+    """Maps pixels to vectors such that the same place has the same vector. Backends: `descriptor.registry`.
 
     Attributes:
-        name: of the backend.
-        length: C, of a descriptor.
+        name: name of the backend.
+        length: C, the length of a descriptor.
     """
 
     name: str
@@ -70,13 +70,13 @@ class Descriptor(ABC):
         """Describe a whole frame.
 
         Args:
-            image: (H, W, 3) uint8 RGB, of the recorded size.
+            image: (H, W, 3) uint8 RGB, at the recorded size.
             mask: (H, W) uint8, 255 = tissue.
 
         Raises:
-            LumenError: if their sizes differ, or there is no tissue.
+            LumenError: if their sizes differ, or the mask shows no tissue.
         """
 
     def describe_at(self, image: Bytes, keypoints: Floats) -> Tensor:
-        """Descriptors (N, C) at pixels (N, 2), COLMAP's convention, of an image (H, W, 3) uint8 RGB."""
+        """Descriptors (N, C) of an image (H, W, 3) uint8 RGB at pixels (N, 2), COLMAP's convention."""
         return self.describe(image, np.full(image.shape[:2], 255, np.uint8)).at(keypoints)

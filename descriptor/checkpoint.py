@@ -1,8 +1,8 @@
-"""Checkpoints: ours, which carry all that a run needs to go on, and those published with DDL and with GIFT.
+"""Checkpoints: ours, which hold everything needed to resume a run, and those published with DDL and GIFT.
 
-DDL's files are a dict {model, optimizer, epoch, step, validation}; the keys of `model` begin with "module.". GIFT's are
-a dict {extractor, embedder, step}. Ours are the same dicts with more in them, so that what reads weights in theirs
-reads those in ours; `optimizer` holds the state of each of our optimizers by its name.
+DDL's files are a dict {model, optimizer, epoch, step, validation}; the keys of `model` start with "module.". GIFT's are
+a dict {extractor, embedder, step}. Ours are the same dicts with additional keys, so that the published code can read
+our weights. `optimizer` maps the name of each optimizer to its state.
 """
 
 import math
@@ -24,16 +24,16 @@ _PREFIX = "module."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network in training.
+    """A network and its training state.
 
     Attributes:
-        model: the network's parameters and buffers by name, without prefixes; float32 and integers.
-        epoch, step: how far it has been trained, both counted from the start.
-        validation: what was best last; as published, a loss. NaN if unknown.
-        method: the backend that it belongs to; None if the file does not say.
-        config: the settings it was trained with, builtin types; None for published files.
-        optimizer: the optimizer's state, if it is there.
-        training: whatever else going on needs (`descriptor.training.trainer`).
+        model: parameters and buffers of the network by name, without prefixes; float32 and integers.
+        epoch, step: training progress, both counted from the start.
+        validation: median error of the validation, px; a loss in published files. NaN if unknown.
+        method: name of the backend; None if the file does not record it.
+        config: settings of the training, builtin types; None for published files.
+        optimizer: state of the optimizers, if present.
+        training: further state needed to resume (`descriptor.training.trainer`).
     """
 
     model: dict[str, Tensor]
@@ -46,7 +46,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: AnyPath) -> None:
-        """Write it atomically, in the published layout with our additions.
+        """Write the checkpoint atomically, in the published layout with our additions.
 
         Raises:
             LumenError: if it cannot be written.
@@ -67,7 +67,7 @@ class Checkpoint:
             torch.save(content, stream)
 
     def _weights(self) -> dict[str, Any]:
-        """The weights in the layout that was published with networks of these names."""
+        """The weights in the published layout of DDL or GIFT, chosen by their names."""
         if not all(name.startswith(PARTS) for name in self.model):
             return {"model": {_PREFIX + name: value for name, value in self.model.items()}}
         parts: dict[str, Any] = {part: {} for part in PARTS}
@@ -78,10 +78,10 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: AnyPath) -> "Checkpoint":
-        """Read a checkpoint of ours, DDL's or GIFT's, or weights alone (`descriptor.checkpoint_file`), on the CPU.
+        """Read a checkpoint (ours, DDL's or GIFT's) or plain weights (`descriptor.checkpoint_file`) to the CPU.
 
         Raises:
-            LumenError: if it is missing, cut off, holds code, or holds no weights or some that are not finite.
+            LumenError: if the file is missing, truncated, contains code, has no weights, or weights are not finite.
         """
         path = Path(path)
         content = read_checkpoint_file(path)
@@ -110,16 +110,16 @@ class Checkpoint:
 
 
 def fill(network: nn.Module, model: dict[str, Tensor], path: Path, called: str) -> None:
-    """Put the weights of a checkpoint into a network.
+    """Load the weights of a checkpoint into a network.
 
     Args:
-        network: of the shape that the weights should have.
-        model: a checkpoint's.
-        path: of the checkpoint.
-        called: what to call the network in an error.
+        network: the network; its parameters define the expected shapes.
+        model: weights of the checkpoint.
+        path: path of the checkpoint, for errors.
+        called: name of the network, for errors.
 
     Raises:
-        LumenError: if they do not fit, naming the first that does not.
+        LumenError: if the weights do not fit, naming the first that does not.
     """
     wanted = network.state_dict()
     for name in sorted(wanted.keys() | model.keys()):
@@ -137,7 +137,7 @@ def _shape(value: Tensor | None) -> str:
 
 
 def _number(value: Any, otherwise: float) -> float:
-    """A number that a training noted, of any type; files of other trainings may hold anything under its name."""
+    """A finite number from a checkpoint, or the default; other programs may store any type under the same key."""
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.item()
     return value if isinstance(value, int | float) and math.isfinite(value) else otherwise

@@ -1,7 +1,7 @@
-"""Files of weights, torch's and safetensors', read without running any code that is in them.
+"""Reads weight files of torch and safetensors without executing code in them.
 
-torch's restricted unpickler builds tensors and plain types alone. Trainings such as DDL's also save numpy scalars. The
-stand-ins below read these, so that a file calls no function of numpy's.
+torch's restricted unpickler builds only tensors and plain types. Some trainings, such as DDL's, also save NumPy
+scalars. The stand-ins below read these without calling NumPy functions from the file.
 """
 
 import pickle
@@ -22,17 +22,17 @@ from torch import Tensor
 
 from pipeline.errors import LumenError, explain_os_errors, require
 
-# GIFT's files hold the weights of these networks separately.
+# GIFT's files store the weights of these networks separately.
 PARTS = ("extractor", "embedder")
-# Keys under which trainings save the weights beside other things.
+# Common keys for the weights in a training checkpoint.
 _WEIGHTS = ("model", "state_dict", "model_state_dict", "net", "network", "weights", "params")
-# Names that DataParallel, torch.compile, FSDP and activation checkpointing put into those of the weights.
+# Name components added by DataParallel, torch.compile, FSDP and activation checkpointing.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_DAMAGED = "is damaged or not a checkpoint: if it was cut off while copying, copy it again"
-_CODE = "holds objects that could run code, so it was not opened: save the state_dict() of the network instead"
-# What torch's reader raises for damaged files.
+_DAMAGED = "is damaged or not a checkpoint: if copying was interrupted, copy it again"
+_CODE = "contains objects that could run code and was not opened: save the state_dict() of the network instead"
+# Exceptions that torch's reader raises for damaged files.
 _UNREADABLE = (
     *(OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError),
     *(
@@ -47,10 +47,10 @@ _UNREADABLE = (
 
 
 def read_checkpoint_file(path: Path) -> dict[Any, Any]:
-    """The dict in a file of torch's or safetensors', tensors on the CPU; only plain types and tensors are built.
+    """Read the dict in a torch or safetensors file, with tensors on the CPU; only plain types and tensors are built.
 
     Raises:
-        LumenError: if it is missing, cut off, holds code, or holds something other than a dict.
+        LumenError: if the file is missing, truncated, contains code, or is not a dict.
     """
     with explain_os_errors("read", path), path.open("rb") as stream:
         start = stream.read(9)
@@ -59,9 +59,7 @@ def read_checkpoint_file(path: Path) -> dict[Any, Any]:
         require(
             not any(name.endswith("/constants.pkl") for name in names), f"{path} is a TorchScript archive and {_CODE}"
         )
-        require(
-            any(name.endswith("/data.pkl") for name in names), f"{path} is a zip archive without a checkpoint in it"
-        )
+        require(any(name.endswith("/data.pkl") for name in names), f"{path} is a zip archive without a checkpoint")
     try:
         content = safetensors.torch.load_file(path) if is_safetensors else _load(path)
     except _UNREADABLE as error:
@@ -72,33 +70,33 @@ def read_checkpoint_file(path: Path) -> dict[Any, Any]:
 
 
 def weights_in(content: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
-    """The weights by name in a checkpoint file's content, whatever the layout, without the prefixes of wrappers.
+    """Extract the weights by name from the content of a checkpoint file of any layout, without wrapper prefixes.
 
     Floating-point numbers become float32.
 
     Raises:
-        LumenError: if there are none, one is not finite or no plain tensor, or two have the same name.
+        LumenError: if there are no weights, one is not finite or not a plain tensor, or two have the same name.
     """
     found = _find(content)
     if not found:
-        raise LumenError(f"{path} holds no weights of a network; it holds {listed(content)}")
+        raise LumenError(f"{path} contains no network weights; it contains {listed(content)}")
     weights = _without_prefix({_unwrapped(name): _as_weight(name, value, path) for name, value in found.items()})
-    require(len(weights) == len(found), f"{path} holds the weights of more than one network: save one of them alone")
+    require(len(weights) == len(found), f"{path} contains the weights of more than one network: save only one of them")
     return weights
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names from a file, in one line of at most about 120 characters."""
+    """Names from a file on one line of about 120 characters at most."""
     return textwrap.shorten(", ".join(shortened(name) for name in names), 120, placeholder=" ...") or "nothing"
 
 
 def shortened(name: Any) -> str:
-    """A name from a file, in one line of at most 80 characters."""
+    """A name from a file on one line of at most 80 characters."""
     return text if len(text := " ".join(str(name).split())) <= 80 else f"{text[:77]}..."
 
 
 def _names_in_zip(path: Path) -> list[str]:
-    """The names in a zip archive; none if its table of contents is damaged."""
+    """The names in a zip archive; empty if its directory is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.namelist()
@@ -108,21 +106,21 @@ def _names_in_zip(path: Path) -> list[str]:
 
 def _load(path: Path) -> Any:
     with torch.serialization.safe_globals(_NUMPY), warnings.catch_warnings():
-        # About unusual pickle protocols: what torch cannot open is refused.
+        # Warnings about unusual pickle protocols are irrelevant: torch refuses what it cannot open.
         warnings.simplefilter("ignore", UserWarning)
-        # The encoding is of texts from Python 2 alone, in which this one loses no byte.
+        # The encoding applies only to Python 2 strings; latin1 maps every byte.
         return torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether torch refused to build something, rather than failed to read it."""
+    """Whether torch refused to build an object, rather than failed to read the file."""
     return isinstance(error, pickle.UnpicklingError) and bool(
         re.search(r"GLOBAL|reduce for|Can only (build|create)", str(error))
     )
 
 
 def _find(content: Mapping[Any, Any], depth: int = 3) -> dict[str, Any] | None:
-    """The weights in GIFT's layout, under a usual key, in the only state dict there is, or as a plain state dict."""
+    """Find the weights: in GIFT's layout, under a common key, in the only state dict, or as a plain state dict."""
     if not depth:
         return None
     parts = {part: content.get(part) for part in PARTS}
@@ -146,7 +144,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what all begin with, such as the `model.` of a network that is an attribute of another module."""
+    """Strip the prefix that all names share, such as `model.` of a network wrapped in another module."""
     while True:
         first = {name.partition(".")[0] for name in weights}
         if len(first) != 1 or first <= set(PARTS) or not all("." in name for name in weights):
@@ -158,17 +156,17 @@ def _as_weight(name: str, value: Any, path: Path) -> Tensor:
     where = f"{path}: {shortened(name)}"
     require(isinstance(value, Tensor), f"{where} is not a tensor")
     is_plain = value.layout == torch.strided and not value.is_meta and value.dtype in (*_FLOATS, *_INTEGERS)
-    require(is_plain, f"{where} is a tensor of {value.dtype}, {value.layout} on {value.device}: expected plain numbers")
+    require(is_plain, f"{where} is a {value.dtype} tensor, {value.layout} on {value.device}: expected plain numbers")
     number: Tensor = value.detach().float() if value.dtype in _FLOATS else value.detach()
     require(
         bool(torch.isfinite(number).all()),
-        f"{where} holds NaN or infinite numbers, as after a training that diverged: use an earlier checkpoint",
+        f"{where} contains NaN or infinity, as after a diverged training: use an earlier checkpoint",
     )
     return number
 
 
 class _NumberType:
-    """Stands in for numpy.dtype: the kind, size and byte order of a numpy scalar."""
+    """Stand-in for numpy.dtype: kind, size and byte order of a NumPy scalar."""
 
     def __init__(self, code: str, *_: Any) -> None:
         self._code, self._order = code, "<"
@@ -177,7 +175,7 @@ class _NumberType:
         self._order = ">" if state[1] == ">" else "<"
 
     def number(self, data: bytes) -> int | float | complex | bool | None:
-        """The number in its bytes; None for text, times and the like."""
+        """Decode a number from its bytes; None for other types, such as text or times."""
         if not re.fullmatch(r"[biufc]\d\d?", self._code):
             return None
         as_number = {"b": bool, "f": float, "c": complex}.get(self._code[0], int)
@@ -185,7 +183,7 @@ class _NumberType:
 
 
 class _Array:
-    """Stands in for numpy.ndarray: arrays beside the weights are not needed."""
+    """Stand-in for numpy.ndarray: arrays beside the weights are not needed."""
 
     def __setstate__(self, state: Any) -> None:
         del state
@@ -199,7 +197,7 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
-# numpy 1 and 2 have these functions in different modules.
+# NumPy 1 and 2 have these functions in different modules.
 _NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_NumberType, "numpy.dtype"),
     (_Array, "numpy.ndarray"),

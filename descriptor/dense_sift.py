@@ -1,4 +1,4 @@
-"""SIFT (Lowe, IJCV 2004) at every cell of a grid, upright and of one size: what an untrained descriptor can do."""
+"""Dense SIFT (Lowe, IJCV 2004), upright and at one scale: the baseline of an untrained descriptor."""
 
 import cv2
 import numpy as np
@@ -16,7 +16,7 @@ _MULTIPLE = 32
 
 
 class DenseSift(Descriptor):
-    """Described on the recorded frame, for each pixel of an eighth of it; matches are refined between them."""
+    """SIFT on the recorded frame at every 8th pixel in both directions; matches are refined between cells."""
 
     name = "dense_sift"
     length = 128
@@ -39,8 +39,8 @@ class DenseSift(Descriptor):
 
     def _at(self, image: Bytes, places: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        # The angle is given, or OpenCV would call these keypoints without direction and choose none.
+        # With an unset angle, OpenCV computes no descriptors.
         keypoints = [cv2.KeyPoint(float(x), float(y), _SIZE_PX, 0.0) for x, y in places]
         kept, values = self._sift.compute(grey, keypoints)
-        require(len(kept) == len(places), "SIFT left out keypoints of a grid")
+        require(len(kept) == len(places), "SIFT dropped keypoints of the grid")
         return np.asarray(values, np.float32)

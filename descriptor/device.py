@@ -1,4 +1,4 @@
-"""Where to compute, and how memory is kept for it."""
+"""Choice of the device, and memory settings for training."""
 
 import ctypes
 import logging
@@ -17,30 +17,31 @@ logger = logging.getLogger(__name__)
 
 
 def choose_device(wanted: Literal["auto", "cpu", "cuda"], gpu: int = 0) -> torch.device:
-    """The device of that name; "auto" takes a GPU if there is one that works, and says what it took.
+    """Choose a device by name; "auto" takes a working GPU if available, and logs the choice.
 
     Raises:
-        LumenError: if a GPU is wanted where there is none.
+        LumenError: if a GPU is requested and none is available.
     """
     if wanted == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
-        require(gpu < torch.cuda.device_count(), f"there are {torch.cuda.device_count()} GPUs, number {gpu} is not one")
-        logger.info("on the GPU: %s", torch.cuda.get_device_name(gpu))
+        count = torch.cuda.device_count()
+        require(gpu < count, f"--gpu_id {gpu}: this machine has {count} GPUs, numbered from 0")
+        logger.info("using the GPU: %s", torch.cuda.get_device_name(gpu))
         return torch.device("cuda", gpu)
-    built_with = f"this PyTorch ({torch.__version__})"
-    why = f"{built_with} is built without CUDA" if torch.version.cuda is None else "its driver shows no GPU"
+    no_cuda = f"this PyTorch ({torch.__version__}) is built without CUDA"
+    why = no_cuda if torch.version.cuda is None else "the driver reports no GPU"
     if wanted == "cuda":
         raise LumenError(f"--device cuda: {why}; use --device cpu, or install PyTorch with CUDA")
-    logger.info("on the CPU with %d threads (%s)", torch.get_num_threads(), why)
+    logger.info("using the CPU with %d threads (%s)", torch.get_num_threads(), why)
     return torch.device("cpu")
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep memory that is freed, where it is glibc.
+    """Make glibc keep freed memory.
 
-    Each step frees and asks again for the same large blocks, which by default go back to the system in between; getting
-    them anew, page by page, takes a third of a step's time on the CPU.
+    Every step frees and allocates the same large blocks. By default glibc returns them to the system; mapping them
+    again, page by page, takes a third of the step's time on the CPU.
     """
     if platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Frames at the network's size, decoded once and mapped from disk, under a name that holds all they depend on.
+"""Cache of decoded frames at the network's size, memory-mapped from files named by a hash of all inputs.
 
 python -m descriptor.frame_cache [--clear]
 """
@@ -43,10 +43,10 @@ FORMAT_VERSION = 1
 DEFAULT_LIMIT_GB = 20.0
 
 _GB = 1e9
-# There is a lock for each sequence, and thousands of them would use up what a process may open. On Linux, a process
-# keeps frames that it has mapped even if their file is removed.
+# Each sequence holds a lock; thousands of them would exhaust the file descriptors of the process. Frames beyond the
+# limit are safe without a lock: on Linux, a mapped file stays readable after its removal.
 _HIGHEST_DESCRIPTOR = 400
-# Also what a killed write left behind.
+# Includes the partial files of a killed process.
 _OUR_NAME = re.compile(r"(\.partial\.)?[0-9a-f]{32}\.npy")
 
 logger = logging.getLogger(__name__)
@@ -61,19 +61,19 @@ def small_frames(
     reuse: bool = True,
     limit_gb: float | None = DEFAULT_LIMIT_GB,
 ) -> npt.NDArray[np.uint8]:
-    """The frames of a sequence as the network sees them.
+    """Frames of a sequence at the network's size, decoded or from the cache.
 
     Args:
-        paths: of the recorded images.
-        frame: how they become the network's.
-        root: the folder of all caches.
+        paths: paths of the recorded images.
+        frame: geometry of the network's frame.
+        root: folder of all caches.
         workers: threads that decode.
-        reuse: take what an earlier call with the same files and settings left.
-        limit_gb: size of all caches together, 1e9 bytes; above it those whose last use is longest ago are removed,
-            except those that a process still uses. None for no limit.
+        reuse: use the cache of an earlier call with the same files and settings.
+        limit_gb: size limit of all caches together, 1e9 bytes; the least recently used are removed first, except those
+            in use by a process. None for no limit.
 
     Returns:
-        (V, H, W, 3) uint8 RGB, mapped from disk and read-only.
+        (V, H, W, 3) uint8 RGB, memory-mapped and read-only.
 
     Raises:
         LumenError: if a frame is missing, damaged or of another size, or the cache cannot be written.
@@ -84,7 +84,7 @@ def small_frames(
     if frames is None:
         check_cache_root(root)
         _prepare(root)
-        # What another process is making is waited for.
+        # Waits if another process is decoding.
         with held(root):
             frames = _open(path, shape) if reuse else None
             if frames is None:
@@ -92,21 +92,21 @@ def small_frames(
                 _decode(paths, frame, path, shape, workers)
                 frames = _open(path, shape)
     if frames is None:
-        raise LumenError(f"cannot read {path}, which was just written: is the disk in order?")
+        raise LumenError(f"cannot read {path}, which was just written: check the disk")
     return frames
 
 
 def check_limit(limit_gb: float | None) -> None:
-    """Check what a user gave as the limit of the cache.
+    """Check the size limit of the cache.
 
     Raises:
-        LumenError: if it is below 0, or not a number.
+        LumenError: if it is negative or NaN.
     """
     require(limit_gb is None or limit_gb >= 0, f"--cache_limit_gb {limit_gb}: choose 0 or more, or None")
 
 
 def clear(root: Path) -> None:
-    """Remove all cached frames; other files in the folder stay.
+    """Remove all cached frames; other files in the folder are kept.
 
     Raises:
         LumenError: if another process is writing, or a file cannot be removed.
@@ -119,10 +119,10 @@ def clear(root: Path) -> None:
 
 
 def _prepare(root: Path) -> None:
-    """Make the folder, which will hold frames of patients, for its owner alone.
+    """Create the folder with access for its owner only, because it holds frames of patients.
 
-    Of a folder that is there, the mode is changed only if it holds nothing else and others may not write to it, which
-    would mean that it is shared on purpose.
+    The mode of an existing folder is changed only if the folder contains nothing else and is not writable by others: a
+    writable folder is shared on purpose.
     """
     with explain_os_errors("write", root):
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -133,13 +133,13 @@ def _prepare(root: Path) -> None:
 
 
 def _files(root: Path) -> list[Path]:
-    """The files of the cache in its folder."""
+    """The cache files in the folder."""
     with explain_os_errors("read", root):
         return [path for path in root.iterdir() if _OUR_NAME.fullmatch(path.name) and _size(path) is not None]
 
 
 def _size(path: Path) -> int | None:
-    """Bytes of a regular file; None if it is something else, or gone."""
+    """Size of a regular file in bytes; None if it is not a regular file or does not exist."""
     with suppress(FileNotFoundError):
         state = path.lstat()
         return state.st_size if stat.S_ISREG(state.st_mode) else None
@@ -147,7 +147,7 @@ def _size(path: Path) -> int | None:
 
 
 def _make_room(root: Path, limit_gb: float | None, needed_bytes: int) -> None:
-    """Remove the caches whose last use is longest ago until what is needed fits under the limit."""
+    """Remove the least recently used caches until the needed bytes fit within the limit."""
     if limit_gb is None:
         return
     sizes = {path: _size(path) or 0 for path in _files(root)}
@@ -158,7 +158,7 @@ def _make_room(root: Path, limit_gb: float | None, needed_bytes: int) -> None:
                 path.unlink(missing_ok=True)
             excess -= sizes[path]
     if excess > 0:
-        logger.info("the frame cache exceeds its limit by %.1f GB: all that is in it is in use", excess / _GB)
+        logger.info("the frame cache exceeds its limit by %.1f GB: all of its files are in use", excess / _GB)
 
 
 def _last_use(path: Path) -> float:
@@ -176,7 +176,7 @@ def _is_in_use(path: Path) -> bool:
     except OSError:
         return True
     try:
-        # A file system without locks cannot say, so that the file stays.
+        # On a file system without locks the use is unknown, so the file is kept.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return True
@@ -186,8 +186,8 @@ def _is_in_use(path: Path) -> bool:
 
 
 def _mark_in_use(path: Path, frames: npt.NDArray[np.uint8]) -> None:
-    """Note the time of use, and hold a shared lock on the file for as long as its frames are referred to."""
-    # A cache that may only be read is used all the same.
+    """Record the time of use, and hold a shared lock on the file while its frames are referenced."""
+    # A read-only cache is still usable.
     with suppress(OSError):
         os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
     with suppress(OSError):
@@ -222,7 +222,7 @@ def _open(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
 
 
 def _key(paths: Sequence[Path], frame: NetworkFrame) -> str:
-    """A name for what the frames depend on: the files as they are now, and the geometry."""
+    """Hash of everything the frames depend on: the current files and the geometry."""
     files = []
     for path in paths:
         with explain_os_errors("read", path):
@@ -247,13 +247,13 @@ class FrameCacheConfig:
     """Show the size of the cache of decoded frames, or clear it."""
 
     cache_root: Path = field(default_factory=default_cache_root)
-    """Where decoded frames are kept."""
+    """Folder for decoded frames."""
     clear: bool = False
-    """Remove all of them; other files in the folder stay."""
+    """Remove all cached frames; other files in the folder are kept."""
 
 
 def run(config: FrameCacheConfig) -> str:
-    """Clear the cache if that is asked for; one line about what is in it."""
+    """Clear the cache if requested; return one line with its size."""
     root = config.cache_root
     require(not root.exists() or root.is_dir(), f"--cache_root {root} is not a folder")
     if config.clear:

@@ -1,4 +1,4 @@
-"""From a recorded frame to what a network sees: made smaller, and cut to the content area (DDL's geometry)."""
+"""Geometry of the network's frame: the recorded frame, downsampled and cropped to the content area (as in DDL)."""
 
 import math
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NetworkFrame:
-    """Where the network's frame lies in a recorded one. Pixels in COLMAP's convention on both sides.
+    """Position of the network's frame in a recorded frame. Both use COLMAP's pixel convention.
 
     Attributes:
         image_size: width and height of the recorded frame, px.
-        small_size: width and height of the whole frame after making it smaller, px.
-        origin: column and row in it where the network's frame begins; negative where it reaches over the edge.
+        small_size: width and height of the whole downsampled frame, px.
+        origin: column and row of the network's frame in the downsampled frame; negative if it extends beyond the edge.
         size: height and width of the network's frame, px.
     """
 
@@ -32,9 +32,9 @@ class NetworkFrame:
 
     @classmethod
     def of_mask(cls, mask: Bytes, downsampling: float, size: tuple[int, int]) -> "NetworkFrame":
-        """A frame of `size` (height, width) about the content area of a mask (H, W) uint8.
+        """A frame of `size` (height, width) centred on the content area of a mask (H, W) uint8.
 
-        It stays inside the image where it can, else the image is in its middle.
+        It stays inside the image if it fits; otherwise the image is centred in it.
         """
         height, width = mask.shape
         small_size = _smaller(mask, downsampling)
@@ -46,24 +46,24 @@ class NetworkFrame:
         return cls((width, height), small_size, origin, size)
 
     def network_from_image(self, pixels: Floats) -> Floats:
-        """Pixels (..., 2) of the recorded frame → of the network's."""
+        """Pixels (..., 2) of the recorded frame → of the network's frame."""
         return np.asarray(pixels) * np.divide(self.small_size, self.image_size) - self.origin
 
     def image_from_network(self, pixels: Floats) -> Floats:
-        """Pixels (..., 2) of the network's frame → of the recorded one."""
+        """Pixels (..., 2) of the network's frame → of the recorded frame."""
         return (np.asarray(pixels) + self.origin) * np.divide(self.image_size, self.small_size)
 
     def cut(self, image: Bytes) -> Bytes:
-        """A recorded image (H, W, 3), made smaller by averaging and cut: (h, w, 3); black beyond the edge.
+        """A recorded image (H, W, 3), downsampled by area and cropped to (h, w, 3); black beyond the edge.
 
         Raises:
-            LumenError: if it is not of `image_size`.
+            LumenError: if its size is not `image_size`.
         """
         self._check(image)
         return self._crop(cv2.resize(image, self.small_size, interpolation=cv2.INTER_AREA))
 
     def cut_mask(self, mask: Bytes) -> npt.NDArray[np.bool_]:
-        """A recorded mask (H, W) uint8 → (h, w) bool: pixels that show nothing but tissue."""
+        """A recorded mask (H, W) uint8 → (h, w) bool: pixels that show only tissue."""
         self._check(mask)
         return self._crop(cv2.resize(mask, self.small_size, interpolation=cv2.INTER_AREA)) == 255
 
@@ -71,7 +71,7 @@ class NetworkFrame:
         height, width = image.shape[:2]
         require(
             (width, height) == self.image_size,
-            f"a frame of {width}x{height} pixels among frames of {self.image_size[0]}x{self.image_size[1]}",
+            f"the frame has {width}x{height} pixels, the other frames have {self.image_size[0]}x{self.image_size[1]}",
         )
 
     def _crop(self, small: npt.NDArray[np.generic]) -> Bytes:
@@ -87,9 +87,9 @@ def common_size(masks: Sequence[Bytes], downsampling: float, multiple: int) -> t
     """Height and width of the smallest network frame that holds every content area (DDL's rule).
 
     Args:
-        masks: of each sequence, (H, W) uint8, 255 = tissue.
-        downsampling: of the frames before the network.
-        multiple: what height and width have to be multiples of.
+        masks: one per sequence, (H, W) uint8, 255 = tissue.
+        downsampling: factor applied to frames before the network.
+        multiple: height and width are multiples of this.
 
     Raises:
         LumenError: if a mask is empty.
@@ -103,21 +103,21 @@ def common_size(masks: Sequence[Bytes], downsampling: float, multiple: int) -> t
 
 
 def fitting_downsampling(mask: Bytes, multiple: int, pixels: int) -> float:
-    """The smallest downsampling, in steps of a tenth, for which a mask's `common_size` has at most so many pixels.
+    """The smallest downsampling, in steps of 0.1, for which `common_size` of a mask has at most `pixels` pixels.
 
     Raises:
-        LumenError: if none has, or the mask is empty.
+        LumenError: if there is none, or the mask is empty.
     """
     require(pixels >= multiple**2, f"no frame has {pixels} pixels or fewer: choose {multiple**2} or more")
     tenths = 10
-    # Upwards, because a mask that is made much smaller shows no tissue at all.
+    # Searched upwards, because strong downsampling can leave no tissue in the mask.
     while math.prod(common_size([mask], tenths / 10, multiple)) > pixels:
         tenths += 1
     return tenths / 10
 
 
 class FittingDownsampling:
-    """`fitting_downsampling` for one frame after the other: all frames of a video have one mask."""
+    """`fitting_downsampling` with a memory of one mask: all frames of a video share their mask."""
 
     def __init__(self) -> None:
         self._last: tuple[Bytes, tuple[int, int], float] | None = None
@@ -136,10 +136,10 @@ def _smaller(mask: Bytes, downsampling: float) -> tuple[int, int]:
 
 
 def _content_box(mask: Bytes, small_size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom (exclusive) of the content area in the smaller frame."""
+    """Left, top, right, bottom (exclusive) of the content area in the downsampled frame."""
     small = cv2.resize(mask, small_size, interpolation=cv2.INTER_AREA) == 255
     if not small.any():
-        raise LumenError("the mask shows no tissue: look at undistorted_mask.bmp")
+        raise LumenError("the mask shows no tissue: check undistorted_mask.bmp")
     columns, rows = np.flatnonzero(small.any(axis=0)), np.flatnonzero(small.any(axis=1))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 

@@ -1,4 +1,4 @@
-"""The backends by name, and any weights file to the backend that it belongs to."""
+"""Descriptor backends by name, and the backend of a weight file."""
 
 from pathlib import Path
 
@@ -13,23 +13,24 @@ from descriptor.gift.descriptor import GiftDescriptor
 from pipeline.errors import LumenError, require
 from pipeline.paths import AnyPath
 
-# Made from a file of weights.
+# Backends with trained weights.
 TRAINED = (FCDenseNetDescriptor.name, GiftDescriptor.name)
-# Made from nothing.
+# Backends without weights.
 UNTRAINED = {DenseSift.name: DenseSift}
 
 
 def load_descriptor(path: AnyPath, device: torch.device | None = None, rotations: int | None = None) -> Descriptor:
-    """A trained descriptor from its file: its method and its network's shape are found from what is in it.
+    """Load a trained descriptor; its method and network shape are determined from the file.
 
     Args:
-        path: a checkpoint of ours, of DDL's, or of GIFT's, or weights alone, by torch or safetensors; or a folder of
-            <step>.pth as GIFT writes them, of which the last is taken.
-        device: where to put it; the CPU by default.
-        rotations: of GIFT's group, 5 or 8, which its published files do not tell; 5 by default.
+        path: a checkpoint (ours, DDL's or GIFT's) or plain weights, of torch or safetensors; or a folder of <step>.pth,
+            as GIFT writes them, of which the latest is loaded.
+        device: device of the network; default: the CPU.
+        rotations: rotations of GIFT's group, 5 or 8, which published files do not record; default: 5.
 
     Raises:
-        LumenError: if it is missing, damaged, holds code, or is of no known method, or not of GIFT for `rotations`.
+        LumenError: if the file is missing, damaged, contains code or is of an unknown method, or if `rotations` is
+            given for another method than GIFT.
     """
     path = _latest(Path(path))
     checkpoint = Checkpoint.load(path)
@@ -37,14 +38,14 @@ def load_descriptor(path: AnyPath, device: torch.device | None = None, rotations
     if GiftDescriptor.recognises(checkpoint.model):
         return GiftDescriptor.from_checkpoint(checkpoint, path, device, rotations)
     if FCDenseNetDescriptor.recognises(checkpoint.model):
-        require(rotations is None, f"{path} is of {FCDenseNetDescriptor.name}, which has no group of rotations")
+        require(rotations is None, f"--rotations applies to GIFT only; {path} is a {FCDenseNetDescriptor.name} network")
         return FCDenseNetDescriptor.from_checkpoint(checkpoint, path, device)
     raise LumenError(
-        f"{path} holds the weights of another network than {' or '.join(TRAINED)}: {listed(checkpoint.model)}"
+        f"{path} contains weights of a network other than {' or '.join(TRAINED)}: {listed(checkpoint.model)}"
     )
 
 
 def _latest(path: Path) -> Path:
-    """The file itself, or the one of the largest step in a folder."""
+    """The file itself, or the file of the largest step in a folder."""
     steps = {int(each.stem): each for each in path.glob("*.pth") if each.stem.isdecimal()} if path.is_dir() else {}
     return steps[max(steps)] if steps else path

@@ -17,7 +17,7 @@ from descriptor.gift.descriptor import GiftDescriptor, GiftNetwork
 from descriptor.gift.homography import about_middle, apply, similarity, view_of
 from descriptor.gift.network import as_input, group_features
 from descriptor.keypoints.detectors import HarrisDetector
-from descriptor.keypoints.matchers import match_descriptors
+from descriptor.keypoints.evaluation import match_descriptors
 from descriptor.registry import load_descriptor
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.outputs.files import atomic_write

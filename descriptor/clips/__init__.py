@@ -1,1 +1,1 @@
-"""Training data as a network sees it: clips of small frames, and which points their frames share."""
+"""Training data at the network's size: clips of downsampled frames, and the points their frames share."""

@@ -1,4 +1,4 @@
-"""The folder in which decoded frames are kept: found without a home folder, and checked before the work starts."""
+"""The folder for decoded frames: its default, and a check before work starts."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 def default_cache_root() -> Path:
-    """Where caches of this user go, as freedesktop.org has it; a folder among temporary files without a home folder."""
+    """The user's cache folder, as specified by freedesktop.org; without a home folder, a temporary folder."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if given.is_absolute():
         return given / "lumensfm" / "frames"
@@ -22,21 +22,21 @@ def default_cache_root() -> Path:
 
 
 def check_cache_root(root: Path) -> None:
-    """Make the folder if it is not there, and see that files can be written into it.
+    """Create the folder if necessary, and check that it is writable.
 
     Raises:
-        LumenError: naming `--cache_root`, if they cannot, or the folder for want of a home folder is another user's.
+        LumenError: naming `--cache_root`, if it is not writable, or the temporary folder belongs to another user.
     """
     try:
         if root == _temporary_folder() / "frames":
             _claim_temporary_folder()
-            logger.info("there is no home folder: decoded frames are kept in %s; see --cache_root", root)
+            logger.info("no home folder: decoded frames are stored in %s; see --cache_root", root)
         with explain_os_errors("write", root):
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=root) as file:
                 file.write(b"\0")
     except LumenError as error:
-        raise LumenError(f"{error}; give a folder for decoded frames with --cache_root") from error
+        raise LumenError(f"{error}; choose a folder for decoded frames with --cache_root") from error
 
 
 def _temporary_folder() -> Path:
@@ -46,6 +46,6 @@ def _temporary_folder() -> Path:
 def _claim_temporary_folder() -> None:
     folder = _temporary_folder()
     with explain_os_errors("write", folder):
-        # Others could exchange the frames in a folder that is theirs.
+        # The owner of the folder could replace frames in it.
         folder.mkdir(mode=0o700, exist_ok=True)
         require(folder.lstat().st_uid == os.getuid(), f"{folder} belongs to another user")

@@ -1,4 +1,4 @@
-"""A sequence as training and evaluation see it: small frames, and where the same tissue is in two of them."""
+"""A sequence for training and evaluation: downsampled frames and point correspondences between them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PointPairs:
-    """The same K points in two frames.
+    """K corresponding points in two frames.
 
     Attributes:
         source, target: (K, 2) float64 px of the network's frame, COLMAP's convention.
@@ -29,7 +29,7 @@ class PointPairs:
         return len(self.source)
 
     def take(self, count: int, random: np.random.Generator) -> "PointPairs":
-        """At most `count` of them, by chance."""
+        """A random subset of at most `count` points."""
         if len(self) <= count:
             return self
         chosen = random.choice(len(self), count, replace=False)
@@ -40,10 +40,10 @@ class PointPairs:
 
 
 class Correspondence(Protocol):
-    """Knows where the tissue of one frame is in another: from an SfM model, or from depth."""
+    """Point correspondences between frames, from an SfM model or from depth."""
 
     def between(self, source: int, target: int) -> PointPairs:
-        """What is visible in both of two rows, all of it that is known, inside the content area of both."""
+        """All known points that are visible in both rows and inside the content area of both."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Clip:
 
     Attributes:
         name: patient/sequence.
-        frame_index: (V,) int64, the frame in the video that each row is, ascending.
-        images: (V, H, W, 3) uint8 RGB, mostly on disk.
+        frame_index: (V,) int64, frame index in the video of each row, ascending.
+        images: (V, H, W, 3) uint8 RGB, memory-mapped.
         mask: (H, W) bool, pixels that show tissue.
-        frame: where the network's frame lies in the recorded one.
-        correspondence: of its rows.
-        image_paths: the recorded frame of each row.
+        frame: position of the network's frame in the recorded frame.
+        correspondence: correspondences between rows.
+        image_paths: path of the recorded frame of each row.
         content: (H, W) uint8, content area of the recorded frames, 255 = tissue.
     """
 
@@ -71,7 +71,7 @@ class Clip:
     content: npt.NDArray[np.uint8]
 
     def rows_within(self, row: int, distances: tuple[int, int], rows: Integers | None = None) -> Integers:
-        """Rows, of those given or of all, whose frames are `distances` (lowest, highest) before or after a row's."""
+        """Rows (of `rows`, or all) whose frames are `distances` (smallest, largest) before or after that of a row."""
         rows = np.arange(len(self.frame_index)) if rows is None else rows
         distance = np.abs(self.frame_index[rows] - self.frame_index[row])
         return rows[(distance >= distances[0]) & (distance <= distances[1])]

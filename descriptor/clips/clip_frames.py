@@ -1,4 +1,4 @@
-"""The recorded frames of a clip, and what was computed of the latest of them."""
+"""Recorded frames of a clip, and a cache of values computed from them."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 def read_recorded(clip: Clip, row: int) -> npt.NDArray[np.uint8]:
-    """A frame as it was recorded, (H, W, 3) RGB.
+    """Read a frame at the recorded size, (H, W, 3) RGB.
 
     Raises:
         LumenError: if it is missing or damaged.
@@ -29,11 +29,11 @@ def read_recorded(clip: Clip, row: int) -> npt.NDArray[np.uint8]:
 
 
 class Remembered(Generic[Value]):
-    """A function of frames that does not compute again what was asked for lately.
+    """A function of frames with a least-recently-used cache.
 
     Args:
-        compute: of a clip and a row.
-        frames: how many are kept.
+        compute: function of a clip and a row.
+        frames: number of cached frames.
     """
 
     def __init__(self, compute: Callable[[Clip, int], Value], frames: int) -> None:

@@ -1,4 +1,4 @@
-"""A root of training data, `<root>/<patient>/<sequence>/`, as clips of one common size."""
+"""Loads training data, `<root>/<patient>/<sequence>/`, as clips of one common size."""
 
 import logging
 from collections.abc import Sequence
@@ -22,20 +22,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DataSettings:
-    """How training data become clips; the names are those of DDL's flags.
+    """Settings of the conversion from training data to clips; the names are those of DDL's flags.
 
     Attributes:
-        image_downsampling: frames are made smaller by this.
-        network_downsampling: the network frame's sides are multiples of this.
-        input_size: height and width of the network's frame; None takes the smallest that holds every content area.
-        network_pixels: most of a sequence's; chooses its downsampling instead of `image_downsampling` if it is given.
-        inlier_percentage: the share of an SfM model's points that is kept, those of the most constant colour.
-        visibility_overlap: how many frames before and after an observation a point also counts as visible.
+        image_downsampling: factor by which frames are downsampled.
+        network_downsampling: height and width of the network's frame are multiples of this.
+        input_size: height and width of the network's frame; None for the smallest that holds every content area.
+        network_pixels: maximum number of pixels of the network's frame; if given, it determines the downsampling of
+            each sequence instead of `image_downsampling`.
+        inlier_percentage: share of an SfM model's points to keep, those of the most constant colour, 0..1.
+        visibility_overlap: a point also counts as visible in this many frames before and after each observation.
         workers: threads that decode frames.
-        reuse_cache: take frames that were decoded before.
-        cache_root: where decoded frames are kept.
-        cache_limit_gb: most that all of them may take, 1e9 bytes; None for no limit.
-        pose_direction: how poses stand in `motion.yaml`.
+        reuse_cache: use frames that were decoded before.
+        cache_root: folder for decoded frames.
+        cache_limit_gb: size limit of all decoded frames, 1e9 bytes; None for no limit.
+        pose_direction: direction of the poses in `motion.yaml`.
     """
 
     image_downsampling: float = 4.0
@@ -52,20 +53,20 @@ class DataSettings:
 
 
 def find_sequences(root: AnyPath, patients: Sequence[int | str] | None = None) -> list[Path]:
-    """The sequences of some patients, or of all, by name.
+    """Find the sequences of some patients, or of all, ordered by name.
 
     Args:
-        root: its folders are patients, theirs are sequences; a sequence's own folder is taken for itself.
-        patients: the names of their folders; a number also stands for a name with leading zeros.
+        root: folder of <patient>/<sequence>/, or the folder of one sequence.
+        patients: names of patient folders; a number also matches a name with leading zeros.
 
     Raises:
-        LumenError: if there are none, or a patient is not there.
+        LumenError: if there are no sequences, or a patient does not exist.
     """
     root = Path(root)
     if TrainingPaths.find(root) is not None:
-        require(not patients, f"{root} is one sequence, so that no patients can be chosen in it: give the folder above")
+        require(not patients, f"{root} is one sequence: to select patients, give the folder that contains them")
         return [root]
-    require(root.is_dir(), f"{root} does not exist, or is no folder")
+    require(root.is_dir(), f"{root} does not exist or is not a folder")
     found: dict[str, list[Path]] = {}
     for patient in sorted(child for child in root.iterdir() if child.is_dir() and not is_leftover(Path(child.name))):
         sequences = [child for child in sorted(patient.iterdir()) if _holds_training_data(child)]
@@ -73,8 +74,8 @@ def find_sequences(root: AnyPath, patients: Sequence[int | str] | None = None) -
             found[patient.name] = sequences
     if not found:
         raise LumenError(
-            f"{root} holds no training data: expected <patient>/<sequence>/ with motion.yaml or colmap/0/motion.yaml, "
-            "as data_prep/bootstrap.py writes it"
+            f"{root} contains no training data: expected <patient>/<sequence>/ with motion.yaml or "
+            "colmap/0/motion.yaml, as written by data_prep/bootstrap.py"
         )
     if patients is None:
         return [sequence for sequences in found.values() for sequence in sequences]
@@ -92,7 +93,7 @@ def load_clips(sequences: Sequence[AnyPath], settings: DataSettings) -> list[Cli
     for sequence, model in zip(roots, models, strict=True):
         require(
             len(model.frame_index) > 1,
-            f"{sequence} has {len(model.frame_index)} registered frame: a pair needs two; leave this sequence out",
+            f"{sequence} has {len(model.frame_index)} registered frame: a pair needs two; remove this sequence",
         )
     downsamplings = [_downsampling(model.mask, settings) for model in models]
     size = _size(models, downsamplings, settings)
@@ -118,12 +119,12 @@ def _size(models: Sequence[TrainingData], downsamplings: Sequence[float], settin
     height, width = size
     if height % multiple or width % multiple or min(size) < multiple:
         raise LumenError(
-            f"--input_size {height} {width}: both have to be multiples of --network_downsampling {multiple}; "
+            f"--input_size {height} {width}: choose multiples of --network_downsampling {multiple}; "
             f"{needed[0]} {needed[1]} holds every content area"
         )
     if height < needed[0] or width < needed[1]:
         logger.warning(
-            "an input size of %d %d cuts content off; %d %d holds all of it", height, width, needed[0], needed[1]
+            "--input_size %d %d crops the content area; %d %d holds all of it", height, width, needed[0], needed[1]
         )
     return size
 
@@ -154,4 +155,4 @@ def _patient_folder(patient: int | str, found: dict[str, list[Path]], root: Path
     for name in sorted(found, key=lambda name: name != str(patient)):
         if name == str(patient) or (name.isdigit() and str(patient).isdigit() and int(name) == int(patient)):
             return name
-    raise LumenError(f"{root} has no patient {patient}; there are {', '.join(found)}")
+    raise LumenError(f"{root} has no patient {patient}: choose from {', '.join(found)}")

@@ -1,4 +1,4 @@
-"""Where the tissue of one frame is in another, for every pixel: by depth maps, which phantoms, CT and sensors give."""
+"""Dense correspondences between frames from depth maps of phantoms, CT or sensors."""
 
 import threading
 from collections import OrderedDict
@@ -21,27 +21,26 @@ Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# How far a point may be from the surface that a frame shows at its place, as a share of the depth; to this comes a step
-# of the depth map.
+# Maximum distance of a point from the visible surface, as a share of the depth; one step of the depth map is added.
 _DEPTH_TOLERANCE = 0.005
-# A surface goes on from one pixel to the next where its slope, of inverse depth, changes by at most this share of it:
-# interpolation is then as exact as the tolerance. Beyond, there is an edge.
+# Adjacent pixels lie on one surface if the slope of inverse depth changes by at most this share of the inverse depth:
+# interpolation is then within the tolerance. Otherwise there is an edge.
 _BEND = 0.04
-# Between pixels' centres a rim may be nearer than at them by this share of its depth.
+# Between pixel centres, an occluding rim may be nearer than at the centres by this share of its depth.
 _RIM = 0.02
-# Memory for depth maps, at least two of them.
+# Memory for depth maps; at least two are cached.
 _CACHE_BYTES = 128 * 2**20
 
 
 class DepthCorrespondence:
-    """Pixels of one frame, carried by its depth into another and compared with the depth there.
+    """Projects pixels of one frame into another by depth, and compares them with the depth there.
 
     Args:
-        data: the model, whose world the depth is of.
-        sequence: its folder.
-        frame: where the network's frame lies in the recorded ones.
-        mask: (H, W) bool, the network frame's pixels that show tissue.
-        stride: take every so many-th pixel of the network's frame, in both directions.
+        data: the model; depth is in its world units.
+        sequence: folder of the sequence.
+        frame: position of the network's frame in the recorded frames.
+        mask: (H, W) bool, pixels of the network's frame that show tissue.
+        stride: use every N-th pixel of the network's frame, in both directions.
 
     Raises:
         LumenError: if the sequence has no depth, or its `depth/scale.yaml` is missing or damaged.
@@ -64,10 +63,10 @@ class DepthCorrespondence:
         return TrainingPaths.with_depth(sequence) is not None
 
     def between(self, source: int, target: int) -> PointPairs:
-        """What is visible in both of two rows and falls on tissue in both.
+        """Points that are visible and on tissue in both rows.
 
-        Source positions are the centres of the recorded pixels nearest to those of the network's frame: there the
-        depth is exact.
+        Source positions are centres of the recorded pixels nearest to those of the network's frame, where depth is
+        exact.
 
         Raises:
             LumenError: if a depth map is missing, damaged, or of another size or type.
@@ -84,7 +83,7 @@ class DepthCorrespondence:
         return PointPairs(in_source[kept], in_target[kept])
 
     def _carry(self, pixels: Floats, depth: Floats, source: int, target: int) -> tuple[Floats, Floats]:
-        """Pixels (N, 2) of the recorded source frame in the target: (N, 2) px, and their depth (N,) there."""
+        """Project pixels (N, 2) of the recorded source frame into the target: (N, 2) px, and depth (N,)."""
         fx, fy, cx, cy = self._data.pinhole[source]
         points = np.column_stack([(pixels - [cx, cy]) / [fx, fy], np.ones(len(pixels))]) * depth[:, None]
         source_from_world, target_from_world = self._data.cam_from_world[[source, target]]
@@ -98,7 +97,7 @@ class DepthCorrespondence:
         )
 
     def _is_visible(self, pixels: Floats, depth: Floats, seen: "_DepthMap") -> Booleans:
-        """Whether points at pixels (N, 2) of the recorded frame, of a depth (N,), lie on the surface that it shows."""
+        """Whether points at pixels (N, 2) of the recorded frame, with depth (N,), lie on its visible surface."""
         height, width = seen.steps.shape
         exact = opencv_from_colmap(pixels)
         first = np.clip(np.floor(exact), 0, [width - 2, height - 2])
@@ -113,31 +112,32 @@ class DepthCorrespondence:
         tolerance = _DEPTH_TOLERANCE * depth + self._unit
         with np.errstate(divide="ignore"):
             on_surface = np.abs(depth - 1 / (upper + down * (lower - upper))) <= tolerance
-        # Beside an edge only what is not behind anything around it is surely not hidden.
+        # Beside an edge, only points in front of all surrounding pixels are certainly visible.
         in_front = (depth <= nearest + tolerance) & (depth >= (1 - _RIM) * nearest)
         return np.where(seen.is_smooth[row, column], on_surface, in_front)
 
 
 def _recorded_pixels(frame: NetworkFrame, mask: Booleans, stride: int) -> Integers:
-    """Columns and rows (K, 2) of the recorded pixels that hold the centres of a lattice of the network's pixels."""
+    """Columns and rows (K, 2) of the recorded pixels that contain the centres of a lattice of network pixels."""
     lattice = np.zeros_like(mask)
     lattice[stride // 2 :: stride, stride // 2 :: stride] = True
     rows, columns = np.nonzero(lattice & mask)
     centres = frame.image_from_network(colmap_from_index(np.column_stack([columns, rows])))
     width, height = frame.image_size
     index = np.clip(index_from_colmap(centres), 0, [width - 1, height - 1])
-    # A frame that is larger than the recorded one holds a recorded pixel several times.
+    # A network frame with a higher resolution than the recorded one contains a recorded pixel several times.
     index = np.unique(index[:, ::-1], axis=0)[:, ::-1]
     return index[on_tissue(frame.network_from_image(colmap_from_index(index)), mask)]
 
 
 @dataclass(frozen=True)
 class _DepthMap:
-    """A frame's depth.
+    """The depth of a frame.
 
     Attributes:
         steps: (H, W) uint16; 0 = unknown.
-        is_smooth: (H - 1, W - 1) bool, whether one surface goes through a pixel and those right, below, and both.
+        is_smooth: (H - 1, W - 1) bool, whether a pixel and its right, lower and lower-right neighbours lie on one
+            surface.
     """
 
     steps: Steps
@@ -146,25 +146,25 @@ class _DepthMap:
     @classmethod
     def of(cls, steps: Steps) -> "_DepthMap":
         with np.errstate(divide="ignore"):
-            # In a plane's image the inverse of depth is linear, depth itself is not.
+            # For a plane, inverse depth is linear in the image; depth is not.
             inverse = np.where(steps > 0, np.reciprocal(steps, dtype=np.float32), np.float32(0))
-        along, down = _goes_on(inverse), _goes_on(inverse.T).T
+        along, down = _is_continuous(inverse), _is_continuous(inverse.T).T
         return cls(steps, along[:-1] & along[1:] & down[:, :-1] & down[:, 1:])
 
 
-def _goes_on(inverse: npt.NDArray[np.float32]) -> Booleans:
-    """Whether the surface goes on from each pixel to the next in its row: (H, W - 1), from (H, W) inverse depth."""
+def _is_continuous(inverse: npt.NDArray[np.float32]) -> Booleans:
+    """Whether each pixel and the next in its row lie on one surface: (H, W - 1), from (H, W) inverse depth."""
     slope = np.diff(inverse, axis=1)
     bend = np.abs(np.diff(slope, axis=1))
     least = np.full(slope.shape, np.inf, np.float32)
-    # Beside an edge the slope goes on to one side only.
+    # Beside an edge, the slope is continuous on one side only.
     least[:, 1:] = bend
     least[:, :-1] = np.minimum(least[:, :-1], bend)
     return least <= _BEND * np.minimum(inverse[:, 1:], inverse[:, :-1])
 
 
 class _DepthMaps:
-    """The depth maps of a sequence: those last used are kept. May be used from several threads."""
+    """Depth maps of a sequence with a least-recently-used cache. Thread-safe."""
 
     def __init__(self, paths: TrainingPaths, size: tuple[int, int]) -> None:
         self._paths, self._size = paths, size
@@ -173,7 +173,7 @@ class _DepthMaps:
         self._lock = threading.Lock()
 
     def of(self, frame_index: int) -> _DepthMap:
-        """That of a frame, by its index in the video."""
+        """The depth map of a frame, by its index in the video."""
         with self._lock:
             if frame_index in self._kept:
                 self._kept.move_to_end(frame_index)

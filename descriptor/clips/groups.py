@@ -1,4 +1,4 @@
-"""Which frames are trained on together, and where their points are: the same for a seed and a step, whoever asks."""
+"""Draws groups of frames to train on together, with their shared points; determined by seed, step and number."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ import numpy.typing as npt
 
 from descriptor.clips.clip import Clip, PointPairs
 
-# So many draws without one point in common mean that there is none to be found.
+# Attempts to draw frames with common points before giving up.
 _ATTEMPTS = 100
 
 
 @dataclass(frozen=True)
 class Group:
-    """Frames of one stretch of video, and the points that pairs of them have in common.
+    """Frames of one stretch of video, and the points shared by pairs of them.
 
     Attributes:
         images: (N, H, W, 3) uint8 RGB.
         masks: (N, H, W) bool, pixels that show tissue.
-        pairs: (source, target) among the N → points of both; each pair once.
+        pairs: (source, target), indices of frames of the group → their shared points; each pair once.
     """
 
     images: npt.NDArray[np.uint8]
@@ -31,12 +31,12 @@ class GroupSampler:
     """Draws groups.
 
     Args:
-        clips: what to draw from, each by the number of its frames.
-        rows: of each clip, the rows that may be drawn, ascending.
-        adjacent_range: lowest and highest distance of a pair's frames in the video.
-        frames: N, of a group.
-        points: most points of a pair.
-        seed: of everything that is drawn.
+        clips: clips to draw from, weighted by their number of rows.
+        rows: rows of each clip to draw from, ascending.
+        adjacent_range: smallest and largest distance between the frames of a pair, in frames of the video.
+        frames: N, the number of frames of a group.
+        points: maximum number of points per pair.
+        seed: seed of all random choices.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GroupSampler:
         self._weights = weights / weights.sum()
 
     def draw(self, step: int, number: int) -> Group | None:
-        """The group of this number in a step; None if chance finds no pair with points in common."""
+        """Draw one group of a step; None if no pair with common points is found."""
         random = np.random.default_rng([self._seed, step, number])
         for _ in range(_ATTEMPTS):
             which = int(random.choice(len(self._clips), p=self._weights))
@@ -67,10 +67,10 @@ class GroupSampler:
         return None
 
     def _stretch(self, which: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Rows within the highest distance of each other."""
+        """Random rows within the largest distance of each other."""
         rows, index = self._rows[which], self._clips[which].frame_index[self._rows[which]]
         highest = self._adjacent_range[1]
-        # A stretch may begin before the first frame, so that frames at the ends come as often as others.
+        # A stretch may start before the first frame, so that frames at both ends are drawn as often as others.
         first = int(random.integers(index[0] - highest // 2, index[-1] - highest // 2 + 1))
         inside = rows[(index >= first) & (index <= first + highest)]
         return np.sort(random.choice(inside, min(self._frames, len(inside)), replace=False))

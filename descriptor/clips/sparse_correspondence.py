@@ -1,4 +1,4 @@
-"""Where the points of an SfM model are in its frames, by DDL's rules of visibility and pruning."""
+"""Sparse correspondences between frames from an SfM model, with DDL's rules of visibility and pruning."""
 
 from typing import Self
 
@@ -13,21 +13,21 @@ from pipeline.data.training_data import TrainingData
 Booleans = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 
-# Points whose visibility in all frames is held at once.
+# Points per block of the visibility computation, to bound memory.
 _POINTS_AT_ONCE = 4096
 
 
 class SparseCorrespondence:
     """Projections of an SfM model's points into the network's frames.
 
-    A point counts as visible in a frame if a frame at most `visibility_overlap` away lists it.
+    A point counts as visible in a frame if it is observed in a frame at most `visibility_overlap` away.
 
     Args:
         data: the model.
-        frame: where the network's frame lies in the recorded ones.
-        mask: (H, W) bool, the network frame's pixels that show tissue.
+        frame: position of the network's frame in the recorded frames.
+        mask: (H, W) bool, pixels of the network's frame that show tissue.
         kept: (P,) bool, points to use.
-        visibility_overlap: in frames of the video, before and after.
+        visibility_overlap: in frames of the video, before and after an observation.
     """
 
     def __init__(
@@ -46,23 +46,23 @@ class SparseCorrespondence:
         visibility_overlap: int,
         inlier_percentage: float,
     ) -> Self:
-        """Without the points whose colour changes most from view to view.
+        """Create correspondences without the points whose colour changes most between views.
 
         Args:
             data, frame, mask, visibility_overlap: as above.
             images: (V, H, W, 3) uint8, the network's frames.
-            inlier_percentage: the share of points that is kept, 0..1.
+            inlier_percentage: share of points to keep, 0..1.
         """
         kept = np.ones(len(data.points), bool)
         if inlier_percentage < 1:
             change = color_inconsistency(data.observation_point, _colors(data, images, frame), len(data.points))
-            # Points of unknown colour count as the worst, which nan_to_num makes of them.
+            # Points of unknown colour are NaN and rank last.
             order = np.argsort(np.nan_to_num(change, nan=np.inf), kind="stable")
             kept[order[round(inlier_percentage * len(order)) :]] = False
         return cls(data, frame, mask, kept, visibility_overlap)
 
     def between(self, source: int, target: int) -> PointPairs:
-        """Points that count as visible in both rows and fall on tissue in both."""
+        """Points that are visible and on tissue in both rows."""
         points = np.intersect1d(self._visible[source], self._visible[target], assume_unique=True)
         pixels, inside = zip(*(self._project(points, row) for row in (source, target)), strict=True)
         both = inside[0] & inside[1]
@@ -75,7 +75,7 @@ class SparseCorrespondence:
 
 
 def on_tissue(pixels: npt.NDArray[np.float64], mask: Booleans) -> Booleans:
-    """Which pixels (N, 2) of the network's frame are inside it and on its mask (H, W)."""
+    """Which pixels (N, 2) of the network's frame lie inside the frame and on its mask (H, W)."""
     height, width = mask.shape
     with np.errstate(invalid="ignore"):
         inside = (pixels >= 0).all(axis=1) & (pixels[:, 0] < width) & (pixels[:, 1] < height)
@@ -85,8 +85,8 @@ def on_tissue(pixels: npt.NDArray[np.float64], mask: Booleans) -> Booleans:
 
 
 def _visible_points(data: TrainingData, kept: Booleans, overlap: int) -> list[Integers]:
-    """For each view the points that count as visible in it, ascending."""
-    # An observation makes a run of views visible: +1 where it begins, -1 behind its end.
+    """The visible points of each view, ascending."""
+    # An observation makes a point visible in a range of views: +1 at its start, -1 after its end.
     listed = data.frame_index[data.observation_view]
     begin = np.searchsorted(data.frame_index, listed - overlap)
     end = np.searchsorted(data.frame_index, listed + overlap, side="right")
@@ -106,7 +106,7 @@ def _visible_points(data: TrainingData, kept: Booleans, overlap: int) -> list[In
 
 
 def _colors(data: TrainingData, images: npt.NDArray[np.uint8], frame: NetworkFrame) -> npt.NDArray[np.float64]:
-    """(O, 3) the colour at each observation; NaN outside the network's frame."""
+    """The colour (O, 3) at each observation; NaN outside the network's frame."""
     pixels = frame.network_from_image(data.project(data.observation_point, data.observation_view)[0])
     colors = np.full((len(pixels), 3), np.nan)
     height, width = images.shape[1:3]

@@ -1,1 +1,1 @@
-"""Measuring a dense descriptor on sequences, beside baselines: what `test.py` runs."""
+"""Evaluation of dense descriptors on sequences, beside baselines, as run by `test.py`."""

@@ -1,4 +1,4 @@
-"""Finding points again without a descriptor: by the motion between two frames, or through all frames between them."""
+"""Matching by optical flow: directly between two frames, or tracked through all frames between them."""
 
 import cv2
 import numpy as np
@@ -13,14 +13,14 @@ from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-# Both work at half the recorded size, on the green channel, which shows vessels best.
+# Both matchers use half the recorded size and the green channel, in which vessels have the highest contrast.
 _SHRINK = 2
 _CLAHE_LIMIT, _CLAHE_TILES = 3.0, (8, 8)
 _KEPT_FRAMES = 128
 
 
 class FlowMatcher:
-    """DIS optical flow (Kroeger et al., ECCV 2016), medium preset, straight from one frame to the other."""
+    """DIS optical flow (Kroeger et al., ECCV 2016), medium preset, directly from one frame to the other."""
 
     name = "dis"
 
@@ -38,10 +38,11 @@ class FlowMatcher:
 
 
 class TrackMatcher:
-    """The same flow, begun at that to the frame before, through every frame between, and checked by going back.
+    """DIS optical flow tracked through every frame in between, with a forward-backward check.
 
-    It finds few points far apart, but those well: a measure of how good the reference is that others are held against.
-    The content's edge stands still, so that nothing is to be seen of it.
+    Each flow is initialised with that of the previous frame. Few points survive over long distances, but these are
+    accurate and measure the error of the reference. The edge of the content area does not move with the tissue, so the
+    frames are evened out inside it.
     """
 
     name = "tracked"

@@ -1,4 +1,4 @@
-"""Matches to look at: two frames side by side, with the points of the first and where they were found in the second."""
+"""Plot of matches: two frames side by side, with points of the first and their matches in the second."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from descriptor.evaluation.pck import Distances, Errors, Floats, PairSample
 from pipeline.outputs.files import atomic_write
 
 _POINTS = 60
-# Errors up to these many pixels are drawn in these colours, larger ones in the last.
+# Colours of errors up to each limit; the last colour is for larger errors.
 _LIMITS_PX = (5.0, 20.0)
 _COLORS = ("#35d04f", "#ffd23f", "#ff3b30")
 _PANEL_WIDTH_IN = 5.0
@@ -24,15 +24,15 @@ def draw_matches(
     pixel_downsampling: float,
     path: Path,
 ) -> None:
-    """One pair of frames for each distance, a row, and for each method, a column.
+    """Plot one pair of frames per distance (rows) and method (columns).
 
-    Dots are points, in the target where they were found; a line leads from there to where the reference has them.
+    Dots are points and their matches; a line leads from each match to the reference.
 
     Args:
-        pairs: what was matched.
-        results: a method's name → where it found the points.
+        pairs: the matched pairs.
+        results: method name → its matches and errors.
         pixel_downsampling: errors are in pixels of a frame this many times smaller than recorded.
-        path: of the picture.
+        path: path of the plot.
     """
     shown = {distances: len(own) // 2 for distances, own in pairs.items() if own}
     height, width = next(iter(pairs[next(iter(shown))])).clip.mask.shape
@@ -46,8 +46,8 @@ def draw_matches(
             panel.set_title(f"{name}, {apart} frames apart", fontsize=9)
     near, far = _LIMITS_PX
     figure.suptitle(
-        f"found within {near:g} px (green), {far:g} px (yellow), farther (red), px of 1/{pixel_downsampling:g} size; "
-        "lines lead to the reference",
+        f"error up to {near:g} px (green), up to {far:g} px (yellow), larger (red), in px at 1/{pixel_downsampling:g} "
+        "size; lines lead to the reference",
         fontsize=9,
     )
     with atomic_write(path) as partial:
@@ -70,5 +70,5 @@ def _draw_pair(panel: Any, pair: PairSample, found: Floats, errors: Floats) -> N
     panel.scatter(*source.T, s=6, c=colors, linewidths=0)
     panel.scatter(*target.T, s=6, c=colors, linewidths=0)
     panel.add_collection(LineCollection(list(np.stack([target, truth], axis=1)), colors=colors, linewidths=0.7))
-    # The points set the limits otherwise.
+    # Otherwise the points determine the limits.
     panel.set(xlim=(0, 2 * width), ylim=(clip.mask.shape[0], 0), xticks=[], yticks=[])

@@ -1,4 +1,4 @@
-"""Where each way of matching finds the points of one frame in another, all in pixels of the recorded frames."""
+"""Methods that match points of one frame to another, in pixels of the recorded frames."""
 
 from typing import Protocol
 
@@ -18,27 +18,27 @@ _DESCRIBED_FRAMES = 16
 
 
 class PairMatcher(Protocol):
-    """A way of finding points again.
+    """A matching method.
 
     Attributes:
-        name: in tables.
+        name: name in tables.
     """
 
     name: str
 
     def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
-        """Where points (K, 2) of the recorded frame in row `source` are in that of row `target`: (K, 2) px.
+        """Match points (K, 2) of the recorded frame at row `source` to the frame at row `target`: (K, 2) px.
 
-        NaN where it finds nothing.
+        NaN for points without a match.
         """
 
 
 class DescriptorMatcher:
-    """The cell of the target, of all that show tissue, whose descriptor is most like the point's.
+    """Matches each point to the target's tissue cell with the most similar descriptor.
 
     Args:
         descriptor: any backend.
-        name: in tables; the backend's own by default.
+        name: name in tables; default: the backend's name.
     """
 
     def __init__(self, descriptor: Descriptor, name: str = "") -> None:
@@ -59,10 +59,10 @@ class DescriptorMatcher:
 
 
 class RandomMatcher:
-    """Any pixel of tissue: what chance finds.
+    """Matches each point to a random tissue pixel: the level of chance.
 
     Args:
-        seed: of chance.
+        seed: seed of the random choice.
     """
 
     name = "random"

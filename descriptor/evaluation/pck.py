@@ -1,4 +1,4 @@
-"""How often points are found again, by the distance of frames: the percentage of correct keypoints (PCK)."""
+"""Percentage of correct keypoints (PCK) by the distance between frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,20 +16,20 @@ Distances = tuple[int, int]
 
 DISTANCES: tuple[Distances, ...] = ((1, 5), (6, 10), (11, 20), (21, 30), (31, 45), (46, 60))
 THRESHOLDS_PX = (1, 3, 5, 6, 10, 12, 20)
-# A pair of frames is looked for this often before a distance counts as one without pairs.
+# Attempts to draw a pair of frames at a distance before giving up.
 _ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which pairs and points are evaluated.
+    """Selection of pairs and points.
 
     Attributes:
-        pairs: of frames, at each distance.
-        points: at most, of a pair.
-        frame_share: which part of each clip's frames.
-        adjacent_range: lowest and highest distance of frames in the video.
-        seed: of the choice.
+        pairs: number of pairs of frames at each distance.
+        points: maximum number of points per pair.
+        frame_share: part of each clip's frames.
+        adjacent_range: smallest and largest distance between frames of the video.
+        seed: seed of the choice.
     """
 
     pairs: int = 20
@@ -39,7 +39,7 @@ class Sampling:
     seed: int = 0
 
     def distances(self) -> list[Distances]:
-        """The bins of DISTANCES that the range leaves, and one for what is beyond them."""
+        """The bins of DISTANCES within the range, and one bin for larger distances."""
         low, high = self.adjacent_range
         beyond = (DISTANCES[-1][1] + 1, high)
         cut = [(max(low, first), min(high, last)) for first, last in (*DISTANCES, beyond)]
@@ -48,7 +48,7 @@ class Sampling:
 
 @dataclass(frozen=True)
 class PairSample:
-    """Points that two frames share, in pixels of the recorded frames."""
+    """Points shared by two frames, in pixels of the recorded frames."""
 
     clip: Clip
     source: int
@@ -59,47 +59,47 @@ class PairSample:
 
 @dataclass
 class Errors:
-    """Distances between where points are and where they were found, in pixels of a smaller frame; NaN if nowhere.
+    """Matching errors, in pixels of the downsampled frame; NaN for points without a match.
 
     Attributes:
-        by_distance: distance of frames → one array for each pair.
-        found: where the points were found, in pixels of the recorded frames, in the same order.
+        by_distance: distance between frames → one array of errors per pair.
+        found: matches in pixels of the recorded frames, in the same order.
     """
 
     by_distance: dict[Distances, list[Floats]] = field(default_factory=dict)
     found: dict[Distances, list[Floats]] = field(default_factory=dict)
 
     def of_found(self) -> "Errors":
-        """Those of the points that were found anywhere."""
+        """The errors of the points that have a match."""
         return Errors({key: [each[~np.isnan(each)] for each in own] for key, own in self.by_distance.items()})
 
     def at(self, distances: Distances) -> Floats:
-        """All errors at a distance."""
+        """All errors at a distance between frames."""
         parts = self.by_distance.get(distances, [])
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def pck(self, distances: Distances, threshold_px: float) -> float:
-        """The share of points found at most that far from the truth; NaN without points."""
+        """The share of points with an error up to the threshold; NaN without points."""
         errors = self.at(distances)
         return float(np.mean(errors <= threshold_px)) if len(errors) else float("nan")
 
     def median_px(self, distances: Distances) -> float:
-        """Half of the points are found nearer; what was found nowhere counts as farthest."""
+        """The median error; points without a match count as infinitely far; NaN without points."""
         errors = self.at(distances)
         return float(np.median(np.nan_to_num(errors, nan=np.inf))) if len(errors) else float("nan")
 
 
 def sample_pairs(clips: Sequence[Clip], sampling: Sampling) -> dict[Distances, list[PairSample]]:
-    """Draw pairs of frames at each distance, in either order, with points that they share.
+    """Draw pairs of frames at each distance, in either order, with their shared points.
 
     Raises:
-        LumenError: if there is none at any distance.
+        LumenError: if there is no pair at any distance.
     """
     found = {}
     for bin_number, distances in enumerate(sampling.distances()):
         random = np.random.default_rng([sampling.seed, bin_number])
         drawn = (_draw(clips, distances, sampling, random) for _ in range(sampling.pairs))
-        # Frames one after the other, so that what was computed of them is used again.
+        # Sorted by frame, so that cached results are reused.
         found[distances] = sorted((pair for pair in drawn if pair is not None), key=_place_in_video)
     if not any(found.values()):
         low, high = sampling.adjacent_range
@@ -113,15 +113,15 @@ def sample_pairs(clips: Sequence[Clip], sampling: Sampling) -> dict[Distances, l
 def evaluate(
     matchers: Sequence[PairMatcher], pairs: dict[Distances, list[PairSample]], pixel_downsampling: float
 ) -> dict[str, Errors]:
-    """Let each matcher find the points of each pair.
+    """Match the points of each pair with each matcher.
 
     Args:
-        matchers: ways of matching, each with a name of its own.
-        pairs: what `sample_pairs` drew.
+        matchers: matching methods with unique names.
+        pairs: pairs from `sample_pairs`.
         pixel_downsampling: errors are in pixels of a frame this many times smaller than recorded.
 
     Returns:
-        A matcher's name → its errors.
+        Matcher name → its errors.
     """
     result = {
         matcher.name: Errors({distances: [] for distances in pairs}, {distances: [] for distances in pairs})
@@ -130,7 +130,7 @@ def evaluate(
     for matcher in matchers:
         every = [(distances, pair) for distances, own in pairs.items() for pair in own]
         every.sort(key=lambda item: _place_in_video(item[1]))
-        for distances, pair in progress(every, f"matching by {matcher.name}", unit="pair"):
+        for distances, pair in progress(every, f"matching with {matcher.name}", unit="pair"):
             found = matcher.match(pair.clip, pair.source, pair.target, pair.points)
             errors = np.linalg.norm(found - pair.truth, axis=1) / pixel_downsampling
             result[matcher.name].by_distance[distances].append(errors)

@@ -1,4 +1,4 @@
-"""An evaluation as a table, as numbers for programs, and as plots."""
+"""Output of an evaluation: table, JSON values and plots."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ _PLOTTED_PX = (5, 10, 20)
 
 
 def table(results: dict[str, Errors], thresholds_px: tuple[int, ...] = THRESHOLDS_PX) -> str:
-    """Lines of text: for each distance of frames and each method the shares within the thresholds, and the median."""
+    """Text table: PCK at each threshold and median error, per distance between frames and method."""
     heads = [f"{threshold} px" for threshold in thresholds_px]
     width = max(len(name) for name in [*results, "method"])
     lines = [
@@ -32,7 +32,7 @@ def table(results: dict[str, Errors], thresholds_px: tuple[int, ...] = THRESHOLD
 
 
 def as_mapping(results: dict[str, Errors]) -> dict[str, Any]:
-    """Builtin types: method → distance of frames → pairs, points, median error, and the share within each threshold."""
+    """Builtin types: method → distance between frames → pairs, points, median error, and PCK at each threshold."""
     return {
         name: {
             f"{distances[0]}-{distances[1]}": {
@@ -48,14 +48,14 @@ def as_mapping(results: dict[str, Errors]) -> dict[str, Any]:
 
 
 def plot_pck(results: dict[str, Errors], path: Path) -> None:
-    """The share of points within each threshold against the distance of frames."""
+    """Plot PCK at each threshold against the distance between frames."""
     figure, panels = pyplot.subplots(1, len(_PLOTTED_PX), figsize=(11, 3.6), sharey=True, layout="constrained")
     names = [f"{low}-{high}" for low, high in _distances(results)]
     for panel, threshold in zip(panels, _PLOTTED_PX, strict=True):
         for name, errors in results.items():
             shares = [errors.pck(distances, threshold) for distances in _distances(results)]
             panel.plot(names, shares, "o-", ms=4, label=name)
-        panel.set(title=f"within {threshold} px", xlabel="frames apart", ylim=(0, 1.02))
+        panel.set(title=f"within {threshold} px", xlabel="distance, frames", ylim=(0, 1.02))
         panel.tick_params(axis="x", labelsize=8)
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("share of points")
@@ -64,7 +64,7 @@ def plot_pck(results: dict[str, Errors], path: Path) -> None:
 
 
 def plot_errors(results: dict[str, Errors], path: Path) -> None:
-    """The share of points up to each error, over all distances of frames."""
+    """Plot the cumulative share of points against the error, over all distances between frames."""
     figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
     limits = np.geomspace(0.1, 200, 300)
     for name, errors in results.items():

@@ -1,10 +1,11 @@
-"""Evaluating a dense descriptor beside baselines: what `test.py` runs."""
+"""Evaluation of dense descriptors beside baselines, as run by `test.py`."""
 
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import torch
 
 from descriptor.base import Descriptor
@@ -17,76 +18,76 @@ from descriptor.evaluation.pck import Distances, Errors, PairSample, Sampling, e
 from descriptor.evaluation.report import as_mapping, plot_errors, plot_pck, table
 from descriptor.fcdensenet.descriptor import FCDenseNetDescriptor
 from descriptor.fcdensenet.network import DOWNSAMPLING
-from descriptor.frame_cache import DEFAULT_LIMIT_GB, check_limit, default_cache_root
+from descriptor.frame_cache import DEFAULT_LIMIT_GB, default_cache_root
 from descriptor.registry import UNTRAINED, load_descriptor
 from descriptor.training.log_folder import log_folder
 from descriptor.training.recorded_settings import numbered, save_recorded
+from pipeline.command.bounds import Count, NonNegative, NonNegativeInt, Positive, Settings, Share
 from pipeline.errors import require
 from pipeline.outputs.files import write_json, write_text
 from pipeline.report import StageReport
 
-# Of the frames that points are taken from and pictures are drawn on.
+# Frames that points are sampled from and plots are drawn on have sides that are multiples of this.
 _FRAME_MULTIPLE = 32
 _FLOOR_EXPLAINED = (
-    "\ntracked: those points that can be followed through every frame in between; how far the reference can be trusted"
+    "\ntracked: points that can be tracked through every frame in between; checks the reference, not a method"
 )
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TestConfig:
-    """Measure how often a dense descriptor finds points again, by the distance of frames, beside baselines.
+class TestConfig(Settings):
+    """Measure the accuracy of dense descriptors at several distances between frames, beside baselines.
 
-    The flags of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020) mean what they mean there.
+    Flags of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020) have the same meaning as there.
     """
 
-    # Its name begins with Test, but it is none for pytest.
+    # Keeps pytest from collecting the class.
     __test__ = False
-    # What a record leaves out besides paths: the folders of patients may have their names.
+    # Not recorded, in addition to paths: patient folders may be named after the patients.
     PRIVATE = ("testing_patient_id",)
 
     testing_data_root: Path
     """Folder of <patient>/<sequence>/ with training data."""
     log_root: Path
-    """Folder to write into."""
+    """Output folder."""
     task: Literal["sequences"] = "sequences"
-    """What to measure on: pairs of frames; hpatches and relative_pose, of photographs, have settings of their own,
-    which --task hpatches --help shows."""
+    """Data to measure on: pairs of frames. See --task hpatches --help for hpatches and relative_pose on photographs."""
     trained_model_path: Path | None = None
-    """Checkpoint, ours or DDL's; without one, baselines alone are measured."""
+    """Checkpoint, ours or DDL's. Without one, only baselines are measured."""
     compared_model_paths: list[Path] = field(default_factory=list)
-    """More checkpoints, of any method, to measure in the same table."""
+    """Further checkpoints, of any method, to measure in the same table."""
     baselines: tuple[Literal["dis", "dense_sift", "random"], ...] = ("dis", "dense_sift", "random")
-    """Methods to measure besides."""
+    """Baselines to measure."""
     reference_floor: bool = True
-    """Also follow the points through every frame in between: where that differs, the reference itself is in doubt."""
+    """Also track the points through every frame in between: a difference there indicates an error of the reference."""
     testing_patient_id: list[str] | None = None
-    """Patients to test on; by default all."""
-    adjacent_range: tuple[int, int] = (1, 60)
-    """Lowest and highest distance of a pair's frames in the video."""
-    frame_share: tuple[float, float] = (0.0, 1.0)
-    """Which part of each sequence to test on."""
+    """Patients to test on. None for all."""
+    adjacent_range: tuple[Count, Count] = (1, 60)
+    """Smallest and largest distance between the frames of a pair, in frames of the video."""
+    frame_share: tuple[Share, Share] = (0.0, 1.0)
+    """Part of each sequence to test on."""
     visibility_overlap: int = 20
-    """How many frames before and after an observation a point also counts as visible; 0 for listed ones alone."""
+    """A point also counts as visible in this many frames before and after each observation; 0 for observations only."""
     inlier_percentage: float = 0.99
-    """Share of the points that is kept, 0..1: those whose colour changes least."""
-    pairs_per_distance: int = 20
+    """Share of the points to keep, 0..1: those whose colour changes least."""
+    pairs_per_distance: Count = 20
     """Pairs of frames at each distance."""
-    points_per_pair: int = 500
-    """Most points of a pair."""
-    pixel_downsampling: float = 4.0
-    """Errors are in pixels of a frame this many times smaller than recorded, whatever the network's size."""
-    image_downsampling: float | None = None
-    """Frames are made smaller by this before the network; by default as in training."""
-    network_downsampling: int | None = None
-    """Height and width of the network's frame are multiples of this; by default as in training."""
+    points_per_pair: Count = 500
+    """Maximum number of points per pair."""
+    pixel_downsampling: Positive = 4.0
+    """Errors are in pixels of a frame this many times smaller than recorded, independent of the network's size."""
+    image_downsampling: Annotated[float, msgspec.Meta(ge=1)] | None = None
+    """Factor by which frames are downsampled before the network. None for the value of the training."""
+    network_downsampling: Count | None = None
+    """Height and width of the network's frame are multiples of this. None for the value of the training."""
     feature_length: int | None = None
-    """By default the checkpoint's; another one is an error."""
+    """Channels of a descriptor. None for the checkpoint's; any other value is an error."""
     filter_growth_rate: int | None = None
-    """By default the checkpoint's; another one is an error."""
+    """Channels that each layer adds. None for the checkpoint's; any other value is an error."""
     input_size: tuple[int, int] | None = None
-    """Height and width of the frames that points are taken from; by default the smallest that holds every content
+    """Height and width of the frames that points are sampled from. None for the smallest size that holds every content
     area."""
     keypoints_per_iter: int = 3000
     """Accepted for DDL's command lines: products are tiled by memory here."""
@@ -95,43 +96,37 @@ class TestConfig:
     num_pre_workers: int = 4
     """Threads that decode frames for the cache."""
     load_intermediate_data: bool = True
-    """Take frames that an earlier run decoded with the same settings."""
+    """Use frames that an earlier run decoded with the same settings."""
     cache_root: Path = field(default_factory=default_cache_root)
-    """Where decoded frames are kept."""
-    cache_limit_gb: float | None = DEFAULT_LIMIT_GB
-    """Most that all decoded frames may take, GB; those whose last use is longest ago are removed first, those in use
-    never. None for no limit."""
+    """Folder for decoded frames."""
+    cache_limit_gb: NonNegative | None = DEFAULT_LIMIT_GB
+    """Size limit of all decoded frames together, GB. The least recently used are removed first; frames in use are
+    kept. None for no limit."""
     display_architecture: bool = False
     """Print the network's layers."""
     rotations: Literal[5, 8] | None = None
-    """Of GIFT's group, for checkpoints that do not tell; 5 by default."""
+    """Rotations of GIFT's group, for checkpoints that do not record them. None for 5."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
-    gpu_id: int = 0
-    """Which GPU, where there are several."""
-    seed: int = 0
-    """Of the choice of pairs and points."""
+    """Device to compute on."""
+    gpu_id: NonNegativeInt = 0
+    """Number of the GPU to use."""
+    seed: NonNegativeInt = 0
+    """Seed of the choice of pairs and points."""
     record_path: bool = False
-    """Call --compared_model_paths by their paths in the outputs, instead of by method and number, and write all paths
-    and names of patients that are given here to test.yaml."""
+    """Name --compared_model_paths by path in the outputs instead of by method and number, and write all given paths and
+    patient names to test.yaml."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         low, high = self.adjacent_range
-        require(1 <= low <= high, f"--adjacent_range {low} {high}: give the lowest, at least 1, and the highest")
+        require(low <= high, f"--adjacent_range {low} {high}: give the lowest first")
         first, end = self.frame_share
-        require(0 <= first < end <= 1, f"--frame_share {first} {end}: give two shares of the frames, such as 0.8 1")
-        for name in ("pairs_per_distance", "points_per_pair"):
-            require(getattr(self, name) > 0, f"--{name} {getattr(self, name)}: choose 1 or more")
-        for name in ("seed", "gpu_id"):
-            require(getattr(self, name) >= 0, f"--{name} {getattr(self, name)}: choose 0 or more")
-        smaller, multiple = self.image_downsampling, self.network_downsampling
-        require(smaller is None or smaller >= 1, f"--image_downsampling {smaller}: choose 1 or more")
+        require(first < end, f"--frame_share {first:g} {end:g}: give two shares of the frames, such as 0.8 1")
+        multiple = self.network_downsampling
         require(
-            multiple is None or (multiple > 0 and multiple % DOWNSAMPLING == 0),
+            multiple is None or multiple % DOWNSAMPLING == 0,
             f"--network_downsampling {multiple}: choose a multiple of {DOWNSAMPLING}",
         )
-        check_limit(self.cache_limit_gb)
-        require(self.pixel_downsampling > 0, f"--pixel_downsampling {self.pixel_downsampling}: choose more than 0")
         require(
             self.trained_model_path is not None or bool(self.compared_model_paths) or bool(self.baselines),
             "there is nothing to measure: give --trained_model_path or --baselines",
@@ -143,13 +138,13 @@ class TestConfig:
 
 
 def measure(config: TestConfig) -> list[Path]:
-    """Evaluate, print the table, and write it with its numbers and plots.
+    """Evaluate, print the table, and write the table, its numbers and plots.
 
     Returns:
-        What was written: table, numbers, plots.
+        Paths of the table, the numbers and the plots.
 
     Raises:
-        LumenError: if data or checkpoint do not fit, or the output holds something else.
+        LumenError: if data or checkpoint do not fit, or the output folder holds other files.
     """
     with log_folder(config.log_root, (config.testing_data_root,)):
         return _measure(config)
@@ -182,7 +177,7 @@ def _measure(config: TestConfig) -> list[Path]:
 
 
 def _reference_floor(pairs: dict[Distances, list[PairSample]], config: TestConfig) -> dict[str, Errors]:
-    """How far followed points are from the reference, of those that could be followed."""
+    """Distances of tracked points from the reference; points that were lost are left out."""
     tracker = TrackMatcher()
     return {tracker.name: evaluate([tracker], pairs, config.pixel_downsampling)[tracker.name].of_found()}
 
@@ -194,7 +189,7 @@ def _load(config: TestConfig, device: torch.device) -> Descriptor | None:
     if not isinstance(descriptor, FCDenseNetDescriptor):
         names = ("image_downsampling", "network_downsampling", "filter_growth_rate", "feature_length")
         for name in names:
-            require(getattr(config, name) is None, f"--{name} is not for {descriptor.name}: leave it out")
+            require(getattr(config, name) is None, f"--{name} does not apply to {descriptor.name}: leave it out")
     if isinstance(descriptor, FCDenseNetDescriptor):
         shape = descriptor.network.shape
         held = {"feature_length": shape.feature_length, "filter_growth_rate": shape.growth}
@@ -213,7 +208,7 @@ def _load(config: TestConfig, device: torch.device) -> Descriptor | None:
 
 
 def _load_compared(config: TestConfig, first: Descriptor | None, device: torch.device) -> dict[str, Descriptor]:
-    """The descriptors to compare the first with, by names that differ; each once, even if it was given twice."""
+    """The descriptors to compare the first with, by unique name; duplicates are loaded once."""
     loaded = {path: load_descriptor(path, device, config.rotations) for path in config.compared_model_paths}
     if config.record_path:
         return {str(path): descriptor for path, descriptor in loaded.items()}
@@ -225,7 +220,7 @@ def _load_compared(config: TestConfig, first: Descriptor | None, device: torch.d
 
 
 def _data(config: TestConfig) -> DataSettings:
-    """Points are taken from frames of the size that errors are told in, whatever the network's."""
+    """Points are sampled from frames of the size that errors are reported in, independent of the network's size."""
     return DataSettings(
         image_downsampling=config.pixel_downsampling,
         network_downsampling=_FRAME_MULTIPLE,

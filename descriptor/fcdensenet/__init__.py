@@ -1,1 +1,1 @@
-"""Dense Descriptor Learning (DDL; Liu et al., CVPR 2020): the network FC-DenseNet, its losses and its training."""
+"""Dense Descriptor Learning (DDL; Liu et al., CVPR 2020): the network FC-DenseNet, its loss and its training."""

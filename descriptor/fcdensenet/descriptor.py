@@ -1,4 +1,4 @@
-"""DDL's network as a backend: frames in, dense descriptors out, in the geometry it was trained in."""
+"""DDL's network as a descriptor backend, with the frame geometry of its training."""
 
 import logging
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_s
 from pipeline.errors import LumenError
 
 METHOD = "fcdensenet"
-# What the published network was trained with, whose files do not say.
+# Training settings of the published network, which its files do not record.
 _PUBLISHED = {"image_downsampling": 4.0, "network_downsampling": 64}
 
 logger = logging.getLogger(__name__)
@@ -25,10 +25,10 @@ class FCDenseNetDescriptor(Descriptor):
 
     Args:
         network: on its device, in evaluation mode.
-        image_downsampling: frames are made smaller by this.
-        network_downsampling: the network frame's sides are multiples of this.
-        network_pixels: most of the network's frame; chooses the downsampling by the content area if it is given, as it
-            did in training, so that videos of any size are seen at the scale that the network knows.
+        image_downsampling: factor by which frames are downsampled.
+        network_downsampling: height and width of the network's frame are multiples of this.
+        network_pixels: maximum number of pixels of the network's frame. If given, it determines the downsampling from
+            the content area as in training, so that videos of any size are described at the trained scale.
     """
 
     name = METHOD
@@ -48,20 +48,20 @@ class FCDenseNetDescriptor(Descriptor):
 
     @staticmethod
     def recognises(names: Collection[str]) -> bool:
-        """Whether weights of these names are those of this method."""
+        """Whether weights with these names belong to this method."""
         return "finalConv.weight" in names
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, path: Path, device: torch.device) -> Self:
-        """The descriptor of a checkpoint of ours or DDL's; the network's shape is that of its weights.
+        """Create the descriptor from a checkpoint, ours or DDL's; the weights determine the network's shape.
 
         Args:
-            checkpoint: what was read.
-            path: of its file, for errors.
-            device: where to put it.
+            checkpoint: the loaded checkpoint.
+            path: path of its file, for errors.
+            device: device of the network.
 
         Raises:
-            LumenError: if it is of another network.
+            LumenError: if the weights belong to another network.
         """
         network = load_network(checkpoint, path).to(device).eval()
         config = checkpoint.config or {}
@@ -70,7 +70,7 @@ class FCDenseNetDescriptor(Descriptor):
 
     @torch.inference_mode()
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
-        """See `Descriptor.describe`. Values are in the coordinates of `FCDenseNet.compact`."""
+        """See `Descriptor.describe`. Values are compact descriptors (`FCDenseNet.compact`)."""
         check_sizes(image, mask)
         downsampling = self._downsampling(mask)
         frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, self.network_downsampling))
@@ -85,21 +85,21 @@ class FCDenseNetDescriptor(Descriptor):
 
 
 def load_network(checkpoint: Checkpoint, path: Path) -> FCDenseNet:
-    """The network whose weights a checkpoint holds.
+    """Create the network of a checkpoint.
 
     Raises:
-        LumenError: if they are not those of this network, naming the first that does not fit.
+        LumenError: if the weights do not fit, naming the first that does not.
     """
     shape: NetworkShape | None = shape_of(checkpoint.model)
     if shape is None:
-        raise LumenError(f"{path} holds the weights of another network than the dense descriptor's (fcdensenet)")
+        raise LumenError(f"{path} contains weights of a network other than the dense descriptor (fcdensenet)")
     if checkpoint.config is None:
         logger.info(
-            "%s does not say how it was trained: taken to be as DDL's published network, on frames of 1/%g of the size "
-            "without equal contrast",
+            "%s does not record its training settings: assuming those of DDL's published network (frames downsampled "
+            "by %g, no contrast normalisation)",
             path,
             _PUBLISHED["image_downsampling"],
         )
     network = FCDenseNet(shape, float((checkpoint.config or {}).get("contrast_radius") or 0.0))
-    fill(network, checkpoint.model, path, "the dense descriptor's network")
+    fill(network, checkpoint.model, path, "the dense descriptor")
     return network

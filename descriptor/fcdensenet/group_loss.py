@@ -1,4 +1,4 @@
-"""The loss of a group of frames, each described once and compared with all others."""
+"""The loss of a group of frames: each frame is described once and compared with all others."""
 
 from dataclasses import dataclass
 
@@ -20,15 +20,15 @@ def group_loss(
     offset: int,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The relative response loss, the mean over all points of all pairs in both directions.
+    """The relative response loss, averaged over all points of all pairs in both directions.
 
     Args:
         network: describes the frames.
         group: frames and points.
-        matching_scale: of the softmax.
-        target_stride: every how many-th pixel of a target stands for its neighbours.
-        offset: which of them, 0..target_stride - 1.
-        precision: of the network's arithmetic; the loss is computed in single precision.
+        matching_scale: scale of the softmax.
+        target_stride: every N-th pixel of a target stands for its neighbours.
+        offset: index of the first of these pixels, 0..target_stride - 1.
+        precision: precision of the network's arithmetic; the loss is computed in single precision.
     """
     shared = [_Shared.of_frame(group, frame) for frame in range(len(group.images))]
     searched = [np.flatnonzero(mask)[offset::target_stride] for mask in group.masks]
@@ -37,7 +37,7 @@ def group_loss(
         features = network.features(images)
     pixels, at_points = _describe(network, features, shared, searched)
     total, count = pixels[0].new_zeros(()), 0
-    # All that is looked for in one frame at once, because each pass over its pixels costs the same.
+    # All queries into one frame are batched, because each pass over its pixels has the same cost.
     for frame, own in enumerate(shared):
         if own.others:
             truth = torch.cat([at_points[frame, other] for other in own.others])
@@ -49,12 +49,12 @@ def group_loss(
 
 @dataclass(frozen=True)
 class _Shared:
-    """The points that a frame shares with others.
+    """Points that a frame shares with other frames.
 
     Attributes:
-        others: numbers of these frames in the group.
-        counts: of the points shared with each.
-        places: (sum of counts, 2) px, in this frame.
+        others: indices of these frames in the group.
+        counts: number of points shared with each.
+        places: (sum of counts, 2) px in this frame.
     """
 
     others: list[int]
@@ -76,8 +76,8 @@ class _Shared:
 def _describe(
     network: FCDenseNet, features: Tensor, shared: list[_Shared], searched: list[np.ndarray]
 ) -> tuple[list[Tensor], dict[tuple[int, int], Tensor]]:
-    """Descriptors of what is looked at: of each frame's searched pixels, and about the points of (frame, other)."""
-    # Taken apart once: the gradient of each `features[frame]` would be as large as all frames.
+    """Descriptors of each frame's searched pixels, and of its points shared with another: (frame, other) → (K, D)."""
+    # Unbound once: the gradient of each `features[frame]` would be as large as all frames together.
     frames = features.unbind()
     height, width = features.shape[2:]
     device = features.device

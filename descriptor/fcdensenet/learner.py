@@ -1,17 +1,18 @@
-"""Training DDL's network: groups of frames, the relative response loss, validation on points that frames share."""
+"""Training of DDL's network: groups of frames, the relative response loss, validation on shared points."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from descriptor.clips.clip import Clip
 from descriptor.clips.groups import Group, GroupSampler
-from descriptor.fcdensenet.batch_statistics import estimate_statistics
 from descriptor.fcdensenet.descriptor import METHOD
 from descriptor.fcdensenet.group_loss import group_loss
 from descriptor.fcdensenet.network import FCDenseNet
@@ -19,19 +20,22 @@ from descriptor.fcdensenet.plots import descriptor_colors, heatmaps
 from descriptor.fcdensenet.train_config import TrainConfig
 from descriptor.fcdensenet.validation import THRESHOLDS_PX, Validation, validate
 from descriptor.training.augmentation import augment
-from descriptor.training.learning_rate import learning_rate
 from descriptor.training.muon import Muon
 from pipeline.errors import LumenError
 
-# Whatever the groups trained on, so that runs can be compared.
+# Independent of the training groups, so that runs can be compared.
 _VALIDATION_GROUPS, _VALIDATION_FRAMES = 8, 8
-# Muon's rate by that of the parameters that AdamW changes; twice as much of both finds no more points.
+# Muon's learning rate relative to AdamW's; doubling both gives no better accuracy.
 _KERNEL_RATE = 3.0
+# Share of the training during which the learning rate rises.
+_WARM_UP = 0.15
+# Frames for the normalisation statistics.
+_STATISTICS_FRAMES, _FRAMES_AT_ONCE = 64, 8
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Clips, and the rows of each that may be used."""
+    """Clips, and the usable rows of each."""
 
     clips: Sequence[Clip]
     rows: Sequence[npt.NDArray[np.int64]]
@@ -42,9 +46,9 @@ class FCDenseNetTraining:
 
     Args:
         config: all settings.
-        network: on its device.
-        training: the frames to train on.
-        validation: the frames to validate on.
+        network: the network, on its device.
+        training: frames to train on.
+        validation: frames to validate on.
     """
 
     name = METHOD
@@ -132,7 +136,7 @@ def _sampler(config: TrainConfig, frames: Frames, group_frames: int, seed: int) 
 
 
 def _validation_groups(config: TrainConfig, frames: Frames) -> list[Group]:
-    # Another seed than that of training, or its first groups would be validated on.
+    # A different seed, because the training seed would reproduce the first training groups.
     sampler = _sampler(config, frames, _VALIDATION_FRAMES, config.seed + 1)
     groups = [sampler.draw(0, number) for number in range(_VALIDATION_GROUPS)]
     found = [group for group in groups if group is not None]
@@ -144,6 +148,53 @@ def _require_pairs(group: Group | None, config: TrainConfig) -> None:
     if group is None:
         low, high = config.adjacent_range
         raise LumenError(
-            f"no two frames {low} to {high} apart see a point in common inside the mask: widen --adjacent_range, "
-            "or bootstrap again with more points"
+            f"no two frames {low} to {high} apart share a point inside the mask: widen --adjacent_range, or bootstrap "
+            "again with more points"
         )
+
+
+def learning_rate(kind: Literal["muon", "adamw", "sgd"], low: float, high: float, share: float, cycle: float) -> float:
+    """The learning rate at a point of the training.
+
+    Args:
+        kind: "muon" and "adamw" warm up linearly from `low` to `high`, then decay to a tenth of `low` along a cosine
+            (Smith's one-cycle policy, 2018); "sgd" cycles between the two (Smith, WACV 2017), as in DDL.
+        low, high: lowest and highest rate.
+        share: completed share of the training, 0..1.
+        cycle: completed share of the current cycle, 0..1.
+    """
+    if kind == "sgd":
+        return low + (high - low) * (1 - abs(2 * cycle - 1))
+    if share < _WARM_UP:
+        return low + (high - low) * share / _WARM_UP
+    end = low / 10
+    return end + (high - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, (share - _WARM_UP) / (1 - _WARM_UP))))
+
+
+@torch.no_grad()
+def estimate_statistics(network: FCDenseNet, clips: Sequence[Clip], rows: Sequence[np.ndarray], seed: int) -> None:
+    """Set the batch normalisation statistics of a network from frames of the clips; it stays in training mode.
+
+    Running means lag behind the weights and differ between processes. The mean over some frames at fixed weights does
+    neither (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021, section 3).
+
+    Args:
+        network: a network with batch normalisation.
+        clips: clips that the network is trained on.
+        rows: usable rows of each clip.
+        seed: seed of the choice of frames.
+    """
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        # None selects the cumulative mean.
+        norm.momentum = None
+    network.train()
+    random = np.random.default_rng([seed, len(clips)])
+    every = [(clip, row) for clip, own in enumerate(rows) for row in own]
+    chosen = random.permutation(len(every))[: max(2, min(_STATISTICS_FRAMES, len(every)))]
+    parts = np.array_split(chosen, -(-len(chosen) // _FRAMES_AT_ONCE))
+    for part in parts:
+        images = np.stack([clips[every[each][0]].images[every[each][1]] for each in part])
+        masks = np.stack([clips[every[each][0]].mask for each in part])
+        network.features(network.input(images, masks))

@@ -1,25 +1,24 @@
-"""The dense descriptor's network: a fully convolutional DenseNet (Jégou et al., CVPRW 2017) as DDL uses it.
+"""The dense descriptor's network: a fully convolutional DenseNet (Jégou et al., CVPRW 2017) as used by DDL.
 
-It computes what the published network computes and stores it under the published names, but is arranged for speed:
+Output and parameter names equal those of the published network. The implementation differs for speed:
 
-- Channels last on GPUs (not measured), and on CPUs for describing. A CPU trains faster with channels first, because the
-  gradients of its weights take half the time so.
-- No descriptor has more than `len(features) + 1` degrees of freedom, because the last layer is linear: descriptors
-  d = W f + b with W of 256 x 106 lie in a space of 107 dimensions. `compact` gives coordinates in an orthonormal basis
-  of it, so that all products of descriptors stay the same at less than half the memory traffic and arithmetic. In
-  training they are made of those pixels alone that are looked at.
+- Memory layout is channels-last on GPUs (not measured), and on CPUs for inference. Training on a CPU is faster with
+  channels first, which halves the time of the weight gradients.
+- The last layer is linear, so descriptors d = W f + b have at most `len(features) + 1` degrees of freedom: with W of
+  256 x 106 they lie in a space of 107 dimensions. `compact` returns coordinates in an orthonormal basis of this space.
+  Products of descriptors are unchanged, at less than half the memory traffic and arithmetic. Training computes them
+  only at the pixels it needs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from descriptor.fcdensenet.contrast import normalize_locally
 
 Frames = npt.NDArray[np.uint8]
 Masks = npt.NDArray[np.bool_]
@@ -28,16 +27,21 @@ DOWN_BLOCKS = 5
 LAYERS_PER_BLOCK = 3
 BOTTLENECK_LAYERS = 4
 FIRST_CHANNELS = 16
-# Sides of an image that no pooling cuts off.
+# Image sides must be multiples of this, or pooling truncates them.
 DOWNSAMPLING = 2**DOWN_BLOCKS
+# Local contrast: levels added to the local deviation, so that noise in flat areas stays small.
+_NOISE_LEVELS = 3.0
+# A deviation of one becomes this many levels around the middle grey.
+_LEVELS = 50.0
+_MIDDLE = 128
 
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """What may differ from network to network.
+    """Variable dimensions of the network.
 
     Attributes:
-        feature_length: of a descriptor.
+        feature_length: length of a descriptor.
         growth: channels that each dense layer adds.
     """
 
@@ -57,10 +61,10 @@ class _DenseLayer(nn.Module):
 
 
 class _DenseBlock(nn.Module):
-    """Layers that each see what all before them made.
+    """Layers that each read the outputs of all preceding layers.
 
     Args:
-        keeps_input: whether the output holds the input too, before what the layers added.
+        keeps_input: whether the output starts with the input, followed by the channels that the layers added.
     """
 
     def __init__(self, channels: int, growth: int, layers: int, *, keeps_input: bool) -> None:
@@ -90,7 +94,7 @@ class _TransitionDown(nn.Module):
 class _TransitionUp(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        # The published name of the convolution is its place after the upsampling.
+        # The published name of the convolution is its index after the upsampling.
         self.convTrans = nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, features: Tensor, skip: Tensor) -> Tensor:
@@ -111,17 +115,17 @@ class _Bottleneck(nn.Module):
 
 
 class FCDenseNet(nn.Module):
-    """Image → a descriptor for every pixel.
+    """Image → a descriptor per pixel.
 
     Args:
-        shape: of the network.
-        contrast_radius: frames are given equal local contrast within this many pixels first; 0 for none, as DDL has it.
+        shape: dimensions of the network.
+        contrast_radius: radius of the local contrast normalisation of frames, px; 0 for none, as in DDL.
     """
 
     def __init__(self, shape: NetworkShape, contrast_radius: float = 0.0) -> None:
         super().__init__()
         self.shape, self.contrast_radius = shape, contrast_radius
-        # Of what the convolutions read; None chooses by device and by training or describing.
+        # Memory layout of the convolutions; None chooses by device and mode.
         self.layout: torch.memory_format | None = None
         growth, added = shape.growth, LAYERS_PER_BLOCK * shape.growth
         self.firstconv = nn.Conv2d(3, FIRST_CHANNELS, 3, padding=1)
@@ -146,16 +150,16 @@ class FCDenseNet(nn.Module):
 
     @property
     def compact_length(self) -> int:
-        """D, the coordinates of what `compact` gives."""
+        """D, the length of a compact descriptor."""
         return min(self.shape.feature_length, self.finalConv.in_channels + 1)
 
     def hidden_kernels(self) -> list[Tensor]:
-        """Kernels of the convolutions between the first and the last."""
+        """Kernels of all convolutions except the first and the last."""
         ends = {self.firstconv, self.finalConv}
         return [each.weight for each in self.modules() if isinstance(each, nn.Conv2d) and each not in ends]
 
     def input(self, frames: Frames, masks: Masks) -> Tensor:
-        """Frames (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, where the network is."""
+        """Frames (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, on the network's device."""
         images = normalize_locally(frames, masks, self.contrast_radius)
         return network_input(torch.from_numpy(images).to(self.finalConv.weight.device))
 
@@ -167,12 +171,12 @@ class FCDenseNet(nn.Module):
             masks: (N, H, W) bool, pixels that show tissue.
 
         Returns:
-            (N, H, W, D), of length 1 over the last dimension.
+            (N, H, W, D), unit length over the last dimension.
         """
         return self.compact(self.input(frames, masks))
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last, linear layer reads.
+        """Input of the last, linear layer.
 
         Args:
             images: (N, 3, H, W) RGB, -1..1.
@@ -181,13 +185,13 @@ class FCDenseNet(nn.Module):
             (N, 16 + 9 * growth, H, W).
 
         Raises:
-            ValueError: if H or W is no multiple of DOWNSAMPLING.
+            ValueError: if H or W is not a multiple of DOWNSAMPLING.
         """
         if images.shape[2] % DOWNSAMPLING or images.shape[3] % DOWNSAMPLING:
-            raise ValueError(f"height and width have to be multiples of {DOWNSAMPLING}, not {tuple(images.shape[2:])}")
+            raise ValueError(f"height and width must be multiples of {DOWNSAMPLING}, not {tuple(images.shape[2:])}")
         channels_last = images.is_cuda or not self.training
         chosen = torch.channels_last if channels_last else torch.contiguous_format
-        # The convolutions follow the layout of what they read.
+        # Convolutions keep the layout of their input.
         found = self.firstconv(images.contiguous(memory_format=self.layout or chosen))
         skips = []
         for dense, down in zip(self.denseBlocksDown, self.transDownBlocks, strict=True):
@@ -200,52 +204,52 @@ class FCDenseNet(nn.Module):
         return found
 
     def compact(self, images: Tensor) -> Tensor:
-        """Descriptors in fewer coordinates, with the same products: what training and matching need of them.
+        """Compact descriptors: fewer coordinates, same products.
 
         Args:
             images: (N, 3, H, W) RGB, -1..1.
 
         Returns:
-            (N, H, W, D), D at most `feature_length`, of length 1 over the last dimension.
+            (N, H, W, D), D at most `feature_length`, unit length over the last dimension.
         """
         return self.compact_of(self.features(images).permute(0, 2, 3, 1))
 
     def compact_of(self, features: Tensor) -> Tensor:
-        """The same of what `features` gives, for any choice of pixels.
+        """Compact descriptors of the output of `features` at any pixels.
 
-        The last layer is linear, so descriptors W f + b before normalising lie in a space of `len(f) + 1` dimensions.
-        With the Cholesky factor RᵀR = [W b]ᵀ[W b], the vectors R (f, 1) have the products that W f + b have.
+        The last layer is linear, so descriptors W f + b before normalisation lie in a space of `len(f) + 1` dimensions.
+        With the Cholesky factor RᵀR = [W b]ᵀ[W b], the vectors R (f, 1) have the same products as W f + b.
 
         Args:
             features: (..., 16 + 9 * growth).
 
         Returns:
-            (..., D), of length 1 over the last dimension.
+            (..., D), unit length over the last dimension.
         """
         weight, bias = self.finalConv.weight[:, :, 0, 0], self.finalConv.get_parameter("bias")
         if self.compact_length < self.shape.feature_length:
             basis = torch.cat([weight, bias[:, None]], dim=1).double()
             products = basis.T @ basis
-            # A hair on the diagonal, lest rounding make a network of lower rank indefinite.
-            hair = 1e-12 * products.detach().diagonal().mean()
-            root = torch.linalg.cholesky(products + hair * torch.eye(len(products)).to(products)).T.to(features.dtype)
+            # A small diagonal term keeps the matrix positive definite when [W b] is rank-deficient.
+            jitter = 1e-12 * products.detach().diagonal().mean()
+            root = torch.linalg.cholesky(products + jitter * torch.eye(len(products)).to(products)).T.to(features.dtype)
             weight, bias = root[:, :-1], root[:, -1]
         return functional.normalize(functional.linear(features, weight, bias), dim=-1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Descriptors.
+        """Full descriptors.
 
         Args:
             images: (N, 3, H, W) RGB, -1..1.
 
         Returns:
-            (N, feature_length, H, W), of length 1 over the channels.
+            (N, feature_length, H, W), unit length over the channels.
         """
         return functional.normalize(self.finalConv(self.features(images)), dim=1)
 
 
 def shape_of(weights: Mapping[str, Tensor]) -> NetworkShape | None:
-    """The shape of a network by its weights; None if they are not those of such a network."""
+    """The dimensions of a network from its weights; None if they belong to another network."""
     final, layer = weights.get("finalConv.weight"), weights.get("denseBlocksDown.0.layers.0.conv.weight")
     if final is None or layer is None or final.ndim != 4 or layer.ndim != 4:
         return None
@@ -255,3 +259,32 @@ def shape_of(weights: Mapping[str, Tensor]) -> NetworkShape | None:
 def network_input(images: Tensor) -> Tensor:
     """(N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1."""
     return images.permute(0, 3, 1, 2).to(torch.float32).mul_(2 / 255).sub_(1)
+
+
+def normalize_locally(frames: Frames, masks: npt.NDArray[np.bool_], radius_px: float) -> Frames:
+    """Normalise local mean and deviation of each channel (divisive normalisation).
+
+    The light moves with the scope, so shading depends on the view and texture on the tissue. Mean and deviation are
+    weighted by a Gaussian and computed over tissue only.
+
+    Args:
+        frames: (N, H, W, 3) uint8 RGB.
+        masks: (N, H, W) bool, pixels that show tissue; other pixels become black.
+        radius_px: standard deviation of the Gaussian; 0 returns the frames unchanged.
+    """
+    if radius_px <= 0:
+        return frames
+    changed = np.empty_like(frames)
+    for before, mask, after in zip(frames, masks, changed, strict=True):
+        tissue = mask.astype(np.float32)[..., None]
+        weight = np.maximum(_blur(tissue, radius_px), 1e-3)
+        values = before * tissue
+        values -= _blur(values, radius_px) / weight
+        values *= tissue
+        deviation = np.sqrt(_blur(values * values, radius_px) / weight)
+        after[:] = np.clip(_MIDDLE + _LEVELS * values / (deviation + _NOISE_LEVELS), 0, 255) * tissue
+    return changed
+
+
+def _blur(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(values, (0, 0), radius_px), np.float32).reshape(values.shape)

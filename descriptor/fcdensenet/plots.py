@@ -1,4 +1,4 @@
-"""What a dense descriptor in training sees, as pictures: descriptors as colours, heatmaps beside the true ones."""
+"""Images for TensorBoard: descriptors as colours, and heatmaps beside the ground truth."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,19 +8,19 @@ from torch import Tensor
 from descriptor.clips.groups import Group
 from descriptor.fcdensenet.response_loss import interpolate
 
-Picture = npt.NDArray[np.uint8]
+_Image = npt.NDArray[np.uint8]
 
 _HEATMAPS = 4
 
 
-def heatmaps(described: Tensor, group: Group, matching_scale: float, sigma_px: float) -> Picture:
-    """Rows of: target, true heatmap, found heatmap, for some points of the group's widest pair.
+def heatmaps(described: Tensor, group: Group, matching_scale: float, sigma_px: float) -> _Image:
+    """Target, ground-truth and predicted heatmap for some points of the group's widest pair, one row per point.
 
     Args:
         described: (N, H, W, D).
         group: the frames.
-        matching_scale: of the softmax.
-        sigma_px: of the true heatmaps.
+        matching_scale: scale of the softmax.
+        sigma_px: standard deviation of the ground-truth heatmaps.
     """
     (source, target), points = max(group.pairs.items(), key=lambda item: item[0][1] - item[0][0])
     chosen = np.linspace(0, len(points) - 1, min(_HEATMAPS, len(points))).astype(int)
@@ -38,8 +38,8 @@ def heatmaps(described: Tensor, group: Group, matching_scale: float, sigma_px: f
     return np.concatenate(panels, axis=0)
 
 
-def descriptor_colors(described: Tensor, group: Group) -> Picture:
-    """Frames above their descriptors, whose three main components are shown as red, green, blue.
+def descriptor_colors(described: Tensor, group: Group) -> _Image:
+    """Frames above their descriptors; the first three principal components are shown as red, green and blue.
 
     Args:
         described: (N, H, W, D).
@@ -51,9 +51,9 @@ def descriptor_colors(described: Tensor, group: Group) -> Picture:
     mask = torch.from_numpy(group.masks)
     flat = described.cpu()[mask]
     centred = flat - flat.mean(dim=0)
-    # Of a part of the pixels, which has the same components as all of them.
+    # A subset of the pixels suffices for the principal components.
     main = torch.linalg.svd(centred[:: max(1, len(centred) // 5000)], full_matrices=False).Vh[:3]
-    # Descriptors of one or two channels have fewer components than colours.
+    # Descriptors with one or two channels have fewer components than colours.
     shade = torch.nn.functional.pad(centred @ main.T, (0, 3 - len(main)))
     spread = 2 * shade.std(dim=0) + 1e-9
     colors = torch.zeros((*described.shape[:3], 3))

@@ -1,12 +1,12 @@
-"""The relative response loss as what it is, a cross-entropy over pixels, for thousands of points a pair.
+"""The relative response loss, computed as a cross-entropy over pixels for thousands of points per pair.
 
-DDL trains descriptors so that the response of a point's descriptor has its peak, over the whole target image, where the
-point is (Liu et al., CVPR 2020, eq. 3 and 4). With responses s(p) = 0.5 <d, d_p> + 0.5 and the heatmap
+DDL trains descriptors such that the response of a point's descriptor over the target image peaks at the point (Liu et
+al., CVPR 2020, eq. 3 and 4). With responses s(p) = 0.5 <d, d_p> + 0.5 and the heatmap
 h(p) = softmax_p(scale * (s(p) - threshold)), the threshold and the constant cancel, and -log h(p*) is
 
     logsumexp_p(z_p) - z_p*,    z_p = 0.5 * scale * <d, d_p>.
 
-Softmax and its gradient are computed tile by tile in one pass, so that no heatmap is ever held.
+Softmax and its gradient are computed tile by tile in one pass; no heatmap is stored.
 """
 
 from typing import Any
@@ -15,36 +15,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Logits of a tile: 32 MiB in single precision, about what stays in a processor's cache while it is gone over.
+# Logits per tile: 32 MiB in single precision, about the size of a processor's cache.
 _TILE_LOGITS = 1 << 23
-# exp(-scale) has to stay a normal number in single precision.
+# exp(-scale) must be a normal number in single precision.
 MAX_MATCHING_SCALE = 160.0
 
 
 def response_loss(
     source: Tensor, at_truth: Tensor, target: Tensor, matching_scale: float, pixels_per_target: float = 1.0
 ) -> Tensor:
-    """-log h(p*), the mean over points.
+    """-log h(p*), averaged over points.
 
     Args:
-        source: (K, C) descriptors of the points, of length 1.
-        at_truth: (K, C) descriptors of the target where the points are. Between pixels it is the mean of the four about
-            the place, as `blend` gives it, and not of length 1: that is the cross-entropy to a soft label which these
-            four share. Made of length 1 again, it would let neighbours take turns in being unlike each other: their
-            mean would have its peak, but none of them.
-        target: (P, C) descriptors of the target's pixels, or of some that stand for all, of length 1.
+        source: (K, C) descriptors of the points, unit length.
+        at_truth: (K, C) descriptors of the target at the points. Between pixels this is the mean of the four
+            surrounding descriptors from `blend`, without normalisation: the loss is then the cross-entropy to a soft
+            label shared by the four pixels. With normalisation, neighbours could become dissimilar: their mean would
+            respond strongly although none of them does.
+        target: (P, C) descriptors of the target's pixels, or of a subset that stands for all, unit length.
         matching_scale: 20 in the paper, at most MAX_MATCHING_SCALE.
-        pixels_per_target: how many pixels each row of `target` stands for. If more than one, the true place is counted
-            besides, because a peak that none of them sees must not grow for nothing.
+        pixels_per_target: number of pixels that each row of `target` stands for. If more than one, the true place is
+            added to the sum, because a peak between the sampled pixels would otherwise grow without penalty.
 
     Returns:
         A scalar; 0 without points.
 
     Raises:
-        ValueError: if the scale is too large for single precision.
+        ValueError: if the scale is not positive, or too large for single precision.
     """
     if not 0 < matching_scale <= MAX_MATCHING_SCALE:
-        raise ValueError(f"matching_scale {matching_scale}: choose up to {MAX_MATCHING_SCALE}")
+        raise ValueError(f"matching_scale {matching_scale}: choose more than 0, at most {MAX_MATCHING_SCALE}")
     if not len(source):
         return (source.sum() + at_truth.sum() + target.sum()) * 0
     loss: Tensor = _ResponseLoss.apply(source, at_truth, target, 0.5 * matching_scale, float(pixels_per_target))
@@ -52,7 +52,7 @@ def response_loss(
 
 
 class _ResponseLoss(torch.autograd.Function):
-    """The loss, and in the same pass its gradients: a heatmap is made once and dropped."""
+    """The loss and its gradients in one pass, so that each heatmap is computed once and discarded."""
 
     @staticmethod
     def forward(ctx: Any, source: Tensor, truth: Tensor, target: Tensor, scale: float, weight: float) -> Tensor:
@@ -60,7 +60,7 @@ class _ResponseLoss(torch.autograd.Function):
         rows = max(1, _TILE_LOGITS // max(1, len(target)))
         to_source, to_target = torch.empty_like(source), torch.zeros_like(target)
         positive = scale * (source * truth).sum(dim=1, keepdim=True)
-        # Products of unit vectors bound the logits, so that exp needs no maximum to be found first.
+        # Products of unit vectors bound the logits, so exp is safe without subtracting the maximum.
         own = (positive - scale).exp() if weight > 1 else torch.zeros_like(positive)
         total = -positive.sum()
         for first in range(0, count, rows):
@@ -84,14 +84,14 @@ class _ResponseLoss(torch.autograd.Function):
 
 
 def interpolate(values: Tensor, pixels: Tensor) -> Tensor:
-    """Bilinear interpolation between the centres of pixels, the nearest beyond the edge.
+    """Bilinear interpolation between pixel centres, clamped at the border.
 
     Args:
         values: (H, W, C).
         pixels: (K, 2) px, COLMAP's convention.
 
     Returns:
-        (K, C) of length 1.
+        (K, C), unit length.
     """
     height, width = values.shape[:2]
     index, share = corners(pixels, height, width)
@@ -99,14 +99,14 @@ def interpolate(values: Tensor, pixels: Tensor) -> Tensor:
 
 
 def corners(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The four pixels about each place, and what share each has in it.
+    """The four pixels around each position, and their bilinear weights.
 
     Args:
-        pixels: (K, 2) px, COLMAP's convention; what is beyond the edge has its nearest place on it.
-        height, width: of the image.
+        pixels: (K, 2) px, COLMAP's convention; clamped to the image.
+        height, width: size of the image.
 
     Returns:
-        (K, 4) the pixels, counted row by row; (K, 4) shares, 0..1.
+        (K, 4) pixel indices in row-major order; (K, 4) weights, 0..1.
     """
     limits = pixels.new_tensor([width - 1, height - 1])
     place = torch.minimum((pixels - 0.5).clamp(min=0), limits)
@@ -119,5 +119,5 @@ def corners(pixels: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def blend(values: Tensor, share: Tensor) -> Tensor:
-    """The mean of the four values (K, 4, C) about each place, weighted by their shares (K, 4): (K, C)."""
+    """The weighted mean (K, C) of the four values (K, 4, C) around each position; weights (K, 4)."""
     return (values * share[..., None].to(values)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Training DDL's dense descriptor: the data and the weights that `train.py` begins with."""
+"""Training of DDL's dense descriptor: loads the data and the starting weights for `train.py`."""
 
 import logging
 from dataclasses import replace
@@ -21,7 +21,7 @@ from descriptor.training.run import Beginning, check_same_run, run_training
 from pipeline.errors import LumenError, require
 from pipeline.report import StageReport
 
-# What may differ between a run and the one that goes on with it, besides of what may in any run.
+# Settings that may change when a run is resumed, in addition to those of `descriptor.training.run`.
 _FREE_TO_CHANGE = {
     *("num_pre_workers", "display_architecture", "cache_limit_gb"),
     *("load_trained_model", "load_intermediate_data"),
@@ -52,13 +52,13 @@ def _check_processes(config: TrainConfig, processes: Processes) -> None:
     groups = 2 * config.batch_size // size
     require(
         groups % processes.count == 0,
-        f"{groups} groups of frames a step cannot be shared evenly by {processes.count} processes: choose smaller "
-        f"--group_frames, or {size} and --batch_size as a multiple of {-(-processes.count * size // 2)}",
+        f"{groups} groups of frames per step cannot be divided among {processes.count} processes: lower --group_frames,"
+        f" or keep {size} and choose a multiple of {-(-processes.count * size // 2)} as --batch_size",
     )
 
 
 def _sequences(config: TrainConfig) -> tuple[list[Path], list[Path]]:
-    """The sequences to train on, and those of the patients to validate on, if such are named."""
+    """Sequences to train on, and sequences of the validation patients, if any are named."""
     root, everyone = config.training_data_root, config.id_range
     held_out = config.validation_patient_id is not None
     others = find_sequences(root, config.validation_patient_id) if held_out else []
@@ -66,18 +66,18 @@ def _sequences(config: TrainConfig) -> tuple[list[Path], list[Path]]:
     if config.training_patient_id is None:
         tested = find_sequences(root, config.testing_patient_id) if config.testing_patient_id else []
         sequences = [each for each in sequences if each not in others + tested]
-        require(bool(sequences), "all patients are validated or tested on: give --training_patient_id")
+        require(bool(sequences), "all patients are used for validation or testing: give --training_patient_id")
     elif config.testing_patient_id:
         find_sequences(root, config.testing_patient_id)
     return sequences, others
 
 
 def _load_frames(config: TrainConfig, processes: Processes) -> tuple[Frames, Frames]:
-    """The frames to train on, and those to validate on."""
+    """Frames to train on, and frames to validate on."""
     sequences, others = _sequences(config)
-    # All at once, because all are of one size.
+    # Loaded together, because all clips have one common size.
     together = sequences + [each for each in others if each not in sequences]
-    # The first process decodes, the others find it done.
+    # The first process decodes; the others use its cache.
     if not processes.is_first:
         processes.wait()
     data = config.data if processes.is_first else replace(config.data, reuse_cache=True)
@@ -93,14 +93,14 @@ def _load_frames(config: TrainConfig, processes: Processes) -> tuple[Frames, Fra
 
 
 def _part(clips: list[Clip], share: tuple[float, float], *, inside: bool) -> Frames:
-    """The rows inside a share of each clip's frames, or those outside of it."""
+    """The rows inside a share of each clip's frames, or the rows outside of it."""
     rows = []
     for clip in clips:
         count = len(clip.frame_index)
         is_inside = np.zeros(count, bool)
         is_inside[round(share[0] * count) : round(share[1] * count)] = True
         chosen = np.flatnonzero(is_inside == inside)
-        require(len(chosen) > 1, f"{clip.name}: --frame_share leaves {len(chosen)} of {count} frames; a pair needs two")
+        require(len(chosen) > 1, f"{clip.name}: --frame_share leaves {len(chosen)} of {count} frames: a pair needs two")
         rows.append(chosen)
     return Frames(clips, rows)
 
@@ -108,8 +108,8 @@ def _part(clips: list[Clip], share: tuple[float, float], *, inside: bool) -> Fra
 def _network(
     config: TrainConfig, folder: RunFolder, device: torch.device, inputs: TrainingInputs
 ) -> tuple[TrainConfig, FCDenseNet, Checkpoint | None, TrainingInputs]:
-    """The settings with the contrast radius that is used, the network to start with, the checkpoint to resume from if
-    there is one, and the inputs with the starting weights."""
+    """The settings with the contrast radius filled in, the initial network, the checkpoint to resume from if there is
+    one, and the inputs with the fingerprint of the starting weights."""
     path = config.trained_model_path if config.load_trained_model else None
     start = None if path is None else Checkpoint.load(path)
     if start is not None:
@@ -134,10 +134,10 @@ def _trained_network(config: TrainConfig, start: Checkpoint, path: Path) -> FCDe
     network = load_network(start, path)
     wanted = NetworkShape(config.feature_length, config.filter_growth_rate)
     if network.shape != wanted:
-        raise LumenError(f"{path} is of {network.shape}, the settings ask for {wanted}: give the file's numbers")
+        raise LumenError(f"{path} has {network.shape}, the settings specify {wanted}: give the values of the file")
     require(
         config.contrast_radius in (None, network.contrast_radius),
-        f"{path} was trained with --contrast_radius {network.contrast_radius:g}, the settings ask for "
-        f"{config.contrast_radius}: give the file's, or leave the flag out",
+        f"{path} was trained with --contrast_radius {network.contrast_radius:g}, the settings specify "
+        f"{config.contrast_radius}: give the value of the file, or omit the flag",
     )
     return network

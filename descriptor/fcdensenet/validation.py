@@ -1,4 +1,4 @@
-"""How well a network in training finds points again: on the same pairs each time, in seconds."""
+"""Fast validation during training: matching accuracy on a fixed set of pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,19 @@ from descriptor.clips.groups import Group
 from descriptor.fcdensenet.network import FCDenseNet
 from descriptor.fcdensenet.response_loss import interpolate
 
-# Of the network's frame; the first decides which checkpoint is best.
+# In pixels of the network's frame; the first determines the best checkpoint.
 THRESHOLDS_PX = (1, 2, 5, 10, 20)
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What was found.
+    """Accuracy of the matches.
 
     Attributes:
-        pck: for each of THRESHOLDS_PX the share of points whose match is at most that far from the truth.
-        median_px: of the errors.
-        consistent: the share of points whose match leads back to their start.
-        points: how many were looked for.
+        pck: shares of points whose error is within each of THRESHOLDS_PX.
+        median_px: median error.
+        consistent: share of points whose reverse match ends near the start.
+        points: number of points matched.
     """
 
     pck: tuple[float, ...]
@@ -38,12 +38,12 @@ class Validation:
 
 @torch.no_grad()
 def validate(network: FCDenseNet, groups: Sequence[Group], cross_check_px: float) -> Validation:
-    """Match every point of the groups' pairs, with the network in evaluation mode; it is left in training mode.
+    """Match every point of the groups' pairs with the network in evaluation mode; it is left in training mode.
 
     Args:
-        network: describes frames.
+        network: describes the frames.
         groups: frames and points.
-        cross_check_px: how near a match has to come back to count as consistent.
+        cross_check_px: maximum distance between a point and its reverse match to count as consistent.
     """
     network.eval()
     errors, returns = [], []
@@ -66,7 +66,7 @@ def validate(network: FCDenseNet, groups: Sequence[Group], cross_check_px: float
 
 
 def _match(source: torch.Tensor, target: torch.Tensor, tissue: torch.Tensor, points: PointPairs) -> np.ndarray:
-    """Centres (K, 2) of the target's pixels that respond most to the points at `points.source`."""
+    """Centres (K, 2) of the target's pixels with the highest response to the points at `points.source`."""
     wanted = interpolate(source, torch.from_numpy(points.source).to(source))
     best = tissue[(wanted @ target.flatten(0, 1)[tissue].T).argmax(dim=1)].cpu().numpy()
     width = target.shape[1]

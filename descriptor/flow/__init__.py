@@ -1,1 +1,1 @@
-"""Correspondences by dense optical flow: working frames, point search, following points through a video."""
+"""Correspondences by dense optical flow: working frames, point search, point tracking through a video."""

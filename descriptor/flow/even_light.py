@@ -1,4 +1,4 @@
-"""Frames freed of uneven light: the light moves with the camera, and following points wants tissue alone."""
+"""Removes uneven lighting from frames: the light moves with the camera, but only tissue should be tracked."""
 
 import cv2
 import numpy as np
@@ -6,21 +6,21 @@ import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
 _DENOISE_PX = 0.8
-# What is wider than this is shading, not tissue.
+# Structures wider than this are shading, not tissue.
 _SHADING_PX = 16.0
 _CONTRAST = 40.0
 _LEAST_DEVIATION = 1.0
 
 
 def even_out(image: Image, content: npt.NDArray[np.float32]) -> Image:
-    """Subtract the local mean and divide by the local deviation, both inside the content area alone.
+    """Subtract the local mean and divide by the local deviation, both computed inside the content area only.
 
     Args:
         image: (h, w) uint8, one channel.
         content: (h, w), 1 inside the content area and 0 outside.
 
     Returns:
-        (h, w) uint8, 128 where the image is as its surroundings, and outside.
+        (h, w) uint8; 128 is the local mean, and the value outside the content area.
     """
     signal = np.asarray(cv2.GaussianBlur(image.astype(np.float32), (0, 0), _DENOISE_PX), np.float32)
     signal = (signal - _local_mean(signal, content, _SHADING_PX)) * content

@@ -1,4 +1,4 @@
-"""Points of a frame found in the frames around it by dense optical flow, straight from it."""
+"""Finds points of a frame in neighbouring frames by dense optical flow, directly from that frame."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -8,11 +8,11 @@ from descriptor.flow.point_search import MIN_FOUND_SHARE, Floats, PointSearch
 from descriptor.flow.working_frames import WorkingFrames
 from pipeline.finder import Found
 
-# A direction in time is given up when so few of the points are found in more frames than these, one after the other: a
-# flash or a drop of water does not end it.
+# The search in one direction stops after more than this many consecutive frames with too few points found. A flash or a
+# drop of water does not stop it.
 _MAX_MISSES = 3
 
-# The rows in which to look for a row's points, later and earlier, each from near to far.
+# Rows to search for a row's points, one iterable per direction in time, each ordered from near to far.
 Directions = Sequence[Iterable[int]]
 
 
@@ -20,13 +20,13 @@ def search_by_flow(frames: WorkingFrames, row: int, points: Floats, directions: 
     """Find points of a frame in other frames.
 
     Args:
-        frames: of the video.
-        row: the frame of the points.
+        frames: working frames of the video.
+        row: row of the frame with the points.
         points: (N, 2) px of the working frame, OpenCV's convention.
-        directions: where to look; each begins near to `row`, and is given up when nothing more is found.
+        directions: rows to search; each direction starts near `row`, and stops when points are lost.
 
     Yields:
-        What was found in each frame, px of the working frame.
+        The points found in each frame, px of the working frame.
     """
     frame = frames[row]
     if frame is None or not len(points):
@@ -47,18 +47,18 @@ def search_by_flow(frames: WorkingFrames, row: int, points: Floats, directions: 
 
 
 class FlowFinder:
-    """A `descriptor.flow.point_search.Finder` by flow.
+    """A `pipeline.finder.Finder` by optical flow.
 
     Args:
-        frames: of the video.
-        directions: where to look for the points of a row.
+        frames: working frames of the video.
+        directions: rows to search for the points of a row.
     """
 
     def __init__(self, frames: WorkingFrames, directions: Callable[[int], Directions]) -> None:
         self._frames, self._directions = frames, directions
 
     def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
-        """Find pixels of a frame; see `descriptor.flow.point_search.Finder`."""
+        """Find pixels of a frame; see `pipeline.finder.Finder`."""
         points = self._frames.working_from_colmap(pixels)
         for row, which, places in search_by_flow(self._frames, reference, points, self._directions(reference)):
             yield row, which, self._frames.colmap_from_working(places)

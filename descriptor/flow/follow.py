@@ -1,8 +1,8 @@
-"""Following points through a video: from keyframes, directly.
+"""Tracks points of keyframes through a video.
 
-Points are seeded in keyframes, and each is found in every other frame directly from its keyframe, such as by DIS
+Points are seeded in keyframes. Each is located in every other frame directly from its keyframe, for example by DIS
 optical flow (`descriptor.flow.flow_finder`). Tracking from frame to frame would accumulate errors: tissue has so little
-texture that a step is off by half a pixel, and ten of them by two.
+texture that one step is off by half a pixel, and ten steps by two.
 """
 
 import logging
@@ -25,22 +25,23 @@ from pipeline.finder import Finder, Found
 from pipeline.progress import progress
 from pipeline.report import StageReport
 
-# All frames up to this keyframe are looked in, and these many further keyframes.
+# Search all frames up to this keyframe before and after, and this many further keyframes.
 _NEAR_KEYFRAMES = 2
 _FAR_KEYFRAMES = 20
-# The next keyframe comes when the image has moved by this share of its diagonal, or so many points are left.
+# A new keyframe is chosen when the image has moved by this share of its diagonal, when at most this share of the points
+# is found, or after this many frames.
 _KEYFRAME_MOTION = 0.05
 _KEYFRAME_SHARED = 0.5
 _KEYFRAME_FRAMES = 30
-# In a stretch that has fewer keyframes than this they come closer, down to this share of the diagonal.
+# With fewer keyframes than this the motion between them is reduced, down to this share of the diagonal.
 _FEWEST_KEYFRAMES = 8
 _LEAST_KEYFRAME_MOTION = 0.003
 _CORNER_QUALITY = 0.001
 _CORNER_BLOCK_PX = 5
-# Distance between points as a share of that on a square lattice of as many.
+# Spacing of points relative to a square lattice of as many points.
 _SPACING = 0.5
 _MIN_SPACING_PX = 3.0
-# Points followed to choose keyframes.
+# Points tracked to choose keyframes.
 _KEYFRAME_PROBES = 500
 
 # Points seeded in a keyframe.
@@ -51,12 +52,12 @@ logger = logging.getLogger(__name__)
 
 
 def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
-    """Choose keyframes by how far the image has moved since the last one and how much of it can still be found.
+    """Choose keyframes by the image motion since the last keyframe and the share of points still found.
 
-    Where that gives fewer than 8 keyframes, because the stretch is short or the camera slow, the spacing is reduced.
+    With fewer than 8 keyframes, because the sequence is short or the camera slow, the spacing is reduced.
 
     Returns:
-        (K,) int64, their rows, ascending, and the rows of frames that cannot be read.
+        (K,) int64, rows of the keyframes, ascending; and rows of frames that cannot be read.
     """
     motion = _KEYFRAME_MOTION
     keyframes, unreadable = _keyframes_every(motion, frames)
@@ -67,7 +68,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
 
 
 def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, list[int]]:
-    """Keyframes whenever the image has moved by a share of its diagonal, and the rows that cannot be read."""
+    """Keyframes at every motion of a share of the image diagonal, and the rows that cannot be read."""
     keyframes: list[int] = []
     unreadable = []
     search = None
@@ -83,7 +84,7 @@ def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, li
             if near and found.mean() > _KEYFRAME_SHARED:
                 continue
         probes = _seed(frame, _KEYFRAME_PROBES)
-        # A black frame or a flash begins nothing.
+        # A black or overexposed frame has no points to track.
         if len(probes):
             keyframes.append(row)
             search = PointSearch(frame.image, probes)
@@ -94,7 +95,7 @@ def check_keyframes(frames: WorkingFrames, keyframes: Integers, unreadable: Sequ
     """Check that there is something to follow, and report frames that cannot be read.
 
     Raises:
-        NoReconstruction: if too few frames can be read, or none shows any texture.
+        NoReconstruction: if too few frames can be read, or no frame shows texture.
     """
     if len(frames) - len(unreadable) < MIN_FRAMES:
         raise NoReconstruction(
@@ -128,19 +129,19 @@ def follow_points(frames: WorkingFrames, keyframes: Integers, find: Finder, poin
     Args:
         frames: the sequence's frames by row.
         keyframes: (K,) rows.
-        find: finds points of a keyframe in frames of its choice, such as those of `keyframe_directions`.
-        points: how many to seed in a keyframe.
-        folder: where to keep what is found, a file a keyframe; a killed run goes on from there.
+        find: finds points of a keyframe in other frames, such as those of `keyframe_directions`.
+        points: number of points to seed per keyframe.
+        folder: folder for the results, one file per keyframe; a killed run resumes from them.
 
     Returns:
-        The tracks of 2 frames or more.
+        Tracks of 2 frames or more.
     """
     parts = [_Part.load(_part(folder, row)) for row in keyframes.tolist()]
     left = [place for place, part in enumerate(parts) if part is None]
     done = len(parts) - len(left)
     if done:
-        logger.info("%d of %d keyframes were followed before", done, len(parts))
-    for place in progress(left, "following points", unit="keyframe", done=done):
+        logger.info("%d of %d keyframes were tracked by an earlier run", done, len(parts))
+    for place in progress(left, "tracking points", unit="keyframe", done=done):
         row = int(keyframes[place])
         parts[place] = part = _Part.of(_follow_from(frames, row, find, points))
         part.save(_part(folder, row))
@@ -148,8 +149,8 @@ def follow_points(frames: WorkingFrames, keyframes: Integers, find: Finder, poin
 
 
 def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
-    """In which frames to look for a keyframe's points: in all up to the second keyframe before and after it, and in
-    further keyframes."""
+    """Rows to search for a keyframe's points: all frames up to the second keyframe before and after, and further
+    keyframes."""
     rows = keyframes.tolist()
 
     def directions(row: int) -> Directions:
@@ -164,7 +165,7 @@ def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int]
 
 
 class KnownPoints:
-    """A `pipeline.finder.Finder` that looks points up in tracks that were followed from the same pixels.
+    """A `pipeline.finder.Finder` that looks up points in tracks started at the same pixels.
 
     Args:
         tracks: with the frame in which each was seeded.
@@ -196,7 +197,7 @@ class KnownPoints:
 
 
 def _seed(frame: WorkingFrame, points: int) -> Floats:
-    """Corners (N, 2) float32, spread over the mask."""
+    """Corners (N, 2) float32, distributed over the mask."""
     area_px = cv2.countNonZero(frame.mask)
     spacing_px = max(_MIN_SPACING_PX, _SPACING * float(np.sqrt(area_px / points)))
     corners = cv2.goodFeaturesToTrack(
@@ -220,7 +221,7 @@ def _part(folder: Path, row: int) -> Path:
 
 @dataclass(frozen=True)
 class _Part:
-    """Where the points of one keyframe were found: rows of frames (O,), which points (O,), pixels (O, 2)."""
+    """Observations of the points of one keyframe: rows of frames (O,), point indices (O,), pixels (O, 2)."""
 
     frame: Integers
     point: Integers
@@ -242,7 +243,7 @@ class _Part:
 
 
 def _tracks(parts: list[_Part], keyframes: Integers, frame_index: Sequence[int]) -> Tracks:
-    """Number the points of all keyframes through, and order what was found by frame."""
+    """Merge the points of all keyframes into tracks; observations are ordered by frame."""
     counts = [int(part.point.max(initial=-1)) + 1 for part in parts]
     firsts = np.cumsum([0, *counts])
     frame = np.concatenate([part.frame for part in parts])

@@ -1,4 +1,4 @@
-"""Finding the points of one frame in frames that lie farther and farther from it, directly: errors do not add up."""
+"""Finds the points of one frame in increasingly distant frames, directly, so that errors do not accumulate."""
 
 import cv2
 import numpy as np
@@ -10,40 +10,40 @@ from pipeline.image_sampling import sample
 Floats = npt.NDArray[np.float32]
 
 _MAX_RETURN_ERROR_PX = 0.5
-# With fewer of the points than this, a frame tells nothing about the next one.
+# A frame with a smaller share of found points does not initialise the flow of the next frame.
 MIN_FOUND_SHARE = 0.05
-# Where a flow that is known to a few pixels is to be improved, coarser scales than this would only lose it.
+# Refinement of a flow known to a few pixels starts at this scale; coarser scales would discard it.
 _GUIDED_COARSEST_SCALE = 3
 
 
 class PointSearch:
-    """Dense optical flow (DIS; Kroeger et al., ECCV 2016) from one frame, checked by going back.
+    """Dense optical flow (DIS; Kroeger et al., ECCV 2016) from one frame, with a forward-backward check.
 
     Args:
         image: (h, w) uint8, the frame of the points.
         points: (N, 2) float32 px, OpenCV's convention.
-        preset: of cv2.DISOpticalFlow.
+        preset: preset of cv2.DISOpticalFlow.
     """
 
     def __init__(self, image: Image, points: Floats, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
         self.points = points
         self._image = image
         self._flow = cv2.DISOpticalFlow.create(preset)
-        # OpenCV writes into the flow that it is given to start from.
+        # OpenCV overwrites its initial flow.
         self._there = np.zeros((*image.shape, 2), np.float32)
         self._back = self._there.copy()
 
     def advance(self, image: Image, mask: Image) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Find the points in a frame that is not far from the one before.
+        """Find the points in a frame close to the previous one.
 
         Args:
             image: (h, w) uint8.
-            mask: (h, w) uint8, 255 where points may be.
+            mask: (h, w) uint8, 255 where points are allowed.
 
         Returns:
-            (N,) bool, which were found, and (N, 2) float32 px, where.
+            (N,) bool, whether each point was found; and (N, 2) float32 px, its position.
         """
-        # Each starts from the flow to the last frame in which something was found.
+        # Initialised with the flow to the last frame in which enough points were found.
         there, back = self._improve(image, self._there, self._back)
         found, places = self._return(there, back)
         found &= _is_inside(places, mask)
@@ -52,17 +52,17 @@ class PointSearch:
         return found, places
 
     def jump(self, image: Image, mask: Image, motion: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Find the points in any frame to which the motion is known roughly.
+        """Find the points in any frame to which the motion is approximately known.
 
-        That frame is first brought over the points' frame by the motion, so that flow, which compares upright patches
-        of one size, meets neither turns nor another scale.
+        The frame is first warped by the motion onto the points' frame. Flow, which compares upright patches of one
+        size, then sees neither rotation nor scale.
 
         Args:
-            image, mask: as `advance` has them.
-            motion: (h, w, 2) float32 px, where each pixel is in that frame, to a few pixels, and smooth.
+            image, mask: see `advance`.
+            motion: (h, w, 2) float32 px, smooth displacement of each pixel to that frame, accurate to a few pixels.
 
         Returns:
-            As `advance` does, whose next start stays what it was.
+            See `advance`; the initial flow of its next call is unchanged.
         """
         rows, columns = np.indices(motion.shape[:2], np.float32)
         over = cv2.remap(image, columns + motion[..., 0], rows + motion[..., 1], cv2.INTER_LINEAR, borderValue=128)
@@ -81,16 +81,16 @@ class PointSearch:
         )
 
     def _return(self, flow_there: Floats, flow_back: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
-        """Which points the other flow leads back to their start, and where a flow leads them."""
+        """Whether each point passes the forward-backward check, and its position."""
         there = (self.points + sample(flow_there, self.points)).astype(np.float32)
         gap = there + sample(flow_back, there) - self.points
         close = np.linalg.norm(gap, axis=1) < _MAX_RETURN_ERROR_PX
-        # The flow back is a second measurement of the same: take the middle.
+        # The backward flow is a second measurement of the same motion: use the mean.
         return close, (there - 0.5 * gap).astype(np.float32)
 
 
 def _is_inside(points: Floats, mask: Image) -> npt.NDArray[np.bool_]:
-    """Which points (N, 2) are where points may be."""
+    """Which points (N, 2) lie on the mask."""
     index = np.round(points).astype(int)
     inside = ((index >= 0) & (index < (mask.shape[1], mask.shape[0]))).all(axis=1)
     index[~inside] = 0

@@ -1,4 +1,4 @@
-"""Frames as points are followed in them: the content area alone, small, and freed of uneven light."""
+"""Frames for point tracking: cropped to the content area, downsampled, with evened lighting."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from pipeline.data.sequence_images import read_frame, read_frame_mask
 from pipeline.paths import SequencePaths
 
 _LEAST_DEVIATION = 1.0
-# Enough to go twice over what one keyframe looks at.
+# Twice the number of frames that one keyframe searches.
 _FRAMES_HELD = 160
-# Corners at the edge of the content area or of a highlight belong to the scope and its light, not to the tissue.
+# Corners at the edge of the content area or of a highlight are caused by the scope and its light, not by tissue.
 _EDGE_MARGIN_PX = 3
 
 
 @dataclass(frozen=True)
 class WorkingFrame:
-    """A frame to follow points in.
+    """A frame for point tracking.
 
     Attributes:
-        image: (h, w) uint8, green, with the local mean at 128 and the local deviation the same everywhere.
-        mask: (h, w) uint8, 255 where points may be.
+        image: (h, w) uint8, green channel, normalised to a local mean of 128 and a constant local deviation.
+        mask: (h, w) uint8, 255 where points are allowed.
     """
 
     image: Image
@@ -36,11 +36,11 @@ class WorkingFrame:
 
 
 class WorkingFrames:
-    """The working frames of a sequence by row, read when needed and kept for a while.
+    """Working frames of a sequence by row, read on demand and cached.
 
     Args:
-        paths: the sequence.
-        frame_index: its frames.
+        paths: paths of the sequence.
+        frame_index: frame indices of the rows.
         content_mask: (H, W) uint8, 255 = tissue.
     """
 
@@ -99,7 +99,7 @@ class WorkingFrames:
         mask = cv2.erode(mask, disc, borderType=cv2.BORDER_CONSTANT, borderValue=0)
         small = self._shrink(frame[..., 1])
         if float(small[self.content > 0].std()) < _LEAST_DEVIATION:
-            # Black, or white with light: flow finds everything there, wherever it began to look.
+            # A black or overexposed frame: flow reports every point as found, at its initial position.
             mask[:] = 0
         return WorkingFrame(even_out(small, self.content), mask)
 

@@ -1,1 +1,1 @@
-"""GIFT (Liu et al., NeurIPS 2019): descriptors that no scale and rotation change, by convolutions over a group."""
+"""GIFT (Liu et al., NeurIPS 2019): scale- and rotation-invariant descriptors from group convolutions."""

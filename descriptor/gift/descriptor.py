@@ -1,4 +1,4 @@
-"""GIFT as a backend: keypoints of any image, or every few pixels of a video's frames."""
+"""GIFT as a descriptor backend, for keypoints of any image or a regular grid on video frames."""
 
 import logging
 from collections.abc import Collection
@@ -21,7 +21,7 @@ from pipeline.errors import LumenError, require
 
 METHOD = "gift"
 PUBLISHED_ROTATIONS = 5
-# Frames are made smaller to about as many pixels as DDL's network sees, and described at every so many-th.
+# Frames are downsampled to about the number of pixels of DDL's network, and described on a grid.
 _FRAME_PIXELS, _FRAME_MULTIPLE = 81_920, 32
 _STRIDE = 4
 
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 class GiftNetwork(nn.Module):
-    """Both networks, under the published names.
+    """Extractor and embedder, under the published names.
 
     Args:
-        rotations: of the group, 5 or 8.
-        embeds: whether there is an embedder; after the first stage of training there is none yet.
+        rotations: rotations of the group, 5 or 8.
+        embeds: whether the network has an embedder; after stage 1 of the training it has none.
     """
 
     def __init__(self, rotations: int = PUBLISHED_ROTATIONS, *, embeds: bool = True) -> None:
@@ -44,13 +44,13 @@ class GiftNetwork(nn.Module):
 
     @property
     def length(self) -> int:
-        """C, of a descriptor."""
+        """C, the length of a descriptor."""
         return FEATURES if self.embedder is None else LENGTH
 
     def forward(self, images: Tensor, keypoints: Tensor) -> Tensor:
         """Descriptors (N, K, C) at keypoints (N, K, 2) px of images (N, 3, H, W).
 
-        Without an embedder these are the features under the identity alone, neither scaled nor turned.
+        Without an embedder these are the features under the identity, neither scaled nor rotated.
         """
         if self.embedder is None:
             upright = replace(self.group, rotations_deg=(0.0,), scale_count=1)
@@ -63,8 +63,8 @@ class GiftDescriptor(Descriptor):
     """A trained GIFT.
 
     Args:
-        network: on its device, in evaluation mode.
-        stride: every how many-th pixel of a frame is described, in both directions.
+        network: the network, on its device, in evaluation mode.
+        stride: grid spacing on the downsampled frame, px.
     """
 
     name = METHOD
@@ -76,36 +76,37 @@ class GiftDescriptor(Descriptor):
 
     @staticmethod
     def recognises(names: Collection[str]) -> bool:
-        """Whether weights of these names are those of this method."""
+        """Whether weights with these names belong to this method."""
         return any(name.startswith("extractor.") for name in names)
 
     @classmethod
     def from_checkpoint(
         cls, checkpoint: Checkpoint, path: Path, device: torch.device, rotations: int | None = None
     ) -> Self:
-        """The descriptor of a checkpoint of ours or a published one.
+        """Create the descriptor from a checkpoint, ours or a published one.
 
         Args:
-            checkpoint: what was read.
-            path: of its file, for errors.
-            device: where to put it.
-            rotations: of the group, 5 or 8, if the file does not tell, as published ones do not; 5 by default.
+            checkpoint: the loaded checkpoint.
+            path: path of its file, for errors.
+            device: device of the network.
+            rotations: rotations of the group, 5 or 8, used if the file does not record them, as published files;
+                default: 5.
 
         Raises:
-            LumenError: if it is of another network.
+            LumenError: if the weights belong to another network.
         """
         return cls(load_network(checkpoint, path, rotations).to(device).eval())
 
     @torch.inference_mode()
     def describe(self, image: Bytes, mask: Bytes) -> DescriptorMap:
-        """See `Descriptor.describe`. Cells are `stride` pixels of the smaller frame wide."""
+        """See `Descriptor.describe`. A cell is `stride` pixels of the downsampled frame wide."""
         check_sizes(image, mask)
         downsampling = self._downsampling.of(mask, _FRAME_MULTIPLE, _FRAME_PIXELS)
         frame = NetworkFrame.of_mask(mask, downsampling, common_size([mask], downsampling, _FRAME_MULTIPLE))
         cells = _every(frame, self._stride)
         shown = frame.cut_mask(mask)
         tissue = cells.cut_mask(mask)
-        # Black corners would be the strongest edges of a frame.
+        # Black corners would create the strongest edges of the frame.
         cut = np.where(shown[..., None], frame.cut(image), np.uint8(MIDDLE_GREY))
         row, column = np.nonzero(tissue)
         places = frame.network_from_image(cells.image_from_network(colmap_from_index(np.stack([column, row], axis=1))))
@@ -115,7 +116,7 @@ class GiftDescriptor(Descriptor):
 
     @torch.inference_mode()
     def describe_at(self, image: Bytes, keypoints: Floats) -> Tensor:
-        """See `Descriptor.describe_at`; the image is taken in the size that it has.
+        """See `Descriptor.describe_at`; the image is not resized.
 
         Raises:
             LumenError: if it is too small for the smallest scale.
@@ -126,8 +127,8 @@ class GiftDescriptor(Descriptor):
         least = self.network.group.least_side_px
         require(
             min(image.shape[:2]) >= least,
-            f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for GIFT, whose smallest scale is a "
-            f"{2 ** (self.network.group.scale_count - 1)}th: enlarge it to {least} px or more on each side",
+            f"an image of {image.shape[1]}x{image.shape[0]} pixels is too small for GIFT, whose smallest scale is "
+            f"1/{2 ** (self.network.group.scale_count - 1)}: enlarge it to {least} px or more on each side",
         )
         places = torch.from_numpy(np.asarray(keypoints, np.float64).reshape(1, -1, 2)).to(self._device)
         if not places.shape[1]:
@@ -137,17 +138,17 @@ class GiftDescriptor(Descriptor):
 
 
 def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = None) -> GiftNetwork:
-    """The networks whose weights a checkpoint holds.
+    """Create the networks of a checkpoint.
 
     Raises:
-        LumenError: if they are not GIFT's, naming the first that does not fit.
+        LumenError: if the weights do not fit GIFT, naming the first that does not.
     """
     if not GiftDescriptor.recognises(checkpoint.model):
-        raise LumenError(f"{path} holds the weights of another network than GIFT's")
+        raise LumenError(f"{path} contains weights of a network other than GIFT")
     chosen = (checkpoint.config or {}).get("rotations") or rotations
     if chosen is None:
         chosen = PUBLISHED_ROTATIONS
-        logger.info("%s does not say how many rotations its group has: taken to be %d, as published", path, chosen)
+        logger.info("%s does not record the rotations of its group: assuming %d, as published", path, chosen)
     require(chosen in (5, 8), f"{chosen} rotations: GIFT's group has 5 or 8")
     network = GiftNetwork(chosen, embeds=any(name.startswith("embedder.") for name in checkpoint.model))
     fill(network, checkpoint.model, path, "GIFT's network")
@@ -155,7 +156,7 @@ def load_network(checkpoint: Checkpoint, path: Path, rotations: int | None = Non
 
 
 def _every(frame: NetworkFrame, stride: int) -> NetworkFrame:
-    """The frame whose pixels are `stride` of another's wide."""
+    """The frame whose pixels are `stride` pixels of the given frame wide."""
     small = (round(frame.small_size[0] / stride), round(frame.small_size[1] / stride))
     origin = (round(frame.origin[0] / stride), round(frame.origin[1] / stride))
     return NetworkFrame(frame.image_size, small, origin, (frame.size[0] // stride, frame.size[1] // stride))

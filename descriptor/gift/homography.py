@@ -1,4 +1,4 @@
-"""Random homographies, as views of a flat picture from elsewhere: the pairs that GIFT is trained on."""
+"""Random homographies: views of a planar image from other viewpoints, for training GIFT."""
 
 import math
 from typing import Literal
@@ -14,9 +14,9 @@ Floats = npt.NDArray[np.float64]
 Random = np.random.Generator
 Kind = Literal["near_identity", "left_right", "up_down", "forward_backward", "scale", "rotation"]
 
-# What a view shows where the picture does not reach: GIFT's images are 0 there.
+# Value of a view outside the image; GIFT's network input is 0 there.
 MIDDLE_GREY = 127
-# Published odds.
+# Published probabilities.
 ODDS: dict[Kind, float] = {
     "near_identity": 0.15,
     "left_right": 0.25,
@@ -25,7 +25,7 @@ ODDS: dict[Kind, float] = {
     "scale": 0.25,
     "rotation": 0.05,
 }
-# Every pair is moved by so much besides: corners by a share of the picture's sides.
+# Additional displacement of the corners of every pair, as a share of the image sides.
 _JITTER = 0.03
 _TILT_DEG = 50.0
 _FORWARD_OCTAVES, _FORWARD_TILT_DEG = 0.7, 15.0
@@ -35,12 +35,12 @@ _FOCAL = 1.2
 
 
 def random_homography(size: tuple[int, int], random: Random, kind: Kind | None = None) -> Floats:
-    """A homography (3, 3) from pixels of a picture to pixels of a view of it of the same size, COLMAP's convention.
+    """A homography (3, 3) from pixels of an image to pixels of a view of the same size, COLMAP's convention.
 
     Args:
-        size: height and width of the picture, px.
-        random: decides.
-        kind: of the motion; by default drawn with the published odds.
+        size: height and width of the image, px.
+        random: random generator.
+        kind: kind of the motion; default: drawn with the published probabilities.
     """
     if kind is None:
         kind = list(ODDS)[int(random.choice(len(ODDS), p=list(ODDS.values())))]
@@ -49,7 +49,7 @@ def random_homography(size: tuple[int, int], random: Random, kind: Kind | None =
 
 
 def _motion(kind: Kind, side: int, random: Random) -> Floats:
-    """The homography of a kind, the picture's middle at the origin, px."""
+    """The homography of a kind of motion, with the image centre at the origin, px."""
     if kind == "left_right":
         return _tilt(0.0, math.radians(_TILT_DEG * random.uniform(-1, 1)), side)
     if kind == "up_down":
@@ -65,13 +65,13 @@ def _motion(kind: Kind, side: int, random: Random) -> Floats:
 
 
 def similarity(scale: float, angle_rad: float) -> Floats:
-    """A scale and a rotation, from x towards y, about the origin: (3, 3)."""
+    """Scaling and rotation (from x towards y) about the origin: (3, 3)."""
     cosine, sine = scale * math.cos(angle_rad), scale * math.sin(angle_rad)
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
 def _tilt(down_rad: float, across_rad: float, side: int) -> Floats:
-    """The picture turned about a horizontal and a vertical axis through its middle, seen from in front of it."""
+    """Rotate the image plane about the horizontal and vertical axes through its centre, and project it."""
     focal = _FOCAL * side
     about_x = np.array(
         [[1, 0, 0], [0, math.cos(down_rad), -math.sin(down_rad)], [0, math.sin(down_rad), math.cos(down_rad)]]
@@ -79,20 +79,20 @@ def _tilt(down_rad: float, across_rad: float, side: int) -> Floats:
     about_y = np.array(
         [[math.cos(across_rad), 0, math.sin(across_rad)], [0, 1, 0], [-math.sin(across_rad), 0, math.cos(across_rad)]]
     )
-    turned = (about_y @ about_x)[:, :2]
-    # A point (x, y, 0) of the picture, turned, and moved back to the distance of the focal length.
-    return np.diag([focal, focal, 1]) @ np.column_stack([turned, [0, 0, focal]])
+    rotated = (about_y @ about_x)[:, :2]
+    # Maps a point (x, y, 0) of the image: rotated, translated to the distance of the focal length, projected.
+    return np.diag([focal, focal, 1]) @ np.column_stack([rotated, [0, 0, focal]])
 
 
 def about_middle(motion: Floats, size: tuple[int, int]) -> Floats:
-    """A motion about the origin (3, 3) as one about the middle of a picture of a height and width."""
+    """Move the centre of a motion (3, 3) from the origin to the centre of an image of `size` (height, width)."""
     height, width = size
     to_middle = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
     return np.asarray(np.linalg.inv(to_middle) @ motion @ to_middle)
 
 
 def jitter(size: tuple[int, int], random: Random) -> Floats:
-    """The homography that moves the four corners of a picture of a height and width a little."""
+    """A homography that slightly displaces the four corners of an image of `size` (height, width)."""
     height, width = size
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
     moved = corners + _JITTER * random.uniform(-1, 1, (4, 2)) * [width, height]
@@ -103,15 +103,15 @@ def jitter(size: tuple[int, int], random: Random) -> Floats:
 
 
 def apply(homography: Floats, pixels: Floats) -> Floats:
-    """Where pixels (N, 2) are mapped to: (N, 2)."""
+    """Map pixels (N, 2): (N, 2)."""
     moved = np.column_stack([pixels, np.ones(len(pixels))]) @ homography.T
     return np.asarray(moved[:, :2] / moved[:, 2:])
 
 
 def local_similarity(homography: Floats, pixels: Floats) -> tuple[Floats, Floats]:
-    """The scale (N,) and rotation (N,) in degrees, from x towards y, by which a homography moves what is about pixels.
+    """The local scale (N,) and rotation (N,) of a homography at pixels, in degrees from x towards y.
 
-    Of its derivative there: the square root of the determinant, and the nearest rotation.
+    Computed from its Jacobian: the square root of the determinant, and the nearest rotation.
     """
     moved = np.column_stack([pixels, np.ones(len(pixels))]) @ homography.T
     place, depth = moved[:, :2] / moved[:, 2:], moved[:, 2]
@@ -122,15 +122,15 @@ def local_similarity(homography: Floats, pixels: Floats) -> tuple[Floats, Floats
 
 
 def view_of(image: Bytes, homography: Floats, size: tuple[int, int] | None = None) -> Bytes:
-    """A picture (H, W, 3) as a homography between pixels, COLMAP's convention, shows it; grey around it.
+    """Warp an image (H, W, 3) by a homography between pixels, COLMAP's convention; grey outside the image.
 
     Args:
-        image: the picture.
+        image: the image.
         homography: (3, 3).
-        size: height and width of the view; by default the picture's.
+        size: height and width of the view; default: those of the image.
     """
     height, width = image.shape[:2]
-    # What is made smaller is blurred first, or it would show what is not there.
+    # Blurred before downscaling, to avoid aliasing.
     scale = float(local_similarity(homography, np.array([[width / 2, height / 2]]))[0][0])
     if scale < 1:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), 0.5 / scale), np.uint8)

@@ -1,4 +1,4 @@
-"""Pairs of pictures, of which one is the other seen from elsewhere, with points that both show."""
+"""Training pairs: an image and a warped view of it, with points visible in both."""
 
 import math
 from dataclasses import dataclass
@@ -26,33 +26,33 @@ Bytes = npt.NDArray[np.uint8]
 Booleans = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
-# So many draws that show nothing in common mean that there is nothing.
+# Attempts to draw a pair with common points before giving up.
 _ATTEMPTS = 50
 _LEAST_POINTS = 16
-# Points are drawn among this share of the pixels, those of the highest Harris response.
+# Points are drawn from this share of the pixels with the highest Harris response.
 _CORNER_SHARE = 0.1
 _HARRIS_BLOCK_PX, _HARRIS_APERTURE_PX, _HARRIS_K = 3, 3, 0.04
-# Of a pixel made of several: the share of them that are usable, but for rounding.
+# A downsampled pixel is usable if this share of its source pixels is; below 1 to allow for rounding.
 _WHOLE = 0.999
-# From the edge, px.
+# Distance of points from the edge, px.
 _BORDER_PX = 4
-# Of pairs of two sizes: the smaller one by so many octaves at least and at most, unless a side came below so much, and
-# turned by so much at most: half a step of the group's rotations, because whole steps are all the same to it.
+# Pairs of two sizes: range of the scale in octaves, smallest side, and largest rotation. The rotation is half a step of
+# the group, because the group is invariant to whole steps.
 _OCTAVES, _LEAST_SIDE_PX, _TURN_DEG = (0.7, 2.0), 64, 22.5
-# As many of them are of a part made larger; the others of all of a picture made smaller.
+# Share of these pairs that enlarge a part of the image; the others downscale the whole image.
 _ENLARGED_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class PicturePair:
-    """Two views of a picture.
+    """Two views of an image.
 
     Attributes:
-        images: the first and the second, each (H, W, 3) uint8 RGB, middle grey where it shows nothing.
-        shown: (H, W) bool for each, pixels that show something.
-        points: (2, P, 2) px of the first and of the second, COLMAP's convention.
-        scale: (P,) by which the second is larger about each point.
-        rotation_deg: (P,) by which it is turned there, from x towards y.
+        images: first and second view, each (H, W, 3) uint8 RGB, middle grey at invalid pixels.
+        shown: first and second mask, each (H, W) bool, True for valid pixels.
+        points: (2, P, 2) px in the first and the second view, COLMAP's convention.
+        scale: (P,) local scale of the second view relative to the first at each point.
+        rotation_deg: (P,) local rotation of the second view at each point, from x towards y.
     """
 
     images: tuple[Bytes, Bytes]
@@ -62,7 +62,7 @@ class PicturePair:
     rotation_deg: Floats
 
     def reversed(self) -> "PicturePair":
-        """The same with the second view first."""
+        """The pair with the views exchanged."""
         return PicturePair(
             self.images[::-1], self.shown[::-1], self.points[::-1].copy(), 1 / self.scale, -self.rotation_deg
         )
@@ -72,14 +72,14 @@ class PairSampler:
     """Draws pairs.
 
     Args:
-        pictures: to draw from.
+        pictures: images to draw from.
         size: height and width of both views, or of the larger one.
-        points: most points of a pair.
-        strength: how much the light, the sharpness and the like of both views are changed, 0..1.
-        seed: of everything that is drawn.
-        two_sizes: share of pairs of a picture and all of it made smaller, or a part of it made larger, up to four
-            times, and turned a little. They take less time than others.
-        corner_sizes: so many sizes of the picture, 1, 1/2, 1/4, ..., each have their share of the points as corners.
+        points: maximum number of points per pair.
+        strength: strength of the appearance changes of both views, 0..1.
+        seed: seed of all random choices.
+        two_sizes: share of pairs of an image and a smaller copy of it, or an enlarged part of it, up to four times and
+            slightly rotated. They are faster to compute than others.
+        corner_sizes: number of sizes of the image, 1, 1/2, 1/4, ...; each contributes an equal share of the points.
     """
 
     def __init__(
@@ -96,10 +96,10 @@ class PairSampler:
         self._strength, self._seed, self._two_sizes, self._corner_sizes = strength, seed, two_sizes, corner_sizes
 
     def draw(self, step: int, number: int) -> PicturePair:
-        """The pair of this number in a step.
+        """Draw one pair of a step.
 
         Raises:
-            LumenError: if a picture cannot be read, or none shows anything.
+            LumenError: if an image cannot be read, or no pair has enough common points.
         """
         random = np.random.default_rng([self._seed, step, number])
         for _ in range(_ATTEMPTS):
@@ -107,19 +107,19 @@ class PairSampler:
             if pair is not None:
                 return pair
         raise LumenError(
-            f"no picture shows {_LEAST_POINTS} points twice: give larger pictures, or masks that leave more of them"
+            f"no pair of views shares {_LEAST_POINTS} points: give larger images, or masks that cover more of them"
         )
 
     def _of_one_size(self, random: np.random.Generator) -> PicturePair | None:
-        """A picture and a view of it as large."""
+        """An image and a view of the same size."""
         return self._pair(self._size, self._size, random_homography(self._size, random), random)
 
     def _of_two_sizes(self, random: np.random.Generator) -> PicturePair | None:
-        """A picture and all of it made smaller, or a part of it made larger."""
+        """An image and a smaller copy of it, or an enlarged part of it."""
         least, most = _OCTAVES
         factor = 2 ** random.uniform(least, min(most, math.log2(min(self._size) / _LEAST_SIDE_PX)))
         is_enlarged = random.random() < _ENLARGED_SHARE
-        # What is made larger shows less than one of that size, and the picture may show more around it.
+        # The image may be larger than the part that the second view enlarges.
         size = _scaled(self._size, factor ** -random.uniform(0, 1) if is_enlarged else 1.0)
         other = self._size if is_enlarged else _scaled(self._size, 1 / factor)
         scale = factor if is_enlarged else 1 / factor
@@ -133,10 +133,10 @@ class PairSampler:
     def _pair(
         self, size: tuple[int, int], other: tuple[int, int], homography: Floats, random: np.random.Generator
     ) -> PicturePair | None:
-        """A picture of a size and a view of it of another; None if both hardly show anything in common."""
+        """An image of one size and a view of another size; None if they share too few points."""
         image, shown = self._pictures.cut(int(random.integers(len(self._pictures))), size, random)
         second, second_shown = _seen(image, shown, homography, other)
-        # Of all of the first, one that is four times as large shows only a sixteenth.
+        # A view enlarged four times shows only a sixteenth of the image, so corners are detected inside it only.
         first_points = self._corners(image, shown & _seen_from(second_shown, homography, size), random)
         second_points = apply(homography, first_points)
         inside = _inside(second_points, second_shown, self._border_px(other))
@@ -152,14 +152,14 @@ class PairSampler:
         return PicturePair(views, (shown, second_shown), points, scale, rotation)
 
     def _corners(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> Floats:
-        """Points where the picture, or it made smaller, has corners."""
+        """Corners of the image at several sizes, in px of the image."""
         grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255, np.float32)
-        # What shows nothing has an edge that is no corner of the picture.
+        # The border of invalid pixels creates false corners.
         around = 2 * math.ceil(self._border_px(shown.shape)) + 1
         kernel = np.ones((around, around), np.uint8)
         usable = np.asarray(cv2.erode(shown.astype(np.float32), kernel, borderValue=0), np.float32)
         points = np.empty((0, 2))
-        # The smallest first: where it has too few pixels, the others make up for it.
+        # The smallest size first: if it has too few pixels, larger ones contribute more.
         for number in range(self._corner_sizes)[::-1]:
             size = _scaled(shown.shape, 0.5**number)
             smaller, whole = (_resized(each, size) for each in (grey, usable))
@@ -186,14 +186,14 @@ def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDAr
 
 
 def _seen(image: Bytes, shown: Booleans, homography: Floats, size: tuple[int, int]) -> tuple[Bytes, Booleans]:
-    """A picture (H, W, 3) and its mask (H, W) in a view of a size."""
+    """Warp an image (H, W, 3) and its mask (H, W) to a view of `size`."""
     matrix = opencv_homography_from_colmap(homography)
     mask = cv2.warpPerspective(shown.astype(np.uint8) * 255, matrix, size[::-1]) == 255
     return np.where(mask[..., None], view_of(image, homography, size), np.uint8(MIDDLE_GREY)), mask
 
 
 def _seen_from(second_shown: Booleans, homography: Floats, size: tuple[int, int]) -> Booleans:
-    """Where a picture of a size shows what a view does."""
+    """The pixels of an image of `size` that are visible in its view."""
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
     matrix = opencv_homography_from_colmap(homography)
     return np.asarray(cv2.warpPerspective(second_shown.astype(np.uint8), matrix, size[::-1], flags=flags) > 0)
@@ -206,7 +206,7 @@ def _changed(image: Bytes, shown: Booleans, strength: float, random: np.random.G
 
 
 def _inside(points: Floats, shown: Booleans, border_px: float) -> Booleans:
-    """Which points (N, 2) lie on what a view shows, and not at its edge."""
+    """Which points (N, 2) lie on valid pixels of a view, away from its edge."""
     height, width = shown.shape
     border = np.array([border_px, border_px])
     inside = np.isfinite(points).all(axis=1) & (points >= border).all(axis=1)

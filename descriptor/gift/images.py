@@ -1,4 +1,4 @@
-"""The pictures that GIFT is trained on: any folder of images, or the frames of endoscopic sequences."""
+"""Training images of GIFT: any folder of images, or frames of endoscopic sequences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ Bytes = npt.NDArray[np.uint8]
 Random = np.random.Generator
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
-# Of a picture's longer or shorter side, whichever allows less: how much of it is cut out at least.
+# Smallest crop, as a share of the largest crop with the requested aspect ratio.
 _LEAST_CUT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures by number, each with the mask of its folder if there is one.
+    """Images, each with the mask of its folder, if any.
 
     Attributes:
-        paths: of the pictures.
-        masks: (H, W) uint8, 255 = tissue, of each; None where everything may be used.
+        paths: paths of the images.
+        masks: mask of each image, (H, W) uint8, 255 = tissue; None if every pixel is usable.
     """
 
     paths: Sequence[Path]
@@ -36,19 +36,19 @@ class Pictures:
 
     @classmethod
     def find(cls, root: AnyPath, share: tuple[float, float] = (0.0, 1.0)) -> "Pictures":
-        """All pictures under a folder.
+        """Find all images under a folder.
 
-        The mask of a sequence counts for the pictures beside it and in the folders next to it.
+        The mask of a sequence applies to images in its folder and in the folders directly below.
 
         Args:
             root: the folder.
-            share: which part of each folder's pictures to take, in order of their names.
+            share: part of each folder's images to take, ordered by name.
 
         Raises:
-            LumenError: if there are none, or a mask cannot be read.
+            LumenError: if there are no images, or a mask cannot be read.
         """
         root = Path(root)
-        require(root.is_dir(), f"{root} does not exist, or is no folder")
+        require(root.is_dir(), f"{root} does not exist or is not a folder")
         folders: dict[Path, list[Path]] = {}
         for path in sorted(root.rglob("*")):
             if path.suffix.lower() in _SUFFIXES and _is_frame(path, root):
@@ -60,40 +60,40 @@ class Pictures:
             paths += own
             masks += [_mask_of(folder)] * len(own)
         if not paths:
-            raise LumenError(f"{root} holds no images ({', '.join(sorted(_SUFFIXES))}) in this share of each folder")
+            raise LumenError(f"{root} contains no images ({', '.join(sorted(_SUFFIXES))}) in this share of each folder")
         return cls(paths, masks)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def cut(self, number: int, size: tuple[int, int], random: Random) -> tuple[Bytes, npt.NDArray[np.bool_]]:
-        """A part of a picture at some scale: (h, w, 3) RGB, and (h, w) bool which of its pixels may be used.
+        """Crop and resize an image at random: (h, w, 3) RGB, and (h, w) bool, True for usable pixels.
 
-        Pixels that may not be are middle grey.
+        Other pixels are middle grey.
 
         Args:
-            number: of the picture.
-            size: height and width.
-            random: decides where and how large.
+            number: index of the image.
+            size: height and width of the result.
+            random: random generator for position and size of the crop.
 
         Raises:
-            LumenError: if the picture is missing or damaged, or does not fit its mask.
+            LumenError: if the image is missing or damaged, or its size differs from its mask.
         """
         path, mask = self.paths[number], self.masks[number]
         image = read_image(path)
         if image is None:
-            raise LumenError(f"{path} is damaged, or no picture")
+            raise LumenError(f"{path} is damaged or not an image")
         if mask is None:
             mask = np.full(image.shape[:2], 255, np.uint8)
         require(
             mask.shape == image.shape[:2],
-            f"{path} is of {image.shape[1]}x{image.shape[0]} pixels, its mask of {mask.shape[1]}x{mask.shape[0]}",
+            f"{path} has {image.shape[1]}x{image.shape[0]} pixels, its mask has {mask.shape[1]}x{mask.shape[0]}",
         )
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        require(len(rows) > 0, f"the mask of {path} shows nothing to use")
+        require(len(rows) > 0, f"the mask of {path} is empty")
         top, left = int(rows[0]), int(columns[0])
         height, width = int(rows[-1]) + 1 - top, int(columns[-1]) + 1 - left
-        # The largest part of the wanted shape, or a smaller one.
+        # The largest crop of this aspect ratio, or a smaller one.
         factor = min(height / size[0], width / size[1]) * random.uniform(_LEAST_CUT_SHARE, 1)
         cut = (max(1, round(factor * size[0])), max(1, round(factor * size[1])))
         top += int(random.integers(0, height - cut[0] + 1))
@@ -106,7 +106,7 @@ class Pictures:
 
 
 def _is_frame(path: Path, root: Path) -> bool:
-    """Whether a picture is one to train on: in a sequence's folder only its frames are, not those as recorded."""
+    """Whether an image is for training: in the folder of a sequence, only its frames are, not the originals."""
     own = [folder for folder in path.parents if folder == root.parent or folder.is_relative_to(root)]
     sequence = next((folder for folder in own if SequencePaths(folder).mask.exists()), None)
     if sequence is None:
@@ -122,6 +122,6 @@ def _mask_of(folder: Path) -> Bytes | None:
         if path.exists():
             mask = read_pixels(path, cv2.IMREAD_GRAYSCALE)
             if mask is None:
-                raise LumenError(f"{path} is damaged, or no picture")
+                raise LumenError(f"{path} is damaged or not an image")
             return np.asarray(mask, np.uint8)
     return None

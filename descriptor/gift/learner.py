@@ -1,4 +1,4 @@
-"""Training GIFT: views of pictures by random homographies, triplets with hard negatives."""
+"""Training of GIFT: random homographies of images, triplet loss with hard negatives."""
 
 import logging
 import math
@@ -25,10 +25,10 @@ from pipeline.conventions import colmap_from_index
 
 _VALIDATION_PAIRS = 8
 _CONSISTENT_PX = 5.0
-# Of the training: until the learning rate is at its highest, and the hard examples at their nearest.
+# Shares of the training until the learning rate peaks, and until hard negatives reach their smallest distance.
 _WARM_UP_SHARE, _APPROACH_SHARE = 0.125, 0.2
 _SHOWN_MATCHES = 40
-# Mean product of the descriptors of a view's grid above which they have been drawn together.
+# Mean product of the descriptors of a view's grid above which they have collapsed.
 _ALIKE = 0.99
 _GREEN, _RED = (0, 255, 0), (255, 0, 0)
 
@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Described:
-    """What is compared of a pair; vectors that two are compared by are laid one behind the other.
+    """Descriptors of a pair; in stage 1 the features of all group elements are concatenated.
 
     Attributes:
-        points, counterparts: (P, D), of the first and of the second view.
+        points, counterparts: (P, D), of the points in the first and the second view.
         grid: (G, D), of the second view's grid.
-        grid_px: (G, 2) px, where these are.
-        shared: (P,) vectors of length 1 by which a point is compared.
-        used: (P,) int64, which of the pair's points these are.
+        grid_px: (G, 2) px, positions of the grid.
+        shared: (P,) number of unit vectors that both views of a point share.
+        used: (P,) int64, indices of these points in the pair.
     """
 
     points: Tensor
@@ -60,9 +60,9 @@ class GiftTraining:
 
     Args:
         config: all settings.
-        network: on its device, with an embedder for stage 2.
-        training: pictures to train on.
-        validation: pictures to validate on.
+        network: the network, on its device, with an embedder for stage 2.
+        training: images to train on.
+        validation: images to validate on.
     """
 
     name = METHOD
@@ -73,7 +73,7 @@ class GiftTraining:
         network.extractor.requires_grad_(config.stage == 1)
         self._device = next(network.parameters()).device
         self._sampler = _sampler(config, training, config.seed)
-        # Another seed than that of training, or its first pairs would be validated on.
+        # A different seed, because the training seed would reproduce the first training pairs.
         held_out = _sampler(config, validation, config.seed + 1)
         self._validation = [held_out.draw(0, number) for number in range(_VALIDATION_PAIRS)]
 
@@ -94,7 +94,7 @@ class GiftTraining:
         return loss + weight * spread_loss(found.points, found.grid, too_near) if weight else loss
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """See `TrainingMethod.optimizers`: Muon changes kernels alone."""
+        """See `TrainingMethod.optimizers`: Muon updates kernels only."""
         trained = [each for each in self.network.parameters() if each.requires_grad]
         rate = self._config.lr_range[0]
         if self._config.optimizer == "adam":
@@ -102,23 +102,23 @@ class GiftTraining:
         kernels = [each for each in trained if each.ndim > 1]
         biases = [each for each in trained if each.ndim == 1]
         made: dict[str, torch.optim.Optimizer] = {"muon": Muon(kernels, lr=rate)}
-        if biases:  # The extractor has none.
+        if biases:  # The extractor has no biases.
             made["adam"] = torch.optim.Adam(biases, lr=rate)
         return made
 
     def rates(self, share: float, step: int) -> Mapping[str, float]:
-        """See `TrainingMethod.rates`: up and down in straight lines."""
+        """See `TrainingMethod.rates`: linear warm-up and linear decay."""
         low, high = self._config.lr_range
         up = min(share / _WARM_UP_SHARE, (1 - share) / (1 - _WARM_UP_SHARE))
         rate = low + (high - low) * max(0.0, up)
         return {"adam": rate, "muon": rate}
 
     def settle(self) -> None:
-        """See `TrainingMethod.settle`: nothing is left to do."""
+        """See `TrainingMethod.settle`: GIFT needs no preparation."""
 
     @torch.no_grad()
     def validate(self) -> Validation:
-        """See `TrainingMethod.validate`: each point is looked for among all counterparts and the grid."""
+        """See `TrainingMethod.validate`: each point is matched against all counterparts and the grid."""
         errors, returns, points, products = [], [], 0, []
         for pair in self._validation:
             found = self._describe(pair)
@@ -126,7 +126,7 @@ class GiftTraining:
             places = np.concatenate([pair.points[1][found.used], found.grid_px])
             best = (found.points @ candidates.T).argmax(dim=1).cpu().numpy()
             errors.append(np.linalg.norm(places[best] - pair.points[1][found.used], axis=1))
-            # The other way there are no more candidates than the points themselves.
+            # The reverse match has only the points themselves as candidates.
             back = (found.points @ found.counterparts.T / found.shared[:, None]).argmax(dim=0).cpu().numpy()
             first = pair.points[0][found.used]
             returns.append(np.linalg.norm(first[back] - first, axis=1))
@@ -135,8 +135,8 @@ class GiftTraining:
             products.append(float((grid @ grid.T).mean()))
         if np.mean(products) > _ALIKE:
             logger.warning(
-                "all places are described alike, with products of %.3f on average, to which hard negatives can lead: "
-                "train anew in another --log_root: stage 2 with --spread_weight 1, or another --seed or --lr_range",
+                "the descriptors have collapsed (mean product %.3f), which hard negatives can cause: train again in "
+                "another --log_root: stage 2 with --spread_weight 1, or with another --seed or --lr_range",
                 np.mean(products),
             )
         error = np.concatenate(errors)
@@ -149,7 +149,7 @@ class GiftTraining:
 
     @torch.no_grad()
     def pictures(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """See `TrainingMethod.pictures`: matches among a pair's points, green where they are right."""
+        """See `TrainingMethod.pictures`: matches among a pair's points; correct ones are green, others red."""
         pair = self._validation[0]
         found = self._describe(pair)
         best = (found.points @ found.counterparts.T).argmax(dim=1).cpu().numpy()
@@ -158,7 +158,7 @@ class GiftTraining:
         canvas = np.zeros((height, 2 * width, 3), np.uint8)
         for image, left in zip(pair.images, (0, width), strict=True):
             canvas[: image.shape[0], left : left + image.shape[1]] = image
-        # Spread over all of them, because the corners of one size follow those of another.
+        # Evenly spaced indices, because points are ordered by corner size.
         for number in np.linspace(0, len(best) - 1, min(_SHOWN_MATCHES, len(best))).astype(int):
             is_right = np.linalg.norm(true[best[number]] - true[number]) <= _CONSISTENT_PX
             start, end = pair.points[0][found.used][number], true[best[number]] + [width, 0]
@@ -197,10 +197,10 @@ class GiftTraining:
         )
 
     def _group_features(self, pair: PicturePair, grid_px: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-        """Of a pair's points in the first view, and of their counterparts and the grid in the second."""
+        """Features of the points in the first view, and of counterparts and grid in the second."""
         places = [pair.points[0], np.concatenate([pair.points[1], grid_px])]
         if pair.images[0].shape == pair.images[1].shape:
-            # Both views at once, because on a GPU many small steps take long; the first has no use for the grid.
+            # Both views in one batch, which is faster on a GPU; the first view's grid features are discarded.
             places[0] = np.concatenate([pair.points[0], grid_px])
             first, second = self._features_at(np.stack(pair.images), np.stack(places))
             return first[: len(pair.points[0])], second
@@ -214,14 +214,14 @@ class GiftTraining:
         return group_features(self.network.extractor, self.network.group, as_input(images, self._device), where)
 
     def _grid(self, pair: PicturePair) -> npt.NDArray[np.float64]:
-        """Middles of every so many-th pixel of the second view that shows something."""
+        """Centres of every N-th valid pixel of the second view, in both directions."""
         step = max(1, round(self._config.hem_interval * self._unit_px(pair)))
         shown = pair.shown[1][step // 2 :: step, step // 2 :: step]
         row, column = (step // 2 + step * index for index in np.nonzero(shown))
         return colmap_from_index(np.stack([column, row], axis=1))
 
     def _unit_px(self, pair: PicturePair) -> float:
-        """By which distances on the second view are counted: less than 1 where it is the smaller one."""
+        """Scale of distances in the second view; less than 1 if it is the smaller one."""
         return pair.images[1].shape[0] / self._config.image_size[0]
 
 

@@ -1,4 +1,4 @@
-"""GIFT's loss: triplets of a point, its counterpart, and the most similar place of the other view that is none."""
+"""GIFT's loss: triplets of a point, its counterpart, and the most similar wrong place in the other view."""
 
 import torch
 from torch import Tensor
@@ -8,30 +8,30 @@ from descriptor.gift.transformations import TransformationGroup
 
 
 def lattice_offset(group: TransformationGroup, scale: Tensor, rotation_deg: Tensor) -> Tensor:
-    """Steps on the lattice from an element on a first view to the one that shows the same on a second.
+    """Lattice steps from a group element of the first view to the matching element of the second.
 
     Args:
-        group: of transformations.
-        scale, rotation_deg: (P,) by which the second view is larger than the first about each point, and turned.
+        group: the transformation group.
+        scale, rotation_deg: (P,) local scale and rotation of the second view relative to the first at each point.
 
     Returns:
         (P, 2) int64 steps in scale and in rotation.
     """
     step = group.rotations_deg[1] - group.rotations_deg[0]
-    # What is twice as large has to be made smaller by one step more.
+    # Content that is twice as large must be downscaled by one more step.
     return torch.stack([torch.log2(scale).round(), -(rotation_deg / step).round()], dim=1).long()
 
 
 def moved_on_lattice(group: TransformationGroup, features: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Group features of a first view, each at the element of the second view that shows the same.
+    """Shift the group features of the first view to the matching elements of the second.
 
     Args:
-        group: of transformations.
+        group: the transformation group.
         features: (P, C, scales, rotations).
-        offset: (P, 2) of `lattice_offset`.
+        offset: (P, 2) from `lattice_offset`.
 
     Returns:
-        The same moved, 0 where the first view has no such element; and (P,) how many elements both views have.
+        The shifted features, 0 where the first view has no matching element; and (P,) the number of matching elements.
     """
     scales, rotations = group.shape
     device = features.device
@@ -47,13 +47,13 @@ def moved_on_lattice(group: TransformationGroup, features: Tensor, offset: Tenso
 
 
 def spread_loss(anchors: Tensor, grid: Tensor, too_near: Tensor) -> Tensor:
-    """How far descriptors of different places are from being spread out evenly.
+    """Penalise descriptors of different places that are not spread evenly over the sphere.
 
     The global orthogonal regularization of Zhang et al., "Learning Spread-out Local Feature Descriptors" (ICCV 2017):
-    products of random vectors of length 1 have the mean 0 and the mean square 1 / D.
+    products of random unit vectors have mean 0 and mean square 1 / D.
 
     Args:
-        anchors, grid, too_near: see `triplet_loss`, with D-vectors of length 1.
+        anchors, grid, too_near: see `triplet_loss`, with unit vectors of length D.
     """
     differ = ~too_near
     count = differ.sum().clamp(min=1)
@@ -67,19 +67,19 @@ def triplet_loss(
 ) -> Tensor:
     """The mean over points of max(0, d(point, counterpart) - d(point, negative) + margin), on squared distances.
 
-    The negative is the nearest feature of a grid that is far enough from the counterpart's place, and not nearer than
+    The negative is the nearest grid feature that is far enough from the counterpart in the image, and not nearer than
     the counterpart by more than the margin (semi-hard).
 
     Args:
-        anchors, counterparts: (P, D); each consists of vectors of length 1, of those `anchors` that are shared.
+        anchors, counterparts: (P, D); each is a concatenation of unit vectors, and 0 in `anchors` where not shared.
         grid: (G, D) of the second view.
-        too_near: (P, G) bool, places that are no negatives of a point.
-        shared: (P,) vectors that a point shares with the second view: distances are means over them.
+        too_near: (P, G) bool, grid positions too close to a point's counterpart to be negatives.
+        shared: (P,) number of unit vectors shared by both views; distances are averaged over them.
         margin: see above.
     """
     if not len(grid) or not len(anchors):
         return 0 * anchors.sum()
-    # The squared distance of two vectors of length 1 is 2 less twice their product.
+    # The squared distance of two unit vectors is 2 minus twice their product.
     near = 2 - 2 * (anchors * counterparts).sum(dim=1) / shared
     far = 2 - 2 * (anchors @ grid.T) / shared[:, None]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""GIFT's two networks: an extractor of local features, and an embedder that convolves them over the group."""
+"""GIFT's two networks: an extractor of local features, and an embedder with convolutions over the group."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,18 +13,18 @@ FEATURES = 32
 _HIDDEN = 64
 _POOLED = (8, 16)
 LENGTH = _POOLED[0] * _POOLED[1]
-# Elements of the group are described a few keypoints at a time: 32 MiB of the widest layer.
+# Keypoints per batch of the embedder: 32 MiB in the widest layer.
 _KEYPOINTS_AT_ONCE = 4096
 _GREYS = 128.0
 
 
 def as_input(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
-    """Images (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, about -1..1; middle grey, which is 0, lies beyond them."""
+    """Images (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, about -1..1; middle grey becomes 0."""
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() - MIDDLE_GREY) / _GREYS
 
 
 class Extractor(nn.Module):
-    """The published "VanillaLightCNN": features at half the image's resolution, of length 1."""
+    """The published "VanillaLightCNN": unit-length features at half the image resolution."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Extractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) → (N, 32, H / 2, W / 2), rounded down."""
-        # On the CPU, convolutions take a third less time so.
+        # Channels-last saves a third of the convolution time on the CPU.
         images = images.contiguous(memory_format=torch.channels_last)
         features = self.extractor["conv0"](images)
         features = functional.avg_pool2d(functional.relu(features, inplace=True), 2)
@@ -55,18 +55,18 @@ def group_features(extractor: Extractor, group: TransformationGroup, images: Ten
     """The features of keypoints under every element of the group: GIFT, equation 1.
 
     Args:
-        extractor: of features.
-        group: of transformations.
-        images: (N, 3, H, W), as `as_input` makes them.
+        extractor: the feature extractor.
+        group: the transformation group.
+        images: (N, 3, H, W) from `as_input`.
         keypoints: (N, K, 2) px, COLMAP's convention.
 
     Returns:
-        (N, K, 32, scales, rotations), of length 1 over the features.
+        (N, K, 32, scales, rotations), unit length over the features.
     """
     found = []
     for _, element, warped in group.warps(images):
         features = extractor(warped)
-        # The pooled map is half as large, rounded down.
+        # The feature map has half the size, rounded down.
         places = element.apply(keypoints.double()) / 2 / torch.tensor(features.shape[:1:-1], device=keypoints.device)
         grid = (places * 2 - 1).to(features)
         sampled = functional.grid_sample(features, grid[:, None], padding_mode="border", align_corners=False)
@@ -75,10 +75,10 @@ def group_features(extractor: Extractor, group: TransformationGroup, images: Ten
 
 
 class Embedder(nn.Module):
-    """Two branches of group convolutions, pooled bilinearly: GIFT, section 3.3.
+    """Two branches of group convolutions with bilinear pooling: GIFT, section 3.3.
 
     Args:
-        closed: whether rotations go all the way around, so that the last is next to the first.
+        closed: whether the rotations cover the full circle, so that the last is adjacent to the first.
     """
 
     def __init__(self, *, closed: bool = False) -> None:
@@ -94,21 +94,21 @@ class Embedder(nn.Module):
         self._initialize()
 
     def forward(self, features: Tensor) -> Tensor:
-        """Group features (..., 32, scales, rotations) → descriptors (..., 128) of length 1."""
+        """Group features (..., 32, scales, rotations) → descriptors (..., 128), unit length."""
         flat = features.flatten(0, -4)
         described = torch.cat([self._describe(part) for part in flat.split(_KEYPOINTS_AT_ONCE)])
         return described.unflatten(0, features.shape[:-3])
 
     def _describe(self, features: Tensor) -> Tensor:
-        # On the CPU, convolutions take a quarter less time so.
+        # Channels-last saves a quarter of the convolution time on the CPU.
         features = features.contiguous(memory_format=torch.channels_last)
         first, second = (self._branch(features, number).flatten(2) for number in (1, 2))
         return functional.normalize((first @ second.transpose(1, 2)).flatten(1), dim=1)
 
     def _initialize(self) -> None:
-        # What all inputs share, the mean of what passes a ReLU, must not reach the descriptors: with PyTorch's own
-        # weights their products begin at 0.92 to 0.997, by the seed, and then hard negatives may draw all of them
-        # together, where the loss stays at the margin. So they begin below 0.3.
+        # The common mean of ReLU outputs must not reach the descriptors. With PyTorch's default weights, products of
+        # descriptors start at 0.92 to 0.997, depending on the seed; hard negatives can then collapse all descriptors,
+        # and the loss stays at the margin. With zero-mean kernels, products start below 0.3.
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Training GIFT: the pictures and the weights that `train.py --method gift` begins with."""
+"""Training of GIFT: loads the images and the starting weights for `train.py --method gift`."""
 
 import logging
 from pathlib import Path
@@ -26,7 +26,7 @@ def train(config: GiftTrainConfig) -> list[Path]:
     def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
         require(
             config.batch_size % processes.count == 0,
-            f"--batch_size {config.batch_size} pairs cannot be shared evenly by {processes.count} processes",
+            f"--batch_size {config.batch_size}: choose a multiple of the {processes.count} processes",
         )
         with report.timed("data"):
             training = Pictures.find(config.training_data_root, config.frame_share)
@@ -41,7 +41,7 @@ def train(config: GiftTrainConfig) -> list[Path]:
             inputs = inputs.resumed(checkpoint, folder, config.training_data_root)
             network = load_network(checkpoint, folder.last)
         else:
-            network = _begun(config, start)
+            network = _initial_network(config, start)
         method = GiftTraining(config, network.to(device).train(), training, validation)
         return Beginning(config, method, checkpoint, inputs, {"pictures": len(training)})
 
@@ -49,14 +49,14 @@ def train(config: GiftTrainConfig) -> list[Path]:
 
 
 def _held_out(config: GiftTrainConfig) -> Pictures:
-    """What is not trained on, before or after the share, whichever is more; everything if all is trained on."""
+    """The images before or after the training share, whichever are more; all images if all are trained on."""
     first, end = config.frame_share
     rest = (0.0, first) if first > 1 - end else (end, 1.0)
     return Pictures.find(config.training_data_root, rest if rest[0] < rest[1] else (0.0, 1.0))
 
 
 def fingerprint_pictures(root: Path, training: Pictures, validation: Pictures) -> str:
-    """Of pictures: their names below `root` and their sizes, and the masks; SHA-256 as hex.
+    """Fingerprint of images: paths relative to `root`, sizes in bytes, and masks; SHA-256 as hex.
 
     Raises:
         LumenError: if a file is missing.
@@ -71,7 +71,7 @@ def fingerprint_pictures(root: Path, training: Pictures, validation: Pictures) -
     )
 
 
-def _begun(config: GiftTrainConfig, start: Checkpoint | None) -> GiftNetwork:
+def _initial_network(config: GiftTrainConfig, start: Checkpoint | None) -> GiftNetwork:
     """The networks of a stage before its first step."""
     network = GiftNetwork(config.rotations, embeds=config.stage == 2)
     path = config.trained_model_path

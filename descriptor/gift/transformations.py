@@ -1,4 +1,4 @@
-"""The group of GIFT: scales and rotations, by which images are warped and keypoints move."""
+"""GIFT's transformation group: scales and rotations that warp images and move keypoints."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 _SCALE_FACTOR = 0.5
 _BLUR_PX, _BLUR_SIGMA_PX = 5, 1.5
-# Of warped images, smallest sides that the extractor's convolutions and its pooling still make something of.
+# Smallest side of a warped image that the extractor can process.
 _LEAST_SIDE_PX = 4
 
 
@@ -19,9 +19,9 @@ class Transformation:
     """An element of the group: p' = matrix p + offset, pixels in COLMAP's convention on both sides.
 
     Attributes:
-        matrix: (2, 2) float64, a scale times a rotation.
+        matrix: (2, 2) float64, scale times rotation.
         offset: (2,) float64, px.
-        size: height and width of the canvas that just holds the transformed image, px.
+        size: height and width of the smallest canvas that holds the transformed image, px.
     """
 
     matrix: Tensor
@@ -29,15 +29,15 @@ class Transformation:
     size: tuple[int, int]
 
     def apply(self, pixels: Tensor) -> Tensor:
-        """Where pixels (..., 2) of the image are on the canvas."""
+        """Map pixels (..., 2) of the image to the canvas."""
         return pixels @ self.matrix.to(pixels).T + self.offset.to(pixels)
 
     def warp(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) on the canvas, interpolated bilinearly; 0 where there is no image."""
+        """Warp images (N, C, H, W) to the canvas with bilinear interpolation; 0 outside the image."""
         count, _, height, width = images.shape
         rows, columns = self.size
         inverse = torch.linalg.inv(self.matrix)
-        # affine_grid and grid_sample count both images from -1 to 1, edge to edge.
+        # affine_grid and grid_sample use coordinates from -1 to 1 between the outer edges of both images.
         to_canvas = torch.tensor([columns / 2, rows / 2], dtype=torch.float64)
         from_image = torch.tensor([2 / width, 2 / height], dtype=torch.float64)
         linear = from_image[:, None] * inverse * to_canvas
@@ -49,11 +49,11 @@ class Transformation:
 
 @dataclass(frozen=True)
 class TransformationGroup:
-    """Scales by rotations.
+    """The product of scales and rotations.
 
     Attributes:
-        rotations_deg: ascending, in even steps; from x towards y in the image, which is clockwise as one looks at it.
-        scale_count: scales 1, 1/2, 1/4, ...
+        rotations_deg: ascending, evenly spaced; from x towards y, which is clockwise in the image.
+        scale_count: number of scales 1, 1/2, 1/4, ...
     """
 
     rotations_deg: tuple[float, ...]
@@ -61,43 +61,43 @@ class TransformationGroup:
 
     @classmethod
     def of(cls, rotations: int) -> "TransformationGroup":
-        """The published group of so many rotations: 5 from -90 to 90 degrees, or 8 from -180 to 135."""
+        """The published group with 5 rotations from -90 to 90 degrees, or with 8 from -180 to 135."""
         first = {5: -90.0, 8: -180.0}[rotations]
         return cls(tuple(first + 45.0 * number for number in range(rotations)))
 
     @property
     def is_closed(self) -> bool:
-        """Whether the rotations go all the way around."""
+        """Whether the rotations cover the full circle."""
         step = self.rotations_deg[1] - self.rotations_deg[0]
         return len(self.rotations_deg) * step == 360
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Scales and rotations: of the lattice."""
+        """Number of scales and rotations."""
         return self.scale_count, len(self.rotations_deg)
 
     @property
     def least_side_px(self) -> int:
-        """Of images that can be described."""
+        """Smallest side of an image that can be described."""
         return int(_LEAST_SIDE_PX / _SCALE_FACTOR ** (self.scale_count - 1))
 
     def transformation(self, scale: int, rotation: int, size: tuple[int, int]) -> Transformation:
-        """An element, by its place in the lattice, for images of a height and width."""
+        """The element at a lattice position, for images of `size` (height, width)."""
         angle = math.radians(self.rotations_deg[rotation])
         cosine, sine = (round(value, 12) for value in (math.cos(angle), math.sin(angle)))
         matrix = _SCALE_FACTOR**scale * torch.tensor([[cosine, -sine], [sine, cosine]], dtype=torch.float64)
         height, width = size
         corners = torch.tensor([[0, 0], [width, 0], [0, height], [width, height]], dtype=torch.float64) @ matrix.T
         low, high = corners.min(dim=0).values, corners.max(dim=0).values
-        # Rounding up leaves the image in the middle.
+        # The image is centred on the rounded-up canvas.
         columns, rows = (max(1, math.ceil(round(float(side), 6))) for side in high - low)
         canvas = torch.tensor([columns, rows], dtype=torch.float64)
         return Transformation(matrix, (canvas - (high + low)) / 2, (rows, columns))
 
     def warps(self, images: Tensor) -> Iterator[tuple[tuple[int, int], Transformation, Tensor]]:
-        """Each element's place (scale, rotation), the element, and the images (N, C, H, W) warped by it.
+        """Yield each element's lattice position (scale, rotation), the element, and the warped images (N, C, h, w).
 
-        The image is blurred once more before each smaller scale. 0 has to be what lies beyond the image.
+        The images are blurred once more before each smaller scale. Pixels outside the image are 0.
         """
         size = (images.shape[2], images.shape[3])
         for scale in range(self.scale_count):
@@ -109,7 +109,7 @@ class TransformationGroup:
 
 
 def blur(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) under GIFT's Gaussian, mirrored at the edges."""
+    """Blur images (N, C, H, W) with GIFT's Gaussian, mirrored at the edges."""
     half = _BLUR_PX // 2
     place = torch.arange(-half, half + 1, dtype=images.dtype, device=images.device)
     weights = torch.exp(-0.5 * (place / _BLUR_SIGMA_PX) ** 2)

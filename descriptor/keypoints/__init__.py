@@ -1,1 +1,1 @@
-"""Descriptors judged on photographs: keypoints of two images, described, matched, and compared with the truth."""
+"""Evaluation of descriptors on photographs: keypoints are detected, described, matched and compared with the truth."""

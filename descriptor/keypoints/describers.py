@@ -1,4 +1,4 @@
-"""What describes given keypoints: SIFT, any backend of ours from its file, and other people's packages."""
+"""Keypoint describers: SIFT, any backend of ours, and third-party packages."""
 
 from pathlib import Path
 from typing import Protocol
@@ -19,27 +19,27 @@ from pipeline.errors import LumenError, require
 
 Bytes = npt.NDArray[np.uint8]
 
-# Of keypoints whose size is not known, px.
+# Size of keypoints from detectors without scale, px.
 _SIFT_SIZE_PX = 12.0
 
 
 class Describer(Protocol):
-    """A way to describe keypoints.
+    """Describes keypoints.
 
     Attributes:
-        name: in tables.
+        name: name in tables.
     """
 
     name: str
 
     def describe(self, image: Bytes, keypoints: Keypoints) -> Tensor:
-        """Descriptors (N, C) of length 1 at keypoints of an image (H, W, 3) uint8 RGB."""
+        """Unit-length descriptors (N, C) at keypoints of an image (H, W, 3) uint8 RGB."""
 
 
 class SiftDescriber:
     """SIFT (Lowe, IJCV 2004) as RootSIFT (Arandjelović and Zisserman, CVPR 2012).
 
-    Keypoints of detectors that tell no size and direction are taken upright, in one size.
+    Keypoints without scale and orientation are described upright, at one size.
     """
 
     name = "sift"
@@ -52,12 +52,12 @@ class SiftDescriber:
             cv2.KeyPoint(float(x), float(y), _SIFT_SIZE_PX, 0.0) for x, y in opencv_from_colmap(keypoints.pixels)
         )
         kept, values = cv2.SIFT.create().compute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), given)
-        require(len(kept) == len(keypoints), "SIFT left out keypoints that it was given")
+        require(len(kept) == len(keypoints), "SIFT dropped some of the keypoints")
         return functional.normalize(torch.from_numpy(values).clamp(min=0), p=1, dim=1).sqrt()
 
 
 class BackendDescriber:
-    """A backend of ours.
+    """Describes keypoints with a backend of ours.
 
     Args:
         descriptor: the backend.
@@ -72,10 +72,10 @@ class BackendDescriber:
 
 
 def choose_describer(name: str, device: torch.device, rotations: int | None = None) -> Describer:
-    """SIFT, one of `descriptor.keypoints.peers`, or the backend whose weights a file holds.
+    """Choose SIFT, one of `descriptor.keypoints.peers`, or the backend of a checkpoint.
 
     Raises:
-        LumenError: if there is none, or the file is no checkpoint, or a peer's package cannot be used.
+        LumenError: if the name is unknown, the file is not a checkpoint, or a package cannot be imported.
     """
     if name == SiftDescriber.name:
         return SiftDescriber()
@@ -84,6 +84,6 @@ def choose_describer(name: str, device: torch.device, rotations: int | None = No
     path = Path(name)
     if not path.exists():
         known = ", ".join((SiftDescriber.name, *PEERS))
-        raise LumenError(f"--descriptor {name}: choose {known}, or give a checkpoint's file")
+        raise LumenError(f"--descriptor {name}: choose {known}, or give a checkpoint file")
     backend = load_descriptor(path, device, rotations)
     return BackendDescriber(backend)

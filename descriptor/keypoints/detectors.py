@@ -1,4 +1,4 @@
-"""Where keypoints are: detectors by name, or a network from a file of weights."""
+"""Keypoint detectors, by name or from a weight file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,11 @@ _SUPERPOINT_LEAST_SCORE = 0.005
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Places in an image, the best first.
+    """Keypoints of an image, the best first.
 
     Attributes:
         pixels: (N, 2) px, COLMAP's convention.
-        sift: (N,) of OpenCV's keypoints, if SIFT found them: size, direction, octave.
+        sift: N OpenCV keypoints with size, orientation and octave, if detected by SIFT.
     """
 
     pixels: Floats
@@ -40,10 +40,10 @@ class Keypoints:
 
 
 class Detector(Protocol):
-    """A way to choose keypoints.
+    """Detects keypoints.
 
     Attributes:
-        name: in tables.
+        name: name in tables.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Detector(Protocol):
 
 
 class SiftDetector:
-    """SIFT's scale-space extrema (Lowe, IJCV 2004), those of the highest contrast."""
+    """SIFT's scale-space extrema (Lowe, IJCV 2004) with the highest contrast."""
 
     name = "sift"
 
     def detect(self, image: Bytes, count: int) -> Keypoints:
-        """See `Detector.detect`. What has several directions is one keypoint, with the first of them."""
+        """See `Detector.detect`. A position with several orientations is one keypoint with the first of them."""
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         found = sorted(cv2.SIFT.create().detect(grey, None), key=lambda each: -each.response)
         best = list({each.pt: each for each in reversed(found)}.values())[::-1][:count]
@@ -82,7 +82,7 @@ class HarrisDetector:
 
 
 class GridDetector:
-    """Even places, whatever the image shows."""
+    """A regular grid, independent of the image content."""
 
     name = "grid"
 
@@ -106,19 +106,19 @@ class SuperPointNetwork(nn.Module):
         self.convPb = nn.Conv2d(256, _SUPERPOINT_CELL_PX**2 + 1, 1)
 
     def forward(self, grey: Tensor) -> Tensor:
-        """(1, 1, H, W), 0..1 → how likely each pixel is a keypoint, (H, W) rounded down to multiples of 8."""
+        """(1, 1, H, W), 0..1 → keypoint probability per pixel, (H, W) rounded down to multiples of 8."""
         features = grey
         for name in ("1a", "1b", "2a", "2b", "3a", "3b", "4a", "4b", "Pa"):
             features = functional.relu(getattr(self, f"conv{name}")(features))
             if name in ("1b", "2b", "3b"):
                 features = functional.max_pool2d(features, 2)
-        # The last class is "none in this cell".
+        # The last class is "no keypoint in this cell".
         likely = functional.softmax(self.convPb(features), dim=1)[:, :-1]
         return functional.pixel_shuffle(likely, _SUPERPOINT_CELL_PX)[0, 0]
 
 
 class SuperPointDetector:
-    """SuperPoint with a user's weights."""
+    """SuperPoint with weights supplied by the user."""
 
     name = "superpoint"
 
@@ -127,11 +127,11 @@ class SuperPointDetector:
 
     @classmethod
     def from_file(cls, path: Path) -> "SuperPointDetector":
-        """Read a published state dict; weights of its descriptor are left out.
+        """Read a published state dict; weights of its descriptor are ignored.
 
         Raises:
-            LumenError: if the file is missing or damaged, holds code or a weight that is not finite, or is of another
-                network.
+            LumenError: if the file is missing or damaged, contains code, weights are not finite, or it belongs to
+                another network.
         """
         content = Checkpoint.load(path).model
         network = SuperPointNetwork()
@@ -140,13 +140,13 @@ class SuperPointDetector:
             have = content.get(name)
             if have is None or have.shape != value.shape:
                 shape = "x".join(map(str, value.shape))
-                raise LumenError(f"{path} holds no detector's weights: SuperPoint needs {name} of {shape}")
+                raise LumenError(f"{path} contains no detector weights: SuperPoint needs {name} of shape {shape}")
         network.load_state_dict({name: content[name] for name in wanted})
         return cls(network)
 
     @torch.inference_mode()
     def detect(self, image: Bytes, count: int) -> Keypoints:
-        """See `Detector.detect`: the most likely pixels, none within 4 px of a likelier one."""
+        """See `Detector.detect`: the most likely pixels, with non-maximum suppression within 4 px."""
         grey = torch.from_numpy(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)).float()[None, None] / 255
         likely = self._network(grey)
         size = 2 * _SUPERPOINT_RADIUS_PX + 1
@@ -166,13 +166,13 @@ DETECTORS: dict[str, type[SiftDetector] | type[HarrisDetector] | type[GridDetect
 
 
 def choose_detector(name: str) -> Detector:
-    """The detector of that name, or SuperPoint with the weights in a file of that name.
+    """Choose a detector by name, or SuperPoint by its weight file.
 
     Raises:
-        LumenError: if there is neither.
+        LumenError: if the name is neither.
     """
     if name in DETECTORS:
         return DETECTORS[name]()
     if not Path(name).exists():
-        raise LumenError(f"--detector {name}: choose {', '.join(DETECTORS)}, or give a file of SuperPoint's weights")
+        raise LumenError(f"--detector {name}: choose {', '.join(DETECTORS)}, or give a file of SuperPoint weights")
     return SuperPointDetector.from_file(Path(name))

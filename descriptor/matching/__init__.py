@@ -1,1 +1,1 @@
-"""Descriptors → correspondences: where each point of one frame is in another, without ever holding a heatmap."""
+"""Correspondences from descriptors: matches points of one frame to another without storing heatmaps."""

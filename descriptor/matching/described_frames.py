@@ -1,4 +1,4 @@
-"""A video's frames as an engine searches them: described when needed, and kept as long as they are near."""
+"""Described frames of a video, computed on demand and cached around the current frame."""
 
 from collections.abc import Sequence
 
@@ -18,18 +18,17 @@ Bytes = npt.NDArray[np.uint8]
 
 
 class DescribedFrames:
-    """Described frames by row; the memory they take is bounded, whatever the video's length.
+    """Described frames by row, with bounded memory for videos of any length.
 
-    Those that are farthest from the frame worked on go first: what is far is looked at once, what is near again and
-    again.
+    Frames farthest from the current frame are dropped first, because nearby frames are used repeatedly.
 
     Args:
-        descriptor: describes them.
-        engine: that will search them.
-        paths: the sequence.
-        frame_index: its frames.
+        descriptor: describes the frames.
+        engine: engine that searches the frames.
+        paths: paths of the sequence.
+        frame_index: frame indices of the rows.
         mask: (H, W) uint8 content area, 255 = tissue.
-        most_bytes: about how much to keep; two frames at least.
+        most_bytes: approximate size of the cache, which holds at least two frames.
     """
 
     def __init__(
@@ -49,24 +48,24 @@ class DescribedFrames:
 
     @property
     def length(self) -> int:
-        """C, of a descriptor."""
+        """C, the length of a descriptor."""
         return self._descriptor.length
 
     def work_on(self, row: int) -> None:
-        """Keep what is near to a frame."""
+        """Set the current frame; the cache keeps frames near it."""
         self._near = row
 
     def __getitem__(self, row: int) -> SearchableFrame | None:
         """A frame; None if it cannot be read.
 
         Raises:
-            LumenError: if it is of another size than the content area.
+            LumenError: if its size differs from the content area.
         """
         if row in self._held:
             return self._held[row]
         self._held[row] = found = self._describe(row)
         values = None if found is None else found.described.values
-        # The engine's own form of it takes as much again.
+        # The engine's representation takes as much again.
         size = 1 if values is None else 2 * values.numel() * values.element_size()
         while len(self._held) > max(2, self._most_bytes // size):
             del self._held[max(self._held.keys() - {row}, key=lambda each: abs(each - self._near))]

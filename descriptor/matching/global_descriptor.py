@@ -1,9 +1,9 @@
-"""Frames as a whole: how often each of some typical descriptors occurs in a frame's dense map.
+"""Global frame descriptors: a bag of visual words of each frame's dense map.
 
-Frames that show the same places have them equally often, wherever in the image (Sivic and Zisserman, ICCV 2003, do so
-with keypoints). The typical ones are of the video itself. On a sinus video, of frames more than 30 apart that share a
-third of what they show, this ranks them at a mean average precision of .93; the mean of a frame's descriptors does at
-.82, aggregated residuals (VLAD) at .90 to .92.
+Frames that show the same places contain the same words equally often, wherever in the image (Sivic and Zisserman, ICCV
+2003, for keypoints). The vocabulary is computed from the video itself. On a sinus video, for frames more than 30 apart
+that share a third of their content, the ranking reaches a mean average precision of .93; the mean descriptor of a frame
+reaches .82, aggregated residuals (VLAD) .90 to .92.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from descriptor.matching.described_frames import DescribedFrames
 
 Floats = npt.NDArray[np.float32]
 
-# Typical descriptors; from how many frames they come, and how many descriptors of each.
+# Size of the vocabulary; number of sampled frames, and of sampled descriptors per frame.
 _WORDS = 256
 _SAMPLED_FRAMES, _SAMPLES = 60, 250
 _ITERATIONS = 15
 
 
 def find_words(samples: Floats, seed: int) -> Floats:
-    """Typical descriptors (W, C) of length 1 among samples (N, C), by k-means; none of none."""
+    """Unit-length visual words (W, C) of samples (N, C), by k-means; empty without samples."""
     if not len(samples):
         return samples
     cv2.setRNGSeed(seed % 2**31)
@@ -38,7 +38,7 @@ def find_words(samples: Floats, seed: int) -> Floats:
 
 
 def word_frequencies(described: DescriptorMap, words: Tensor) -> Floats:
-    """(W,) the roots of the shares of a map's tissue that each word is the nearest one of; of length 1, or 0."""
+    """Bag of words (W,): square roots of the shares of tissue assigned to each word, unit length; 0 without tissue."""
     if not len(words):
         return np.zeros(0, np.float32)
     nearest = (words @ tissue_of(described)).argmax(dim=0)
@@ -47,17 +47,17 @@ def word_frequencies(described: DescriptorMap, words: Tensor) -> Floats:
 
 
 def tissue_of(described: DescriptorMap) -> Tensor:
-    """(C, N) the descriptors of a map's tissue."""
+    """The descriptors (C, N) of a map's tissue."""
     return described.values.float()[:, described.mask]
 
 
 class FrameSimilarity:
-    """How much frames of a video look alike; each is described once more for it.
+    """Similarity of the frames of a video; describes each frame once more.
 
     Args:
         described: the frames.
-        frame_count: how many.
-        seed: of the random choices.
+        frame_count: number of frames.
+        seed: seed of the random choices.
     """
 
     def __init__(self, described: DescribedFrames, frame_count: int, seed: int) -> None:
@@ -66,26 +66,26 @@ class FrameSimilarity:
         self._frequencies: dict[int, Floats | None] = {}
 
     def most_alike(self, row: int, among: Sequence[int], most: int, apart: int, least: float = 0.0) -> list[int]:
-        """Rows that look most like one, ascending, each at least so far apart from the other ones.
+        """The rows most similar to a row, ascending.
 
         Args:
-            row: the frame to look like.
+            row: row of the query frame.
             among: rows to choose from.
-            most: how many at most.
-            apart: smallest distance of two of them.
-            least: how much they have to look like it; always more than nothing.
+            most: maximum number of rows.
+            apart: smallest distance between two chosen rows.
+            least: smallest similarity; it must be above 0 in any case.
         """
-        alike = self.between(row, among)
+        similarity = self.between(row, among)
         chosen: list[int] = []
-        for place in np.argsort(-alike, kind="stable").tolist():
-            if len(chosen) == most or alike[place] <= 0 or alike[place] < least:
+        for place in np.argsort(-similarity, kind="stable").tolist():
+            if len(chosen) == most or similarity[place] <= 0 or similarity[place] < least:
                 break
             if all(abs(among[place] - other) >= apart for other in chosen):
                 chosen.append(among[place])
         return sorted(chosen)
 
     def between(self, row: int, others: Sequence[int]) -> Floats:
-        """(N,) how much frames look like one, 0..1; 0 for those that cannot be read."""
+        """Similarity (N,) of frames to a frame, 0..1; 0 for frames that cannot be read."""
         if not others:
             return np.zeros(0, np.float32)
         own = self._of(row)
@@ -101,7 +101,7 @@ class FrameSimilarity:
         return self._frequencies[row]
 
     def _find_words(self) -> Tensor:
-        """From descriptors all over the video; where it is described. None of them if no frame there can be read."""
+        """Words from frames spread over the video, on the descriptors' device; empty if no frame can be read."""
         generator = np.random.default_rng(self._seed)
         samples = [torch.zeros(0, self._described.length)]
         for row in np.unique(np.linspace(0, self._count - 1, _SAMPLED_FRAMES).round().astype(int)).tolist():

@@ -1,9 +1,9 @@
-"""Points found in any other frame, near or far: descriptors say where, to a few pixels, and optical flow that starts
-there says it to a fraction of one.
+"""Finds points in any other frame: descriptors locate them to within a few pixels, and optical flow refines them to a
+fraction of a pixel.
 
-A descriptor tells places apart that flow confuses (large motion, another light, a visit long after), but on a grid that
-is coarser than the frame; flow is as fine as the frame, but has to begin near to the truth. Both ways are checked by
-going back.
+Descriptors distinguish places that flow confuses (large motion, changed light, a later revisit), but on a grid coarser
+than the frame. Flow has the resolution of the frame, but needs an initial position close to the true one. Both are
+checked forward and backward.
 """
 
 import itertools
@@ -21,18 +21,18 @@ from descriptor.matching.described_frames import DescribedFrames
 from descriptor.matching.engines.search import SearchEngine
 from descriptor.matching.matcher import SearchableFrame
 
-# Every so-many-th cell in both directions is looked for: neighbours tell the same.
+# Match every N-th cell in both directions: neighbouring cells are redundant.
 _STEP = 2
-# A cell is found if the way there and back ends this near to it, cells.
+# A cell is found if its reverse match ends within this distance, cells.
 _RETURN_CELLS = 2.0
-# Chance gives a way back, too, but not to neighbours together: so many of those around have to move the same way to
-# within a distance in cells, and this share of those that were found.
+# Random matches can pass the reverse check, but neighbours then disagree. At least this many found neighbours, and this
+# share of them, must have the same motion to within a distance in cells.
 _AROUND = 2
 _SAME_MOTION_CELLS = 3.0
 _MIN_AGREEING, _MIN_AGREEING_SHARE = 3, 0.3
-# Two frames show the same if this share of what is looked for is found.
+# Two frames overlap if this share of the matched cells is found.
 _MIN_FOUND_SHARE = 0.05
-# Radii over which the motion is averaged, in steps: the first that holds enough found cells counts.
+# Radii over which the motion is averaged, in steps; the first with enough found cells is used.
 _RADII = (1.0, 2.5, 7.0, 20.0)
 _ENOUGH_CELLS = 1.5
 
@@ -42,12 +42,12 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CellMotion:
-    """Where the cells of one frame are in another, every `_STEP`-th of them in both directions.
+    """Motion of the cells of one frame to another, for every `_STEP`-th cell in both directions.
 
     Attributes:
-        moved: (h, w, 2) float32, columns and rows of cells that each has moved by; 0 where it was not found.
-        found: (h, w) bool, whether the way there and back ends where it began, and those around move alike.
-        found_share: of those that show tissue, 0..1.
+        moved: (h, w, 2) float32, displacement in columns and rows of cells; 0 where not found.
+        found: (h, w) bool, whether the reverse match ends near the start and the neighbours agree.
+        found_share: share of the tissue cells that are found, 0..1.
     """
 
     moved: Floats
@@ -56,11 +56,11 @@ class CellMotion:
 
 
 def cell_motion(engine: SearchEngine, first: SearchableFrame, second: SearchableFrame) -> CellMotion:
-    """The motion of the cells of one frame to another.
+    """Compute the motion of the cells of one frame to another.
 
     Args:
-        engine: that prepared both.
-        first, second: of one size.
+        engine: engine that prepared both frames.
+        first, second: frames of the same size.
     """
     described = first.described
     height, width = described.mask.shape
@@ -79,18 +79,18 @@ def cell_motion(engine: SearchEngine, first: SearchableFrame, second: Searchable
 
 
 def _best(engine: SearchEngine, described: DescriptorMap, cells: Integers, target: SearchableFrame) -> Integers:
-    """The best cells of a target for cells (N,) of a map."""
+    """The best target cells of cells (N,) of a map."""
     wanted = described.values.flatten(1).T[torch.from_numpy(cells).to(described.values.device)]
     return np.asarray(engine.best(wanted, target.prepared).cell.cpu().numpy())
 
 
 def _place(cell: Integers, width: int) -> Integers:
-    """Column and row of cells (...): (..., 2)."""
+    """Column and row (..., 2) of cell indices (...)."""
     return np.stack([cell % width, cell // width], axis=-1)
 
 
 def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
-    """Which of the found cells (H, W) move as enough of the found cells around them do."""
+    """Which of the found cells (H, W) have the same motion as enough of the found cells around them."""
     around = range(-_AROUND, _AROUND + 1)
     agreeing, others = np.zeros(found.shape, np.int64), np.zeros(found.shape, np.int64)
     margin = ((_AROUND, _AROUND),) * 2
@@ -101,14 +101,14 @@ def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
         rows = slice(_AROUND + down, _AROUND + down + found.shape[0])
         columns = slice(_AROUND + right, _AROUND + right + found.shape[1])
         is_found = padded_found[rows, columns]
-        alike = ((padded[rows, columns] - moved) ** 2).sum(axis=2) <= _SAME_MOTION_CELLS**2
+        similar = ((padded[rows, columns] - moved) ** 2).sum(axis=2) <= _SAME_MOTION_CELLS**2
         others += is_found
-        agreeing += is_found & alike
+        agreeing += is_found & similar
     return found & (agreeing >= _MIN_AGREEING) & (agreeing >= _MIN_AGREEING_SHARE * others)
 
 
 def smooth_motion(motion: CellMotion) -> Floats:
-    """The motion (h, w, 2) of all cells, from the found ones around each, also over gaps."""
+    """The motion (h, w, 2) of all cells, averaged over nearby found cells; fills gaps."""
     moved, found = motion.moved, motion.found
     weight = found.astype(np.float32)
     result = np.zeros_like(moved)
@@ -116,7 +116,7 @@ def smooth_motion(motion: CellMotion) -> Floats:
     for radius in _RADII:
         around = cv2.GaussianBlur(weight, (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
         total = cv2.GaussianBlur(moved * weight[..., None], (0, 0), radius, borderType=cv2.BORDER_CONSTANT)
-        # The sum of the weights over the Gaussian's area, in cells.
+        # The blurred weight times the area of the Gaussian is the number of found cells.
         enough = around * 2 * np.pi * radius**2 >= _ENOUGH_CELLS
         chosen = missing & enough
         result[chosen] = total[chosen] / around[chosen, None]
@@ -125,11 +125,11 @@ def smooth_motion(motion: CellMotion) -> Floats:
 
 
 class GuidedFinder:
-    """Finds points of a frame in any other frames.
+    """Finds points of a frame in any other frame.
 
     Args:
-        frames: of the video, in which flow is computed.
-        described: the same frames.
+        frames: working frames of the video, for optical flow.
+        described: the same frames, described.
     """
 
     def __init__(self, frames: WorkingFrames, described: DescribedFrames) -> None:
@@ -140,12 +140,12 @@ class GuidedFinder:
         """Find points of one frame in another.
 
         Args:
-            row: the frame of the points.
+            row: row of the frame with the points.
             pixels: (N, 2) px of the sequence's frames, COLMAP's convention.
-            target: the row of the other frame.
+            target: row of the other frame.
 
         Returns:
-            (N,) bool, which were found, and (N, 2) float32 px, where.
+            (N,) bool, whether each point was found; and (N, 2) float32 px, its position.
         """
         self.described.work_on(row)
         frame, other = self._frames[row], self._frames[target]
@@ -161,7 +161,7 @@ class GuidedFinder:
         return found, self._frames.colmap_from_working(places)
 
     def _working_flow(self, motion: CellMotion, frame: SearchableFrame) -> Floats:
-        """The motion of every pixel (h, w, 2) of a working frame, from that of the cells."""
+        """The motion (h, w, 2) of every pixel of a working frame, interpolated from the cells."""
         if self._grid is None:
             self._grid = self._cells_of_working_pixels(frame)
         cells, working_px_per_cell = self._grid
@@ -170,15 +170,15 @@ class GuidedFinder:
         return np.asarray(flow * working_px_per_cell, np.float32)
 
     def _cells_of_working_pixels(self, frame: SearchableFrame) -> tuple[Floats, npt.NDArray[np.float64]]:
-        """Where every working pixel (h, w, 2) is among a motion's cells, and working pixels per cell of the map.
+        """Position (h, w, 2) of every working pixel on the grid of cells, and working pixels per cell of the map.
 
-        All frames of a video have one content area, and so one grid.
+        All frames of a video share one content area and therefore one grid.
         """
         width, height = self._frames.size
         working = np.indices((height, width))[::-1].reshape(2, -1).T.astype(np.float32)
         image = self._frames.colmap_from_working(working)
         network = frame.described.frame.network_from_image(image.astype(np.float64))
-        # The middle of the first cell is at (0.5, 0.5).
+        # The centre of the first cell is at (0.5, 0.5).
         cells = ((network - 0.5) / _STEP).astype(np.float32).reshape(height, width, 2)
         corners = self._frames.working_from_colmap(
             frame.described.frame.image_from_network(np.array([[0.0, 0.0], [1.0, 1.0]])).astype(np.float32)

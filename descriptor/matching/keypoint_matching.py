@@ -1,8 +1,8 @@
-"""Keypoints of frames and their matches by descriptors, as Dense Descriptor Learning (DDL) makes them.
+"""Keypoints and their matches by dense descriptors, as in Dense Descriptor Learning (DDL).
 
-Keypoints are where SIFT (Lowe, IJCV 2004) finds something, without its descriptors; a match is the best cell of the
-other frame's map if it leads back near to its start, given to the keypoint that is nearest there. Those that agree on
-an epipolar geometry stay.
+SIFT (Lowe, IJCV 2004) detects the keypoints, without its descriptors. A keypoint is matched to the best cell of the
+other frame's map if the reverse match ends near its start, and assigned to the nearest keypoint there. Matches that
+agree with the epipolar geometry are kept.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pipeline.command.bounds import Count, Positive, Settings
 
 Floats = npt.NDArray[np.float32]
 
-# DDL's distances are in px of frames made smaller by this.
+# DDL's distances are in px of frames downsampled by this.
 _DDL_DOWNSAMPLING = 4.0
 _MIN_MATCHES = 16
 _CONFIDENCE, _MAX_TRIALS = 0.999, 2000
@@ -46,13 +46,13 @@ class KeypointRules(Settings):
 
 
 class KeypointMatcher:
-    """Detects keypoints once a frame, and matches frames.
+    """Detects keypoints once per frame, and matches frames.
 
     Args:
-        frames: in which keypoints are detected.
-        described: the same frames.
+        frames: working frames, in which keypoints are detected.
+        described: the same frames, described.
         rules: DDL's options.
-        seed: of the random choices.
+        seed: seed of the random choices.
     """
 
     def __init__(self, frames: WorkingFrames, described: DescribedFrames, rules: KeypointRules, seed: int) -> None:
@@ -68,11 +68,11 @@ class KeypointMatcher:
         )
 
     def keypoints(self, row: int) -> Floats:
-        """The keypoints (N, 2) px of a frame, COLMAP's convention; none if it cannot be read or shows nothing."""
+        """The keypoints (N, 2) px of a frame, COLMAP's convention; empty if it cannot be read or has no texture."""
         if row not in self._keypoints:
             frame = self._frames[row]
             found = [] if frame is None else self._detector.detect(frame.image, frame.mask)
-            # SIFT may give one more for each further orientation of a place, and more than it was asked for.
+            # SIFT repeats a keypoint for each orientation and may return more than requested.
             strongest = sorted(found, key=lambda each: -each.response)[: self._rules.max_feature_detection]
             places = np.array([each.pt for each in strongest], np.float32).reshape(-1, 2)
             self._keypoints[row] = self._frames.colmap_from_working(np.unique(places, axis=0))
@@ -88,7 +88,7 @@ class KeypointMatcher:
             return nothing
         chosen = np.arange(len(keypoints))
         if count is not None and count < len(chosen):
-            # The same for a pair, whatever was matched before.
+            # Seeded by the pair, so that the choice does not depend on earlier matches.
             random = np.random.default_rng((self._seed, first, second))
             chosen = np.sort(random.choice(len(keypoints), count, replace=False))
         matches = match(self._described.engine, source, keypoints[chosen].astype(np.float64), target)
@@ -102,7 +102,7 @@ class KeypointMatcher:
         return PairMatches(rows[agree], float(agree.mean()))
 
     def _agree(self, first: Floats, second: Floats) -> npt.NDArray[np.bool_]:
-        """Which matches (M, 2), (M, 2) px agree on an epipolar geometry."""
+        """Which matches (M, 2), (M, 2) px are inliers of the epipolar geometry."""
         threshold_px = _DDL_DOWNSAMPLING * self._rules.residual_threshold
         _, inliers = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold_px, _CONFIDENCE, _MAX_TRIALS)
         return np.zeros(len(first), bool) if inliers is None else np.asarray(inliers[:, 0] > 0)
@@ -111,7 +111,11 @@ class KeypointMatcher:
 def _snapped(
     source: npt.NDArray[np.int64], places: npt.NDArray[np.float64], keypoints: Floats, most_px: float
 ) -> npt.NDArray[np.int64]:
-    """Rows of the source's keypoints and of those nearest to where they were found, if near enough; each but once."""
+    """Assign each match to the nearest target keypoint within a distance; each target keypoint is used once.
+
+    Returns:
+        (M, 2) int64, rows of source and target keypoints.
+    """
     if not len(source):
         return np.zeros((0, 2), np.int64)
     found = cv2.BFMatcher(cv2.NORM_L2).match(places.astype(np.float32), keypoints)

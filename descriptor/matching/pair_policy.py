@@ -1,10 +1,10 @@
-"""Which frames are matched with which: the policy of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020).
+"""Selection of frame pairs to match: the policy of Dense Descriptor Learning (DDL; Liu et al., CVPR 2020).
 
-A frame is matched with each of the next ones (the temporal range). Then later ones are tried with a few keypoints, but
-for so many between them (searching). Where one agrees as well as the temporal range does on average, the camera has
-come back, and every frame is matched (the spatial range) until one agrees clearly less.
+A frame is matched with each of the next frames (temporal range). Later frames are then tried at intervals with a few
+keypoints (searching). If one reaches the mean inlier ratio of the temporal range, the camera has returned, and every
+following frame is matched (spatial range) until the inlier ratio drops clearly.
 
-What is worth trying may be told otherwise: nothing (sequential matching), or what looks most alike
+The candidates for searching can be replaced: by none (sequential matching), or by the most similar frames
 (`global_descriptor`).
 """
 
@@ -37,20 +37,20 @@ class DdlPolicy(Settings):
 
 @dataclass(frozen=True)
 class PairMatches:
-    """Keypoints of two frames that belong together.
+    """Matched keypoints of two frames.
 
     Attributes:
-        rows: (M, 2) int64, zero-based rows of the first frame's keypoints and of the second's, those that agree.
-        inlier_ratio: which share of all matches these are, 0..1; 0 without a match.
+        rows: (M, 2) int64, zero-based rows of keypoints of the first and the second frame; inliers only.
+        inlier_ratio: share of the inliers among all matches, 0..1; 0 without a match.
     """
 
     rows: Integers
     inlier_ratio: float
 
 
-# Matches a frame with another, with so many of its keypoints; None for all of them.
+# Matches two frames with a number of keypoints of the first; None for all of them.
 MatchPair = Callable[[int, int, int | None], PairMatches]
-# The rows that are worth trying with a frame, ascending.
+# Rows to try with a frame, ascending.
 Candidates = Callable[[int], Iterable[int]]
 
 
@@ -60,14 +60,14 @@ def match_from(
     """Match a frame with later ones.
 
     Args:
-        first: its row.
-        frame_count: of the video.
+        first: row of the frame.
+        frame_count: number of frames of the video.
         policy: DDL's options.
         match: matches two frames.
-        candidates: beyond the temporal range; by default every `policy.skip_interval`-th frame.
+        candidates: rows to try beyond the temporal range; default: every `policy.skip_interval`-th frame.
 
     Yields:
-        The row of each frame that agrees well enough, with the matches.
+        The row of each frame with a sufficient inlier ratio, and the matches.
     """
     ratios = []
     end = min(frame_count, first + policy.temporal_range + 1)

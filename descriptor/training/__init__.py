@@ -1,1 +1,1 @@
-"""Training, whatever the method: the loop, checkpoints on disk, logs, optimizer, augmentation."""
+"""Training for all methods: loop, checkpoints, logs, optimizer, augmentation."""

@@ -1,8 +1,7 @@
-"""Changes of a frame that endoscopy makes too, so that a descriptor learns to see past them.
+"""Augmentation with the variations of endoscopy, so that descriptors become invariant to them.
 
-Light that is nearer or of another colour, the white balance of another processor, highlights on wet tissue, defocus, a
-turned scope, compression. Each frame of a group is changed in its own way; points and masks follow where the picture
-turns.
+Brightness and colour of the light, white balance, highlights on wet tissue, defocus, noise, rotation of the scope, and
+compression. Each frame of a group is augmented independently; points and masks are rotated with their frame.
 """
 
 from dataclasses import replace
@@ -15,7 +14,7 @@ from descriptor.clips.clip import PointPairs
 from descriptor.clips.groups import Group
 from descriptor.clips.sparse_correspondence import on_tissue
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 Random = np.random.Generator
 
 _STOPS = 1.0
@@ -29,15 +28,15 @@ _ODDS = 0.5
 
 
 def augment(group: Group, strength: float, random: Random) -> Group:
-    """Change a group's frames.
+    """Augment the frames of a group.
 
     Args:
         group: frames, masks, points.
-        strength: 0 changes nothing, 1 as much as endoscopy does.
-        random: decides.
+        strength: 0 changes nothing, 1 corresponds to the variation in endoscopy.
+        random: random generator.
 
     Returns:
-        Frames, masks and points that fit each other; points that leave the picture are gone.
+        Consistent frames, masks and points; points that leave the image are removed.
     """
     if strength <= 0:
         return group
@@ -45,10 +44,10 @@ def augment(group: Group, strength: float, random: Random) -> Group:
     for image, mask in zip(group.images, group.masks, strict=True):
         turn = _turn(image.shape[:2], strength, random)
         size = (image.shape[1], image.shape[0])
-        turned = cv2.warpAffine(image, _opencv(turn), size, flags=cv2.INTER_LINEAR)
+        rotated = cv2.warpAffine(image, _opencv(turn), size, flags=cv2.INTER_LINEAR)
         inside = cv2.warpAffine(mask.astype(np.uint8) * 255, _opencv(turn), size, flags=cv2.INTER_LINEAR) == 255
-        changed = change_appearance(np.asarray(turned, np.uint8), strength, random)
-        # What is outside the content area is black in every frame.
+        changed = change_appearance(np.asarray(rotated, np.uint8), strength, random)
+        # Pixels outside the content area are black in every frame.
         changed[~inside] = 0
         images.append(changed)
         masks.append(inside)
@@ -62,16 +61,16 @@ def augment(group: Group, strength: float, random: Random) -> Group:
     return replace(group, images=np.stack(images), masks=np.stack(masks), pairs=pairs) if pairs else group
 
 
-def change_appearance(image: Picture, strength: float, random: Random) -> Picture:
-    """Change light, colour, sharpness and compression of a picture (H, W, 3) uint8 RGB; each with even odds."""
+def change_appearance(image: Image, strength: float, random: Random) -> Image:
+    """Change light, colour, sharpness and compression of an image (H, W, 3) uint8 RGB, each with probability 0.5."""
     for change in (_light, _highlights, _blur, _noise, _compress):
         if random.random() < _ODDS:
             image = change(image, strength, random)
     return image
 
 
-def _light(image: Picture, strength: float, random: Random) -> Picture:
-    """Exposure, gamma and white balance, by a table for each channel."""
+def _light(image: Image, strength: float, random: Random) -> Image:
+    """Exposure, gamma and white balance, applied with a lookup table per channel."""
     gain = 2 ** (strength * _STOPS * random.uniform(-1, 1, 1)) * (
         1 + strength * _WHITE_BALANCE * random.uniform(-1, 1, 3)
     )
@@ -81,8 +80,8 @@ def _light(image: Picture, strength: float, random: Random) -> Picture:
     return np.asarray(cv2.LUT(image, table[None]), np.uint8)
 
 
-def _highlights(image: Picture, strength: float, random: Random) -> Picture:
-    """Glints with a soft edge."""
+def _highlights(image: Image, strength: float, random: Random) -> Image:
+    """Specular highlights with soft edges."""
     height, width = image.shape[:2]
     glare = np.zeros((height, width), np.float32)
     for _ in range(1 + int(strength * random.integers(0, _HIGHLIGHTS + 1))):
@@ -93,30 +92,30 @@ def _highlights(image: Picture, strength: float, random: Random) -> Picture:
     return (image + glare * (255.0 - image)).astype(np.uint8)
 
 
-def _blur(image: Picture, strength: float, random: Random) -> Picture:
+def _blur(image: Image, strength: float, random: Random) -> Image:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), 0.3 + strength * _BLUR_PX * random.random()), np.uint8)
 
 
-def _noise(image: Picture, strength: float, random: Random) -> Picture:
+def _noise(image: Image, strength: float, random: Random) -> Image:
     noise = random.normal(0, strength * _NOISE_LEVELS * random.random() + 1e-6, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-def _compress(image: Picture, strength: float, random: Random) -> Picture:
+def _compress(image: Image, strength: float, random: Random) -> Image:
     quality = int(95 - strength * random.uniform(0, 65))
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
 def _turn(size: tuple[int, int], strength: float, random: Random) -> npt.NDArray[np.float64]:
-    """A rotation about the middle: (2, 3) from COLMAP px to COLMAP px."""
+    """A random rotation about the image centre: (2, 3), COLMAP px to COLMAP px."""
     height, width = size
     angle = strength * _TURN_DEG * random.uniform(-1, 1) if random.random() < _ODDS else 0.0
     return np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0))
 
 
 def _opencv(turn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The same map between OpenCV's pixels, whose first centre is (0, 0)."""
+    """The same map between OpenCV's pixels, whose first pixel centre is (0, 0)."""
     return np.column_stack([turn[:, :2], turn[:, 2] + turn[:, :2] @ [0.5, 0.5] - 0.5])
 
 

@@ -1,4 +1,4 @@
-"""What a training depends on besides its settings, known by content: neither folder nor working directory matter."""
+"""Fingerprints of the inputs of a training, by content: independent of folder and working directory."""
 
 import hashlib
 import json
@@ -21,49 +21,52 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Fingerprints, SHA-256 as hex.
+    """Fingerprints of the inputs, SHA-256 as hex.
 
     Attributes:
         data: of the training and validation data.
-        weights: of those that the training starts from; None if it starts from random ones.
+        weights: of the starting weights; None if training starts from random weights.
     """
 
     data: str
     weights: str | None = None
 
     def resumed(self, checkpoint: Checkpoint, folder: RunFolder, data_root: Path) -> "TrainingInputs":
-        """See that a run has the inputs of the checkpoint it resumes from, and return the run's.
+        """Check that the inputs equal those of the checkpoint to resume from, and return the inputs of the run.
 
-        Starting weights are compared if they are given; to resume they are not needed.
+        Starting weights are compared only if given; they are not needed to resume.
 
         Args:
-            checkpoint: the run's last.
-            folder: of the run.
-            data_root: where the data are, for errors.
+            checkpoint: last checkpoint of the run.
+            folder: folder of the run.
+            data_root: folder of the data, for errors.
 
         Raises:
-            LumenError: if the data or the starting weights are other ones.
+            LumenError: if the data or the starting weights differ.
         """
         before = checkpoint.training.get("inputs")
         if not isinstance(before, dict):
-            logger.info("%s does not record its data: they are taken to be those in %s", folder.last, data_root)
+            logger.info("%s does not record its training data: assuming those in %s", folder.last, data_root)
             return self
-        advice = "choose another --log_root, or give the same to resume"
         if before.get("data") != self.data:
             raise LumenError(
-                f"{folder.root} holds a run whose training data were not those in {data_root} as they are now: {advice}"
+                f"{folder.root} contains a run whose training data differ from those now in {data_root}: choose "
+                "another --log_root, or restore the data to resume"
             )
         if self.weights is not None and before.get("weights") != self.weights:
-            raise LumenError(f"{folder.root} holds a run that did not start from the weights given now: {advice}")
+            raise LumenError(
+                f"{folder.root} contains a run that started from other weights than those given now: choose another "
+                "--log_root, or give the same weights to resume"
+            )
         return TrainingInputs(self.data, before.get("weights"))
 
     def to_mapping(self) -> dict[str, Any]:
-        """As a checkpoint keeps them."""
+        """Builtin types, as stored in a checkpoint."""
         return asdict(self)
 
 
 def fingerprint_sequences(training: Sequence[Path], validation: Sequence[Path]) -> str:
-    """Of sequences: what their models, masks and depth maps say, and the names and sizes of their images.
+    """Fingerprint of sequences: content of models and masks, names and sizes of images and depth maps.
 
     Raises:
         LumenError: if a file is missing or cannot be read.
@@ -73,7 +76,7 @@ def fingerprint_sequences(training: Sequence[Path], validation: Sequence[Path]) 
 
 
 def fingerprint_weights(checkpoint: Checkpoint) -> str:
-    """Of a checkpoint's weights alone, whatever its format."""
+    """Fingerprint of a checkpoint's weights, independent of its format."""
     digest = hashlib.sha256()
     for name, value in sorted(checkpoint.model.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
@@ -84,7 +87,7 @@ def fingerprint_weights(checkpoint: Checkpoint) -> str:
 def _sequence_facts(sequence: Path) -> Mapping[str, Any]:
     paths = TrainingPaths.find(sequence)
     if paths is None:
-        raise LumenError(f"{sequence} holds no training data")
+        raise LumenError(f"{sequence} contains no training data")
     files = {
         each.name: each
         for each in (paths.motion, paths.structure, paths.intrinsics, paths.visible, paths.selected)
@@ -94,7 +97,7 @@ def _sequence_facts(sequence: Path) -> Mapping[str, Any]:
     if TrainingPaths.with_depth(sequence) is not None:
         files["depth_scale"] = paths.depth_scale
         folders["depths"] = (paths.depths, "*.png")
-    # The list of all frames may be missing.
+    # The list of all frames is optional.
     contents = {name: fingerprint_path(file) for name, file in files.items() if file != paths.selected or file.exists()}
     listed = {
         name: [name_and_size(path, folder) for path in sorted(folder.glob(pattern))]
@@ -104,7 +107,7 @@ def _sequence_facts(sequence: Path) -> Mapping[str, Any]:
 
 
 def name_and_size(path: Path, root: Path) -> tuple[str, int]:
-    """Of a file: its path below `root`, and its size in bytes.
+    """Path of a file relative to `root`, and its size in bytes.
 
     Raises:
         LumenError: if it is missing.
@@ -114,5 +117,5 @@ def name_and_size(path: Path, root: Path) -> tuple[str, int]:
 
 
 def hash_of(facts: Any) -> str:
-    """SHA-256 of builtin types, as hex."""
+    """SHA-256 of builtin types as hex."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The folder that train.py and test.py write into."""
+"""The output folder of train.py and test.py."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,28 +9,28 @@ from descriptor.training.paths import RunFolder
 from pipeline.errors import LumenError
 from pipeline.outputs.folders import output_folder
 
-# Dense Descriptor Learning's command lines give both the same folder.
+# Command lines of Dense Descriptor Learning use one folder for both.
 _COMMANDS = "train.py or test.py"
 _TEST_FILES = ("pck.txt", "pck.json", "pck.png", "errors.png", "matches.png", "test.yaml", "reports/test.json")
 
 
 @contextmanager
 def log_folder(root: Path, inputs: Iterable[Path | None]) -> Iterator[None]:
-    """Claim `--log_root`, and hold it.
+    """Lock `--log_root` for writing.
 
     Args:
         root: the folder.
-        inputs: what is read; the folder may not overlap with it.
+        inputs: input paths, which the folder must not overlap.
 
     Raises:
-        LumenError: if the folder holds something else or overlaps with an input, or another process holds it.
+        LumenError: if the folder contains other files, overlaps with an input, or is locked by another process.
     """
     with output_folder(root, _COMMANDS, inputs=inputs, flag="--log_root", adopted=lambda: _older_run(RunFolder(root))):
         yield
 
 
 def _older_run(folder: RunFolder) -> list[Path]:
-    """The files of a training by a version that kept no record, so that it can be resumed."""
+    """The files of a training by a version that did not record its outputs, so that it can be resumed."""
     try:
         is_ours = folder.last.is_file() and Checkpoint.load(folder.last).config is not None
     except LumenError:

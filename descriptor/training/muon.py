@@ -1,7 +1,7 @@
-"""Muon: steps of equal size in every direction that a layer's kernel can change in.
+"""Muon: orthogonalised steps, of equal size in every direction of a layer's kernel.
 
-Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). PyTorch's own takes matrices alone, and
-computes in bfloat16, which processors without instructions for it do slowly.
+Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024). PyTorch's implementation accepts only
+matrices and computes in bfloat16, which is slow on processors without native support.
 """
 
 from collections.abc import Iterable
@@ -9,21 +9,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-# Of the polynomial that takes singular values near 1 in few rounds (Jordan et al.).
+# Coefficients of the polynomial that moves singular values close to 1 in few iterations (Jordan et al.).
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ROUNDS = 5
-# Mean size of an entry of a step, as Adam has it (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2).
+# RMS of a step, matched to Adam's (Liu et al., "Muon is scalable for LLM training", 2025, section 2.2).
 _STEP_SIZE = 0.2
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, made orthogonal before each step.
+    """Momentum, orthogonalised before each step.
 
     Args:
-        kernels: parameters of two or more dimensions; all but the first count as one.
-        lr: learning rate, for which that of Adam is right.
-        momentum: 0..1, Nesterov's.
-        weight_decay: decoupled, as AdamW has it.
+        kernels: parameters of two or more dimensions; all but the first are flattened.
+        lr: learning rate, on the scale of Adam's.
+        momentum: Nesterov momentum, 0..1.
+        weight_decay: decoupled weight decay, as in AdamW.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """Change each parameter that has a gradient."""
+        """Update each parameter that has a gradient."""
         for group in self.param_groups:
             for kernel in group["params"]:
                 if kernel.grad is not None:
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix (M, N) with all singular values brought near 1, between about 0.7 and 1.2 (Newton-Schulz)."""
+    """The matrix (M, N) with all singular values moved to about 0.7..1.2 (Newton-Schulz iteration)."""
     first, third, fifth = _COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
     result = matrix.T if is_tall else matrix

@@ -1,4 +1,4 @@
-"""Every file name of a training run."""
+"""File names of a training run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,27 +16,27 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """The resolved settings, which --config takes."""
+        """The resolved settings, in the format of --config."""
         return self.root / "train.yaml"
 
     @property
     def last(self) -> Path:
-        """The checkpoint to go on from."""
+        """The checkpoint to resume from."""
         return self.root / "last.pt"
 
     @property
     def best(self) -> Path:
-        """The checkpoint that validated best."""
+        """The checkpoint with the best validation."""
         return self.root / "best.pt"
 
     @property
     def history(self) -> Path:
-        """What each validation found."""
+        """Results of each validation."""
         return self.root / "history.json"
 
     @property
     def plot(self) -> Path:
-        """PCK and loss against the time."""
+        """Plot of PCK and loss against time."""
         return self.root / "training.png"
 
     @property
@@ -49,17 +49,17 @@ class RunFolder:
         return self.root / "reports" / "train.json"
 
     def files(self) -> list[Path]:
-        """The files of a run that are there."""
+        """The existing files of the run."""
         named = (self.config, self.last, self.best, self.history, self.plot, self.report)
         there = [path for path in named if path.exists()]
         return there + sorted(self.events.glob("events.out.tfevents.*")) + sorted(self.root.glob("bad_batch_*.npz"))
 
     def bad_batch(self, rank: int) -> Path:
-        """The batch at which the loss was no number."""
+        """The batch for which the loss was not finite."""
         return self.root / f"bad_batch_{rank}.npz"
 
     @staticmethod
     def save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-        """Write an NPZ file, atomically."""
+        """Write an NPZ file atomically."""
         with atomic_write(path) as partial, partial.open("wb") as stream:
             np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A training from folder to checkpoints, whatever the method: begun, gone on with, stopped, reported."""
+"""A training run of any method: start or resume, train, report."""
 
 import logging
 from collections.abc import Callable, Collection, Mapping
@@ -21,14 +21,14 @@ from pipeline.command.config import to_mapping
 from pipeline.errors import Interrupted, LumenError
 from pipeline.report import StageReport
 
-# What may differ between a run and the one that goes on with it, whatever the method.
+# Settings that may change when a run of any method is resumed.
 _FREE_TO_CHANGE = {"method", "device", "num_workers", "display_interval", "validation_interval", "record_path"}
 
 logger = logging.getLogger(__name__)
 
 
 class RunSettings(TrainerSettings, Protocol):
-    """What a run reads besides of what its loop does."""
+    """Settings of a run, in addition to those of its loop."""
 
     @property
     def log_root(self) -> Path: ...
@@ -44,14 +44,14 @@ class RunSettings(TrainerSettings, Protocol):
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a run begins with.
+    """Initial state of a run.
 
     Attributes:
-        config: the settings as they are used.
-        method: what is trained, and on what.
-        checkpoint: of this run, to go on from.
-        inputs: what the training depends on besides its settings.
-        counts: for the report.
+        config: the resolved settings.
+        method: network and data.
+        checkpoint: checkpoint to resume from, if any.
+        inputs: fingerprints of the inputs.
+        counts: counts for the report.
     """
 
     config: RunSettings
@@ -65,18 +65,18 @@ def run_training(
     config: RunSettings,
     begin: Callable[[torch.device, Processes, RunFolder, StageReport], Beginning],
 ) -> list[Path]:
-    """Train until done or stopped; a run in the same folder with the same settings goes on where it was.
+    """Train until done or stopped; a run in the same folder with the same settings is resumed.
 
     Args:
         config: the settings.
         begin: reads data and weights.
 
     Returns:
-        The checkpoints: best, last.
+        Paths of the best and the last checkpoint.
 
     Raises:
-        Interrupted: if a signal stopped it; its last checkpoint is written.
-        LumenError: if data, settings or checkpoint do not fit, or the loss is no number.
+        Interrupted: if a signal stopped the run; its last checkpoint is written.
+        LumenError: if data, settings or checkpoint do not fit, or the loss is not finite.
     """
     report = StageReport("train")
     keep_freed_memory()
@@ -84,49 +84,49 @@ def run_training(
     folder = RunFolder(config.log_root)
     with join_processes(device) as processes, _claimed_by_first(config, folder, processes):
         torch.manual_seed(config.seed)
-        begun = begin(device, processes, folder, report)
-        trainer = Trainer(begun.config, begun.method, device, processes, folder, begun.inputs)
-        if begun.checkpoint is not None:
-            trainer.resume(begun.checkpoint)
-            logger.info("going on from step %d of %s", trainer.state.step, folder.last)
+        initial = begin(device, processes, folder, report)
+        trainer = Trainer(initial.config, initial.method, device, processes, folder, initial.inputs)
+        if initial.checkpoint is not None:
+            trainer.resume(initial.checkpoint)
+            logger.info("resuming from step %d of %s", trainer.state.step, folder.last)
         if processes.is_first:
-            save_recorded(begun.config, folder.config)
+            save_recorded(initial.config, folder.config)
         with report.timed("train"):
             trainer.run()
         if processes.is_first:
-            report.counts |= {"steps": trainer.state.step, **begun.counts, **trainer.state.history[-1]}
+            report.counts |= {"steps": trainer.state.step, **initial.counts, **trainer.state.history[-1]}
             report.save(folder.report)
         if trainer.was_stopped:
-            what = "the training is done" if trainer.is_done else f"step {trainer.state.step} is saved"
-            raise Interrupted(f"{what} in {folder.last}; the same command continues from there")
+            what = "the finished training" if trainer.is_done else f"step {trainer.state.step}"
+            raise Interrupted(f"{what} is saved in {folder.last}; run the same command to continue")
     return [folder.best, folder.last]
 
 
 def check_same_run(config: Any, checkpoint: Checkpoint, folder: RunFolder, free: Collection[str] = ()) -> None:
-    """See that a run's settings are those of the checkpoint it resumes from, except some that may change.
+    """Check that the settings equal those of the checkpoint to resume from, except those that may change.
 
-    Settings that the checkpoint does not have, because its version had none of that name, count as the default. Paths
-    are not compared: `TrainingInputs` compares what they lead to.
+    Settings missing from the checkpoint, because its version did not have them, count as the default. Paths are not
+    compared: `TrainingInputs` compares the content.
 
     Raises:
-        LumenError: naming the first that is not.
+        LumenError: naming the first setting that differs.
     """
     private = private_names(type(config))
     if "inputs" not in checkpoint.training:
-        # What is trained on is known by the names of the patients alone.
+        # Only the patient names identify the training data.
         private -= set(getattr(config, "PRIVATE", ()))
     before = {each.name: each.default for each in fields(config) if each.default is not MISSING}
     before = to_mapping(before) | (checkpoint.config or {})
     for name, now in to_mapping(config).items():
         if name not in _FREE_TO_CHANGE | private | set(free) and before.get(name) != now:
             raise LumenError(
-                f"{folder.root} holds a run with --{name} {before.get(name)}, this one has {now}: choose another "
-                "--log_root, or give the same settings to resume it"
+                f"{folder.root} contains a run with --{name} {before.get(name)}, now it is {now}: choose another "
+                "--log_root, or give the same settings to resume"
             )
 
 
 def _claimed_by_first(config: RunSettings, folder: RunFolder, processes: Processes) -> AbstractContextManager[None]:
-    """The run's folder is claimed by the first process; weights in it belong to the run that is resumed."""
+    """Lock the folder of the run in the first process; when resuming, the starting weights may lie inside it."""
     if not processes.is_first:
         return nullcontext()
     weights = None if folder.last.exists() else config.trained_model_path

@@ -1,4 +1,4 @@
-"""The training loop: steps that depend on the seed and their number alone, checkpoints that go on from any of them."""
+"""The training loop: steps depend only on the seed and the step number, so that a run can resume at any step."""
 
 import logging
 import time
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from descriptor.checkpoint import Checkpoint
 from descriptor.training.distributed import Processes
 from descriptor.training.inputs import TrainingInputs
-from descriptor.training.log import Picture, TrainingLog
+from descriptor.training.log import Image, TrainingLog
 from descriptor.training.paths import RunFolder
 from descriptor.training.recorded_settings import recorded
 from pipeline.command.interruption import stop_request
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class TrainerSettings(Protocol):
-    """The settings that the loop itself reads, of any method."""
+    """Settings of the training loop, for all methods."""
 
     @property
     def num_epoch(self) -> int: ...
@@ -52,10 +52,10 @@ class TrainerSettings(Protocol):
 
 
 class Figures(Protocol):
-    """What a validation found: a dataclass, said in one line by `str`.
+    """Results of a validation: a dataclass with a one-line `str`.
 
     Attributes:
-        pck: shares of points that are found again, by growing distance; the first decides which checkpoint is best.
+        pck: shares of correct points at increasing thresholds; the first determines the best checkpoint.
     """
 
     @property
@@ -67,13 +67,13 @@ class Figures(Protocol):
 
 
 class TrainingMethod(Protocol):
-    """What differs from method to method.
+    """Interface of a training method.
 
     Attributes:
-        name: of the backend, in checkpoints.
-        network: on its device, in training mode; parameters that ask for gradients are trained.
-        parts: into which the data of a step fall; each process takes some.
-        thresholds_px: of the validations' `pck`.
+        name: name of the backend in checkpoints.
+        network: the network on its device, in training mode; parameters that require gradients are trained.
+        parts: number of parts that the data of a step are divided into; each process takes some.
+        thresholds_px: thresholds of the `pck` of validations.
     """
 
     @property
@@ -86,42 +86,42 @@ class TrainingMethod(Protocol):
     def thresholds_px(self) -> tuple[int, ...]: ...
 
     def draw(self, step: int, number: int) -> Any:
-        """The part of this number of a step's data; None if chance finds nothing. Called from several threads."""
+        """Draw one part of a step's data; None if no sample is found. Called from several threads."""
 
     def loss(self, part: Any, step: int, share: float) -> Tensor:
-        """The mean over the points of a part, at a step, when a share 0..1 of the training is done."""
+        """The mean loss over the points of a part, at a step and a completed share 0..1 of the training."""
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By name: checkpoints keep their state under it."""
+        """Optimizers by name; checkpoints store their state under the name."""
 
     def rates(self, share: float, step: int) -> Mapping[str, float]:
-        """Each optimizer's learning rate when a share 0..1 of the training is done; the first is shown."""
+        """Learning rate of each optimizer at a completed share 0..1 of the training; the first is logged."""
 
     def settle(self) -> None:
-        """Make the network ready to be used with the weights as they are."""
+        """Prepare the network for inference with the current weights."""
 
     def validate(self) -> Figures:
-        """Find points again in data that are the same each time; the network is left in training mode."""
+        """Match points of a fixed data set; the network is left in training mode."""
 
-    def pictures(self) -> dict[str, Picture]:
-        """To look at in TensorBoard."""
+    def pictures(self) -> dict[str, Image]:
+        """Images for TensorBoard, by name."""
 
     def arrays(self, part: Any) -> dict[str, np.ndarray]:
-        """A part of the data, to be kept for inspection."""
+        """Arrays of a part of the data, saved for inspection."""
 
     def starting_from(self, weights: Path) -> str:
-        """The flags by which another run starts from weights, and what to change if these led to no number."""
+        """Flags that start another run from weights, with a change that helps if the loss was not finite."""
 
 
 @dataclass
 class TrainingState:
-    """How far a run is; what a checkpoint keeps besides the weights and the optimizer.
+    """Progress of a run, stored in checkpoints beside weights and optimizers.
 
     Attributes:
-        step: steps done.
-        elapsed_s: time spent, validations included, over all interruptions.
-        best: the highest share of points within the first threshold so far.
-        history: of each validation.
+        step: completed steps.
+        elapsed_s: training time including validations, summed over interruptions.
+        best: highest share of points within the first threshold so far.
+        history: results of each validation.
     """
 
     step: int = 0
@@ -131,15 +131,15 @@ class TrainingState:
 
 
 class Trainer:
-    """Trains a network by some method.
+    """Trains a network.
 
     Args:
         config: all settings, a dataclass.
-        method: what is trained, and on what.
-        device: where the network is.
-        processes: that train together.
-        folder: where files go.
-        inputs: what the training depends on besides its settings.
+        method: network and data.
+        device: device of the network.
+        processes: the processes of the training.
+        folder: output folder.
+        inputs: fingerprints of the inputs.
     """
 
     def __init__(
@@ -160,12 +160,12 @@ class Trainer:
         self._share = 0.0
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go on from where a checkpoint of this run was made."""
+        """Resume from a checkpoint of this run."""
         self._network.load_state_dict(checkpoint.model)
         states = checkpoint.optimizer or {}
         if states.keys() != self._optimizers.keys():
             raise LumenError(
-                f"{self._folder.last} does not hold what its optimizer needs to go on: choose another --log_root, with "
+                f"{self._folder.last} lacks the optimizer state needed to resume: choose another --log_root, with "
                 f"{self._method.starting_from(self._folder.last)}"
             )
         for name, optimizer in self._optimizers.items():
@@ -173,10 +173,10 @@ class Trainer:
         self.state = TrainingState(**checkpoint.training["state"])
 
     def run(self) -> None:
-        """Train to the end, or until a signal asks to stop.
+        """Train to the end, or until a signal requests a stop.
 
         Raises:
-            LumenError: if the loss or its gradient is no number any more; the batch is kept.
+            LumenError: if the loss or its gradient is not finite; the batch is saved.
         """
         config, state = self._config, self.state
         total = config.num_epoch * config.num_iter if config.max_minutes is None else None
@@ -191,7 +191,7 @@ class Trainer:
                 rates = self._method.rates(self._share, state.step)
                 loss = self._step(parts, rates)
                 state.step += 1
-                # Waiting for data and validating count too: --max_minutes are those of the clock.
+                # --max_minutes is wall-clock time, so waiting for data and validation count.
                 state.elapsed_s, last = state.elapsed_s + time.monotonic() - last, time.monotonic()
                 bar.update()
                 log.step(state.step, loss, next(iter(rates.values())), state.elapsed_s)
@@ -204,22 +204,22 @@ class Trainer:
                 if self._must_stop():
                     break
             if not state.history or state.history[-1]["step"] != state.step:
-                # First what was trained: whoever asks to stop may not wait for more.
+                # Saved before the validation, because the user may stop the process before it ends.
                 self.save()
                 self._validate(log)
 
     @property
     def was_stopped(self) -> bool:
-        """Whether a signal asked to stop, here or in another process; the last checkpoint is written."""
+        """Whether a signal requested a stop, in this or another process; the last checkpoint is written."""
         return self._stop_requested or bool(stop_request)
 
     @property
     def is_done(self) -> bool:
-        """Whether the training has reached its end."""
+        """Whether the training is complete."""
         return self._share_done() >= 1
 
     def save(self) -> None:
-        """Write the last checkpoint, with the statistics of the weights as they are."""
+        """Write the last checkpoint, with statistics of the current weights."""
         self._write(self._folder.last)
 
     def _share_done(self) -> float:
@@ -234,7 +234,7 @@ class Trainer:
         return TrainingLog(self._folder, *intervals, config.batch_size, self.state.step, self._processes.is_first)
 
     def _prepared(self, total: int | None) -> Iterator[list[Any]]:
-        """This process's parts of the data of each step to come, drawn ahead of time."""
+        """This process's parts of the data of each remaining step, drawn ahead of time."""
         steps = count(self.state.step) if total is None else range(self.state.step, total)
         if self._share_done() >= 1:
             return
@@ -256,7 +256,7 @@ class Trainer:
         return [part for part in (self._method.draw(step, number) for number in mine) if part is not None]
 
     def _step(self, parts: list[Any], rates: Mapping[str, float]) -> float:
-        """One step of the optimizers; the loss, the mean over all parts of all processes."""
+        """Take one optimizer step; return the loss averaged over all parts of all processes."""
         self._network.zero_grad()
         total = torch.zeros((), device=self._device)
         for part in parts:
@@ -277,7 +277,7 @@ class Trainer:
         return float(total)
 
     def _not_a_number(self, parts: list[Any], loss: float) -> LumenError:
-        """Keep the batch and the weights before it, and say so."""
+        """Save the batch and the weights before it; return the error that reports them."""
         path = self._folder.bad_batch(self._processes.rank)
         arrays = {
             f"{name}_{number}": array
@@ -288,8 +288,9 @@ class Trainer:
         if self._processes.is_first:
             self.save()
         return LumenError(
-            f"the loss is {loss} or its gradient is not finite at step {self.state.step}; the batch is in {path}. Go "
-            f"on from the weights before it in another --log_root, with {self._method.starting_from(self._folder.last)}"
+            f"the loss ({loss}) or its gradient is not finite at step {self.state.step}; the batch is in {path}. "
+            "Continue from the previous weights in another --log_root, with "
+            f"{self._method.starting_from(self._folder.last)}"
         )
 
     def _validate(self, log: TrainingLog) -> None:
@@ -305,7 +306,7 @@ class Trainer:
             state.best = max(state.best, found.pck[0])
             if is_best:
                 self._write(self._folder.best, found, settle=False)
-            # After the best, which it says was written.
+            # Written after the best checkpoint, because it records the best result.
             self._write(self._folder.last, found, settle=False)
         self._processes.wait()
 
@@ -327,13 +328,13 @@ class Trainer:
         ).save(path)
 
     def _must_stop(self) -> bool:
-        """Whether to stop here: what one process knows, all do."""
-        # In double precision, in which a run that goes on computes its share.
+        """Whether to stop at this step; all processes decide alike."""
+        # In double precision, as in a resumed run.
         state = [float(bool(stop_request)), self._share_done()]
         wanted = torch.tensor(state, dtype=torch.float64, device=self._device)
         self._processes.sum([wanted])
         self._stop_requested = bool(wanted[0] > 0)
-        # The mean over processes, lest each train with a rate of its own.
+        # The mean over processes, so that all use the same learning rate.
         self._share = float(wanted[1]) / self._processes.count
         return self._stop_requested or self._share >= 1
 

@@ -1,4 +1,4 @@
-"""Checkpoints survive a round trip; those that people have are read, others are refused in one line."""
+"""Checkpoints round-trip; published ones are read; invalid files are refused in one line."""
 
 import argparse
 import logging
@@ -43,7 +43,7 @@ def saved(network: FCDenseNet, tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_saved_is_loaded(network: FCDenseNet, saved: Path) -> None:
+def test_checkpoint_round_trip(network: FCDenseNet, saved: Path) -> None:
     loaded = Checkpoint.load(saved)
     assert (loaded.epoch, loaded.step, loaded.validation, loaded.method) == (2, 70, 0.25, "fcdensenet")
     assert loaded.config == {"image_downsampling": 8.0, "network_downsampling": 32}
@@ -51,7 +51,7 @@ def test_what_is_saved_is_loaded(network: FCDenseNet, saved: Path) -> None:
     assert loaded.model.keys() == network.state_dict().keys()
 
 
-def test_the_descriptor_takes_shape_and_geometry_from_the_file(network: FCDenseNet, saved: Path) -> None:
+def test_descriptor_reads_shape_and_geometry_from_the_file(network: FCDenseNet, saved: Path) -> None:
     descriptor = load_descriptor(saved)
     assert isinstance(descriptor, FCDenseNetDescriptor)
     assert descriptor.network.shape == network.shape
@@ -59,7 +59,7 @@ def test_the_descriptor_takes_shape_and_geometry_from_the_file(network: FCDenseN
     assert not descriptor.network.training
 
 
-def test_a_number_of_pixels_fits_the_downsampling_to_each_content_area(network: FCDenseNet, tmp_path: Path) -> None:
+def test_network_pixels_determine_the_downsampling_of_each_content_area(network: FCDenseNet, tmp_path: Path) -> None:
     config = {"image_downsampling": 8.0, "network_downsampling": 32, "network_pixels": 32 * 64}
     Checkpoint(network.state_dict(), method="fcdensenet", config=config).save(tmp_path / "last.pt")
     descriptor = load_descriptor(tmp_path / "last.pt")
@@ -73,7 +73,7 @@ def test_a_number_of_pixels_fits_the_downsampling_to_each_content_area(network: 
         )
 
 
-def test_a_file_without_our_part_has_the_published_geometry(network: FCDenseNet, tmp_path: Path) -> None:
+def test_a_published_file_has_the_published_geometry(network: FCDenseNet, tmp_path: Path) -> None:
     model = {f"module.{name}": value for name, value in network.state_dict().items()}
     torch.save({"model": model, "optimizer": {}, "epoch": 1, "step": 5, "validation": 0.1}, tmp_path / "theirs.pt")
     descriptor = load_descriptor(tmp_path / "theirs.pt")
@@ -86,7 +86,7 @@ class Hostile:
         return (Path.touch, (Path("hostile-code-ran"),))  # type: ignore[return-value]
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(
+def test_a_pickle_with_code_is_refused_and_not_run(
     network: FCDenseNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -100,7 +100,7 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 0.999])
-def test_a_cut_off_file_is_said_to_be_damaged(saved: Path, share: float) -> None:
+def test_a_truncated_file_is_reported_as_damaged(saved: Path, share: float) -> None:
     data = saved.read_bytes()
     saved.write_bytes(data[: int(share * len(data))])
     with pytest.raises(LumenError, match="damaged"):
@@ -108,7 +108,7 @@ def test_a_cut_off_file_is_said_to_be_damaged(saved: Path, share: float) -> None
 
 
 def refusal(path: Path) -> str:
-    """The one line that a file is refused with, without its path."""
+    """The one-line error for a file, without its path."""
     with pytest.raises(LumenError) as caught:
         load_descriptor(path)
     message = str(caught.value)
@@ -116,13 +116,13 @@ def refusal(path: Path) -> str:
     return message.replace(str(path), "FILE")
 
 
-def test_a_missing_file_and_a_folder_are_said_to_be(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "none.pt")
     assert "folder" in refusal(tmp_path)
 
 
 def replace_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Change the pickle in a file of torch's."""
+    """Replace the pickle in a torch file."""
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -131,7 +131,7 @@ def replace_pickle(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 @pytest.mark.parametrize("is_numpy_1", [False, True])
-def test_numpy_scalars_and_arrays_beside_the_weights_are_read_whatever_their_type(
+def test_numpy_values_of_any_type_beside_the_weights_are_read(
     network: FCDenseNet, tmp_path: Path, is_numpy_1: bool
 ) -> None:
     path = tmp_path / "ddl.pt"
@@ -139,7 +139,7 @@ def test_numpy_scalars_and_arrays_beside_the_weights_are_read_whatever_their_typ
     counts = {"epoch": np.int64(3), "step": np.uint16(9000), "validation": np.mean(0.5)}
     torch.save({"model": model, "optimizer": {}, **counts, "losses": np.arange(3.0), "name": np.str_("ddl")}, path)
     if is_numpy_1:
-        # numpy's private package was called so before numpy 2.
+        # Name of NumPy's private package before NumPy 2.
         replace_pickle(path, lambda data: data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
         assert b"cnumpy.core.multiarray\n" in path.read_bytes()
     checkpoint = Checkpoint.load(path)
@@ -157,7 +157,7 @@ def test_numpy_scalars_and_arrays_beside_the_weights_are_read_whatever_their_typ
         np.float32("inf"),
     ],
 )
-def test_a_numpy_scalar_becomes_the_number_that_it_was(tmp_path: Path, number: Any) -> None:
+def test_a_numpy_scalar_keeps_its_value(tmp_path: Path, number: Any) -> None:
     torch.save({"validation": number}, tmp_path / "scalar.pt")
     read = read_checkpoint_file(tmp_path / "scalar.pt")["validation"]
     assert type(read) in (bool, int, float) and read == number
@@ -172,7 +172,7 @@ def test_a_scalar_of_python_2_is_read(tmp_path: Path) -> None:
     assert read_checkpoint_file(path) == {"validation": -1e-7}
 
 
-def test_what_a_file_does_not_say_of_its_training_is_assumed_and_logged(
+def test_unrecorded_training_settings_are_assumed_and_logged(
     network: FCDenseNet, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -180,13 +180,13 @@ def test_what_a_file_does_not_say_of_its_training_is_assumed_and_logged(
     assert not caplog.records
     torch.save(network.state_dict(), tmp_path / "plain.pt")
     load_descriptor(tmp_path / "plain.pt")
-    assert "plain.pt does not say how it was trained: taken to be as DDL's" in caplog.text
+    assert "plain.pt does not record its training settings: assuming those of DDL's" in caplog.text
     torch.save(GiftNetwork().state_dict(), tmp_path / "gift.pt")
     caplog.clear()
     load_descriptor(tmp_path / "gift.pt", rotations=5)
     assert not caplog.records
     load_descriptor(tmp_path / "gift.pt")
-    assert "gift.pt does not say how many rotations its group has: taken to be 5" in caplog.text
+    assert "gift.pt does not record the rotations of its group: assuming 5" in caplog.text
 
 
 def assert_same_network(loaded: object, network: FCDenseNet) -> None:
@@ -204,7 +204,7 @@ def assert_same_network(loaded: object, network: FCDenseNet) -> None:
     "keys",
     [(), ("state_dict",), ("model_state_dict",), ("net",), ("weights",), ("mine",), ("model", "state_dict")],
 )
-def test_weights_are_found_under_any_usual_key_and_prefix(
+def test_weights_are_found_under_any_common_key_and_prefix(
     network: FCDenseNet, tmp_path: Path, prefix: str, keys: tuple[str, ...]
 ) -> None:
     content: dict[str, Any] = OrderedDict((prefix + name, value) for name, value in network.state_dict().items())
@@ -219,7 +219,7 @@ def test_weights_are_found_under_any_usual_key_and_prefix(
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "net."])
-def test_gifts_weights_are_found_together_or_apart(tmp_path: Path, prefix: str) -> None:
+def test_gift_weights_are_found_merged_or_separate(tmp_path: Path, prefix: str) -> None:
     network = GiftNetwork()
     whole = {prefix + name: value for name, value in network.state_dict().items()}
     torch.save({"state_dict": whole}, tmp_path / "whole.pt")
@@ -236,7 +236,7 @@ def test_gifts_weights_are_found_together_or_apart(tmp_path: Path, prefix: str) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("name", ["weights.safetensors", "renamed.pt", "by_torch.pt"])
-def test_weights_of_any_precision_become_single(
+def test_weights_of_any_precision_become_float32(
     network: FCDenseNet, tmp_path: Path, dtype: torch.dtype, name: str
 ) -> None:
     cast = {key: value.to(dtype) if value.is_floating_point() else value for key, value in network.state_dict().items()}
@@ -247,7 +247,7 @@ def test_weights_of_any_precision_become_single(
     assert {value.dtype for value in Checkpoint.load(tmp_path / name).model.values()} == {torch.float32, torch.int64}
 
 
-def test_a_path_may_be_text_or_path_like(saved: Path) -> None:
+def test_a_path_can_be_str_or_path_like(saved: Path) -> None:
     class Place(os.PathLike[str]):
         def __fspath__(self) -> str:
             return str(saved)
@@ -260,17 +260,15 @@ def test_a_path_may_be_text_or_path_like(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_weights_that_are_not_finite_are_refused_naming_the_first(
-    network: FCDenseNet, tmp_path: Path, value: float
-) -> None:
+def test_non_finite_weights_are_refused_naming_the_first(network: FCDenseNet, tmp_path: Path, value: float) -> None:
     weights = network.state_dict()
     weights["finalConv.bias"][3] = value
     torch.save(weights, tmp_path / "bad.pt")
     safetensors.torch.save_file(weights, tmp_path / "bad.safetensors")
     for name in ("bad.pt", "bad.safetensors"):
-        assert refusal(tmp_path / name).startswith("FILE: finalConv.bias holds NaN or infinite")
+        assert refusal(tmp_path / name).startswith("FILE: finalConv.bias contains NaN or infinity")
     torch.save({"finalConv.weight": torch.tensor(1e300, dtype=torch.float64)}, tmp_path / "large.pt")
-    assert "finalConv.weight holds NaN or infinite" in refusal(tmp_path / "large.pt")
+    assert "finalConv.weight contains NaN or infinity" in refusal(tmp_path / "large.pt")
 
 
 @pytest.mark.parametrize(
@@ -282,7 +280,7 @@ def test_weights_that_are_not_finite_are_refused_naming_the_first(
         (torch.ones(3, device="meta"), "on meta"),
     ],
 )
-def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, value: torch.Tensor, message: str) -> None:
+def test_tensors_without_plain_numbers_are_refused(tmp_path: Path, value: torch.Tensor, message: str) -> None:
     torch.save({"model": {"finalConv.weight": value}}, tmp_path / "odd.pt")
     assert message in refusal(tmp_path / "odd.pt")
 
@@ -300,22 +298,25 @@ def write_pickle(content: object, protocol: int) -> Any:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: torch.save({}, path), "holds no weights of a network; it holds nothing"),
+        (lambda path: torch.save({}, path), "contains no network weights; it contains nothing"),
         (lambda path: torch.save([1, 2], path), "not a checkpoint: it holds a list"),
         (lambda path: torch.save(torch.zeros(3), path), "not a checkpoint: it holds a Tensor"),
         (
             lambda path: torch.save({"optimizer": {"state": {0: {"step": torch.zeros(1)}}}, "epoch": 3}, path),
-            "no weights of a network; it holds optimizer, epoch",
+            "no network weights; it contains optimizer, epoch",
         ),
-        (lambda path: torch.save({"model": None, "optimizer": {}}, path), "it holds model, optimizer"),
-        (lambda path: torch.save({"encoder": {}, "decoder": {}, "step": 1}, path), "it holds encoder, decoder, step"),
-        (lambda path: torch.save({"extractor": {}, "embedder": {}}, path), "it holds extractor, embedder"),
+        (lambda path: torch.save({"model": None, "optimizer": {}}, path), "it contains model, optimizer"),
+        (
+            lambda path: torch.save({"encoder": {}, "decoder": {}, "step": 1}, path),
+            "it contains encoder, decoder, step",
+        ),
+        (lambda path: torch.save({"extractor": {}, "embedder": {}}, path), "it contains extractor, embedder"),
         (
             lambda path: torch.save({f"layers.{number}.weight": torch.zeros(1) for number in range(999)}, path),
-            "weights of another network than fcdensenet or gift: 0.weight, 1.weight",
+            "weights of a network other than fcdensenet or gift: 0.weight, 1.weight",
         ),
-        (lambda path: torch.save({f"{n}" * 9999: torch.zeros(1) for n in range(3)}, path), "another network"),
-        (lambda path: torch.save({"some\nthing": torch.tensor(math.nan)}, path), "FILE: some thing holds NaN"),
+        (lambda path: torch.save({f"{n}" * 9999: torch.zeros(1) for n in range(3)}, path), "a network other than"),
+        (lambda path: torch.save({"some\nthing": torch.tensor(math.nan)}, path), "FILE: some thing contains NaN"),
         (lambda path: torch.save({"a": torch.zeros(1), "module.a": torch.zeros(1)}, path), "more than one network"),
         (lambda path: torch.save({"lumensfm": [1], "model": {"a": torch.zeros(1)}}, path), "damaged"),
         (
@@ -335,13 +336,13 @@ def write_pickle(content: object, protocol: int) -> Any:
         (lambda path: path.write_bytes(b"\x10" + 7 * b"\0" + b"{"), "damaged or not a checkpoint"),
     ],
 )
-def test_what_holds_no_weights_is_refused_in_one_line(tmp_path: Path, write: Any, message: str) -> None:
+def test_files_without_weights_are_refused_in_one_line(tmp_path: Path, write: Any, message: str) -> None:
     write(tmp_path / "file")
     assert message in refusal(tmp_path / "file")
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
-def test_a_file_with_random_damage_is_read_or_refused_in_one_line(tmp_path: Path, form: str) -> None:
+def test_a_randomly_damaged_file_is_read_or_refused_in_one_line(tmp_path: Path, form: str) -> None:
     path, random_ = tmp_path / "file", random.Random(0)
     weights = {"finalConv.weight": torch.ones(4), "other": torch.ones(2)}
     if form == "safetensors":
@@ -359,7 +360,7 @@ def test_a_file_with_random_damage_is_read_or_refused_in_one_line(tmp_path: Path
         refusal(path)
 
 
-def test_weights_that_do_not_fit_are_named(network: FCDenseNet, tmp_path: Path) -> None:
+def test_mismatched_weights_are_named(network: FCDenseNet, tmp_path: Path) -> None:
     weights = network.state_dict()
     del weights["bottleneck.bottleneck.layers.1.conv.bias"]
     Checkpoint(weights).save(tmp_path / "less.pt")
@@ -371,13 +372,13 @@ def test_weights_that_do_not_fit_are_named(network: FCDenseNet, tmp_path: Path) 
     assert "1 in the file, nothing in the network" in refusal(tmp_path / "more.pt")
 
 
-def test_counts_that_are_no_numbers_are_unknown(network: FCDenseNet, tmp_path: Path) -> None:
+def test_invalid_counts_are_ignored(network: FCDenseNet, tmp_path: Path) -> None:
     odd = {"epoch": "best", "step": [3], "validation": {"pck": 1.0}}
     torch.save({"model": network.state_dict(), **odd, "optimizer": 3}, tmp_path / "odd.pt")
     loaded = Checkpoint.load(tmp_path / "odd.pt")
     assert (loaded.epoch, loaded.step, loaded.optimizer) == (0, 0, None) and math.isnan(loaded.validation)
 
 
-def test_an_unknown_validation_is_no_number(network: FCDenseNet, tmp_path: Path) -> None:
+def test_an_unknown_validation_is_nan(network: FCDenseNet, tmp_path: Path) -> None:
     Checkpoint(network.state_dict()).save(tmp_path / "new.pt")
     assert math.isnan(Checkpoint.load(tmp_path / "new.pt").validation)

@@ -1,4 +1,4 @@
-"""DDL's image geometry: sizes, positions, and what happens at the edges."""
+"""DDL's image geometry: sizes, positions, and behaviour at the edges."""
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ def test_the_largest_content_area_decides_in_each_direction() -> None:
     assert common_size([wide, high], 4.0, 32) == (160, 224)
 
 
-def test_the_frame_is_about_the_content_and_stays_inside_the_image() -> None:
+def test_the_frame_is_centred_on_the_content_and_stays_inside_the_image() -> None:
     frame = NetworkFrame.of_mask(disc(800, 600, 400, 200, 480, 280), 4.0, (64, 64))
     assert frame.origin == (110 - 32, 60 - 32)
     corner = NetworkFrame.of_mask(disc(800, 600, 0, 0, 80, 80), 4.0, (64, 64))
@@ -44,11 +44,11 @@ def test_a_frame_larger_than_the_image_is_black_around_it() -> None:
     assert frame.cut_mask(np.full((100, 200), 255, np.uint8)).sum() == 50 * 100
 
 
-def test_pixels_go_there_and_back_and_follow_the_picture() -> None:
+def test_pixel_conversions_are_inverse_and_match_the_cut_image() -> None:
     frame = NetworkFrame.of_mask(disc(801, 603, 300, 200, 500, 400), 4.0, (64, 64))
     pixels = np.random.default_rng(0).uniform(0, 600, (50, 2))
     np.testing.assert_allclose(frame.image_from_network(frame.network_from_image(pixels)), pixels, atol=1e-9)
-    # A bright square of 8 px about a place comes out about that place's pixel.
+    # A bright square of 8 px around a position stays centred on its mapped pixel.
     image = np.zeros((603, 801, 3), np.uint8)
     image[300:308, 360:368] = 255
     rows, columns = np.nonzero(frame.cut(image)[..., 0] > 0)
@@ -57,7 +57,7 @@ def test_pixels_go_there_and_back_and_follow_the_picture() -> None:
     np.testing.assert_allclose(frame.network_from_image(np.array([364.0, 304.0])), centre, atol=0.03)
 
 
-def test_a_pixel_that_shows_a_little_of_the_outside_is_not_tissue() -> None:
+def test_a_pixel_partly_outside_the_content_is_not_tissue() -> None:
     mask = disc(400, 400, 42, 40, 361, 360)
     tissue = NetworkFrame.of_mask(mask, 4.0, (96, 96)).cut_mask(mask)
     assert tissue.sum() == 79 * 80
@@ -67,7 +67,7 @@ def test_an_empty_mask_and_an_image_of_another_size_are_refused() -> None:
     with pytest.raises(LumenError, match="no tissue"):
         common_size([np.zeros((100, 100), np.uint8)], 4.0, 32)
     frame = NetworkFrame.of_mask(disc(400, 400, 0, 0, 400, 400), 4.0, (96, 96))
-    with pytest.raises(LumenError, match="200x100 pixels among frames of 400x400"):
+    with pytest.raises(LumenError, match="200x100 pixels, the other frames have 400x400"):
         frame.cut(np.zeros((100, 200, 3), np.uint8))
 
 
@@ -75,7 +75,7 @@ def test_an_empty_mask_and_an_image_of_another_size_are_refused() -> None:
     "mask",
     [disc(1920, 1080, 430, 40, 1490, 1028), disc(640, 512, 80, 16, 560, 496), disc(1920, 1080, 0, 0, 1920, 1080)],
 )
-def test_the_smallest_downsampling_that_keeps_to_a_number_of_pixels_is_found(mask: np.ndarray) -> None:
+def test_the_smallest_downsampling_within_a_number_of_pixels_is_found(mask: np.ndarray) -> None:
     found = fitting_downsampling(mask, 32, 9216)
     fitted, larger = (np.prod(common_size([mask], each, 32)) for each in (found, found - 0.1))
     assert fitted <= 9216 < larger
@@ -87,7 +87,7 @@ def test_a_round_content_area_is_fitted() -> None:
     assert common_size([mask], fitting_downsampling(mask, 32, 9216), 32) == (96, 96)
 
 
-def test_a_frame_that_is_small_enough_is_not_made_smaller_and_too_few_pixels_are_refused() -> None:
+def test_a_small_frame_is_not_downsampled_and_too_few_pixels_are_refused() -> None:
     mask = np.full((60, 60), 255, np.uint8)
     assert fitting_downsampling(mask, 32, 9216) == 1.0
     with pytest.raises(LumenError, match="choose 1024 or more"):

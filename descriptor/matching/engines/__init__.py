@@ -1,1 +1,1 @@
-"""Exact search for the best match in a dense map: torch, CuPy, a NumPy reference, and coarse to fine."""
+"""Search engines for the best match in a dense map: torch, CuPy, a NumPy reference, and coarse-to-fine."""

@@ -1,4 +1,4 @@
-"""The search engines by name, and the choice among them."""
+"""Choice of the search engine by name."""
 
 import importlib
 import logging
@@ -20,54 +20,54 @@ logger = logging.getLogger(__name__)
 
 
 def choose_engine(name: EngineName, device: torch.device) -> SearchEngine:
-    """The engine of that name, for descriptors on a device; if it was left open, says which and why.
+    """Choose an engine for descriptors on a device; "auto" logs the choice and its reason.
 
     Raises:
-        LumenError: if CuPy is wanted where it cannot be used, with the reason.
+        LumenError: if CuPy is requested but unusable, with the reason.
     """
     if name == "coarse_to_fine":
         return CoarseToFineSearch()
     if name == "torch":
         return TorchSearch()
     if name == "auto" and device.type == "cpu":
-        logger.info("descriptors are searched exhaustively by torch on the CPU")
+        logger.info("matching descriptors exhaustively with torch on the CPU")
         return TorchSearch()
     try:
         engine = usable_cupy(device)
     except LumenError as problem:
         if name == "cupy":
             raise LumenError(f"--matcher cupy: {problem}; or use --matcher torch") from problem
-        logger.info("descriptors are searched exhaustively by torch on the GPU (%s)", problem)
+        logger.info("matching descriptors exhaustively with torch on the GPU (%s)", problem)
         return TorchSearch()
     if name == "auto":
-        logger.info("descriptors are searched exhaustively by cupy on the GPU")
+        logger.info("matching descriptors exhaustively with cupy on the GPU")
     return engine
 
 
 def usable_cupy(device: torch.device) -> CupySearch:
-    """The engine on CuPy, once it has found what it should on a device.
+    """Create the CuPy engine and test it on a device.
 
     Raises:
-        LumenError: if CuPy is absent, or finds no GPU, or is broken, or PyTorch computes elsewhere.
+        LumenError: if CuPy is not installed, finds no GPU or is broken, or PyTorch does not use the GPU.
     """
     cupy = _import_cupy()
     try:
         gpus = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
-        raise LumenError(f"CuPy {cupy.__version__} is installed, but finds no GPU ({_one_line(error)})") from error
+        raise LumenError(f"CuPy {cupy.__version__} is installed but finds no GPU ({_one_line(error)})") from error
     if not gpus:
-        raise LumenError(f"CuPy {cupy.__version__} is installed, but finds no GPU")
+        raise LumenError(f"CuPy {cupy.__version__} is installed but finds no GPU")
     if device.type != "cuda":
         raise LumenError(
-            f"CuPy finds a GPU, but descriptors are computed on the CPU by this PyTorch ({torch.__version__}): "
-            "use --device cuda, with a PyTorch that is built for CUDA"
+            f"CuPy finds a GPU, but PyTorch ({torch.__version__}) computes descriptors on the CPU: "
+            "use --device cuda, with a PyTorch built for CUDA"
         )
     try:
         engine = CupySearch(cupy)
         _try_out(engine, device)
-    # Whatever a library that does not fit the driver, or a missing one, may raise.
+    # Missing libraries, or libraries that do not match the driver, raise exceptions of any type.
     except Exception as error:
-        raise LumenError(f"CuPy {cupy.__version__} finds the GPU, but is broken ({_one_line(error)})") from error
+        raise LumenError(f"CuPy {cupy.__version__} finds the GPU but is broken ({_one_line(error)})") from error
     return engine
 
 
@@ -77,28 +77,28 @@ def _import_cupy() -> Any:
     except ModuleNotFoundError as error:
         if error.name == "cupy":
             raise LumenError(f"CuPy is not installed: {_how_to_install()}") from error
-        raise LumenError(f"CuPy is installed, but broken ({_one_line(error)}): {_how_to_install()}") from error
+        raise LumenError(f"CuPy is installed but broken ({_one_line(error)}): {_how_to_install()}") from error
     except Exception as error:
-        raise LumenError(f"CuPy is installed, but broken ({_one_line(error)}): {_how_to_install()}") from error
+        raise LumenError(f"CuPy is installed but broken ({_one_line(error)}): {_how_to_install()}") from error
 
 
 def _how_to_install() -> str:
-    """For the CUDA that PyTorch was built with."""
+    """Installation command for the CUDA version that PyTorch was built with."""
     extra = "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda13"
     return f"pip install -e '.[{extra}]'"
 
 
 def _try_out(engine: CupySearch, device: torch.device) -> None:
-    """Let the engine find each of eight different descriptors in their own map."""
+    """Match each of eight distinct descriptors against their own map."""
     frame = NetworkFrame((4, 2), (4, 2), (0, 0), (2, 4))
     values = torch.eye(8, device=device).reshape(8, 2, 4)
     described = DescriptorMap(values, torch.ones(2, 4, dtype=torch.bool), frame)
     found = engine.best(torch.eye(8, device=device), engine.prepare(described)).cell.tolist()
     if found != list(range(8)):
-        raise RuntimeError(f"it finds cells {found} instead of 0 to 7")
+        raise RuntimeError(f"a test search returned cells {found} instead of 0 to 7")
 
 
 def _one_line(error: Exception) -> str:
-    """The last line of an error's message that says something, which is where libraries that try several ways end."""
-    said = [line.strip() for line in str(error).splitlines() if line.strip(" =-*")]
-    return f"{type(error).__name__}: {said[-1]}" if said else type(error).__name__
+    """The last non-empty line of an error message, where libraries that tried alternatives state the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" =-*")]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""The search in two steps, in few dimensions: among blocks of cells by their means, then inside the best few blocks."""
+"""Two-step search in a reduced space: among the means of blocks of cells, then inside the best blocks."""
 
 import math
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from torch.nn import functional
 from descriptor.base import DescriptorMap
 from descriptor.matching.engines.search import Best
 
-# Trained descriptors lie near a subspace of far fewer dimensions than they have numbers: this share of their squared
-# length is kept, as found from some of the cells.
+# Trained descriptors lie near a low-dimensional subspace. It keeps this share of their squared length, estimated from a
+# number of cells.
 _KEPT_ENERGY = 0.999
 _MEASURED_CELLS = 2048
-# Dimensions are counted in steps of so many, which processors take together.
+# The number of dimensions is a multiple of this, for vector instructions.
 _DIMENSIONS_TOGETHER = 8
-# About so many blocks to a map: of larger ones the means say too little, of smaller ones there are more to search.
+# Approximate number of blocks per map. Means of larger blocks are less informative; more blocks take longer to search.
 _BLOCKS = 5000
-# Descriptors at once, and numbers of their candidates' descriptors at once: 8 MiB.
+# Descriptors per batch, and numbers in the descriptors of their candidates per batch: 8 MiB.
 _ROWS, _TILE_NUMBERS = 256, 1 << 21
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """A map cut into square blocks of cells, those that show tissue.
+    """A map divided into square blocks of cells; blocks without tissue are omitted.
 
     Attributes:
-        basis: (C, D), orthonormal, of the subspace that the descriptors lie near.
-        means: (B, D), of the cells of each block.
-        values: (B, S, D) coordinates of their cells in the subspace, row by row; 0 where there is no tissue.
-        cells: (B, S) int64, which they are; -1 where there is no tissue.
+        basis: (C, D), orthonormal basis of the subspace.
+        means: (B, D), mean of the tissue cells of each block.
+        values: (B, S, D) coordinates of the cells in the subspace, row by row; 0 without tissue.
+        cells: (B, S) int64, cell indices; -1 without tissue.
         every: (C, P) descriptors of the whole map.
     """
 
@@ -42,11 +42,11 @@ class Blocks:
 
 
 class CoarseToFineSearch:
-    """Faster than the exhaustive search, and nearly always of one mind with it where descriptors change smoothly.
+    """Faster than exhaustive search; nearly always agrees with it if descriptors vary smoothly.
 
     Args:
-        block: cells of a block's side; by default it goes by the size of the map, and is 2 at least.
-        kept: blocks that are searched for each descriptor.
+        block: side of a block in cells; default: chosen from the size of the map, at least 2.
+        kept: number of blocks searched for each descriptor.
     """
 
     name = "coarse_to_fine"
@@ -83,7 +83,7 @@ class CoarseToFineSearch:
         rows = max(1, min(_ROWS, _TILE_NUMBERS // (kept * prepared.values[0].numel())))
         parts = [self._best_of(part, prepared, kept) for part in (wanted @ prepared.basis).split(rows)]
         cell = torch.cat([torch.zeros(0, dtype=torch.int64, device=wanted.device), *parts])
-        # The score is that of all dimensions.
+        # The score uses all dimensions.
         return Best(cell, (wanted * prepared.every[:, cell].T).sum(dim=1))
 
     @staticmethod
@@ -95,7 +95,7 @@ class CoarseToFineSearch:
 
 
 def _cut(cells: Tensor, side: int, padding: float) -> Tensor:
-    """Cells (H, W, D) as square blocks (B, S, D), with padding at the right and below."""
+    """Divide cells (H, W, D) into square blocks (B, S, D), padded on the right and at the bottom."""
     height, width, length = cells.shape
     padded = functional.pad(cells, (0, 0, 0, -width % side, 0, -height % side), value=padding)
     rows, columns = padded.shape[0] // side, padded.shape[1] // side
@@ -103,7 +103,7 @@ def _cut(cells: Tensor, side: int, padding: float) -> Tensor:
 
 
 def _main_directions(every: Tensor, mask: Tensor) -> Tensor:
-    """An orthonormal basis (C, D) of what the descriptors (C, P) of the cells that show tissue lie near."""
+    """An orthonormal basis (C, D) of the subspace near the tissue descriptors of a map (C, P)."""
     tissue = mask.nonzero()[:, 0]
     some = every[:, tissue[:: max(1, len(tissue) // _MEASURED_CELLS)]]
     energy, directions = torch.linalg.eigh(some @ some.T)

@@ -1,4 +1,4 @@
-"""The exhaustive search on CuPy: half-precision products on a GPU's tensor cores, and a kernel that keeps the best."""
+"""Exhaustive search with CuPy: half-precision products on tensor cores, and a kernel that finds the maxima."""
 
 import contextlib
 import itertools
@@ -14,17 +14,17 @@ from descriptor.base import DescriptorMap
 from descriptor.matching.engines.search import Best
 from descriptor.matching.engines.torch_search import TissueCells
 
-# Rows and columns of a tile of products, 512 MiB in half precision; both are told apart by 16 bits. With smaller ones
-# Python is slower than the GPU.
+# Rows and columns of a tile of products, 512 MiB in half precision; the kernels store both indices in 16 bits. With
+# smaller tiles, Python is slower than the GPU.
 _TILE = (16_384, 16_384)
-# Tensor cores want rows of descriptors, and of products, that begin at multiples of 16 bytes.
+# Tensor cores require rows of descriptors and products to start at multiples of 16 bytes.
 _HALVES_TOGETHER = 8
 _LANES, _ROWS_TOGETHER = 32, 8
-# Threads of a block that goes down columns, and rows that each of them goes through.
+# Threads per block of the column kernel, and rows that each thread processes.
 _COLUMN_THREADS, _COLUMN_ROWS = 64, 128
 
-# One warp takes one row. A half and its column become one integer that is greater for greater halves, and for equal
-# ones for lower columns: the bits of halves order as integers do once those of negative ones are turned about.
+# One warp processes one row. A half-precision number and its column are packed into one integer, so that larger numbers
+# win, and lower columns win ties: the bit patterns of halves order like integers after inverting negative ones.
 KERNEL = r"""
 __device__ unsigned int ranked(unsigned int half_bits, unsigned int column)
 {
@@ -33,12 +33,12 @@ __device__ unsigned int ranked(unsigned int half_bits, unsigned int column)
 }
 
 extern "C" __global__ void best_of_rows(
-    const uint4* products,        // rows x columns halves, eight in each
+    const uint4* products,        // rows x columns halves, eight per element
     int rows,
     int columns,                  // a multiple of eight
-    int filled,                   // those beyond are padding
-    unsigned int first_column,    // of the tile among all
-    unsigned long long* best)     // of each row so far: the half's key, and 0xFFFFFFFF less its column
+    int filled,                   // columns from here on are padding
+    unsigned int first_column,    // first column of the tile
+    unsigned long long* best)     // best of each row so far: key of the half, and 0xFFFFFFFF minus its column
 {
     const int row = blockIdx.x * blockDim.y + threadIdx.y;
     if (row >= rows) return;
@@ -60,7 +60,7 @@ extern "C" __global__ void best_of_rows(
     }
 }
 
-// The same the other way: a thread takes eight columns through some of the rows.
+// The reverse direction: a thread processes eight columns over some of the rows.
 extern "C" __global__ void best_of_columns(
     const uint4* products, int rows, int columns, int filled, int rows_each, unsigned int first_row,
     unsigned long long* best)
@@ -87,12 +87,12 @@ extern "C" __global__ void best_of_columns(
 
 @dataclass(frozen=True)
 class HalfCells:
-    """The cells of a map that show tissue, as tensor cores want them.
+    """The tissue cells of a map, in the layout of tensor cores.
 
     Attributes:
-        values: (P', C') float16, a row for each, and padding with zeros behind both.
-        cells: (P,) int64, which they are.
-        rows: (H, W) int64, which row each cell of the map has; -1 for cells that show no tissue.
+        values: (P', C') float16, one row per cell, zero-padded in both dimensions.
+        cells: (P,) int64, cell indices.
+        rows: (H, W) int64, row of each cell of the map; -1 for cells without tissue.
     """
 
     values: Tensor
@@ -101,10 +101,10 @@ class HalfCells:
 
 
 class CupySearch:
-    """On the GPU that the descriptors are on, in half precision, but for the best cell and its neighbours.
+    """Search in half precision on the GPU of the descriptors; the best cell and its neighbours in single precision.
 
     Args:
-        cupy: the module.
+        cupy: the CuPy module.
     """
 
     name = "cupy"
@@ -138,13 +138,13 @@ class CupySearch:
 
     @torch.inference_mode()
     def both_ways(self, first: HalfCells, second: HalfCells) -> tuple[Best, Best]:
-        """Every cell of each of two maps looked for in the other, in little more than half of the time of two searches.
+        """Match every cell of each of two maps to the other, in little more than half the time of two searches.
 
         Args:
-            first, second: maps, by `prepare`.
+            first, second: maps from `prepare`.
 
         Returns:
-            For each cell of the first that shows tissue, in order, the best of the second, and the other way.
+            The best cell of the second map for each tissue cell of the first, in order; and the reverse.
         """
         counts = len(first.cells), len(second.cells)
         if not all(counts):
@@ -156,7 +156,7 @@ class CupySearch:
         return _best_around(wanted, second, rows[0]), _best_around(second.values[: counts[1]], first, rows[1])
 
     def _search(self, wanted: Tensor, values: Tensor, filled: int, best: Tensor, back: Tensor | None = None) -> None:
-        """Keep the best of the first `filled` of `values` for each of `wanted` in `best`, the other way in `back`."""
+        """Store the best of the first `filled` of `values` for each of `wanted` in `best`; the reverse in `back`."""
         cupy = self._cupy
         rows, columns = (min(most, len(each)) for most, each in zip(_TILE, (wanted, values), strict=True))
         products = torch.empty(rows * columns, dtype=torch.float16, device=values.device)
@@ -170,7 +170,7 @@ class CupySearch:
                 for left in range(0, len(values), columns):
                     other = second[left : left + columns]
                     tile = into[: len(part) * len(other)].reshape(len(part), len(other))
-                    # In half precision cuBLAS adds up in single precision.
+                    # cuBLAS accumulates half-precision products in single precision.
                     cupy.dot(part, other.T, out=tile)
                     counts = (len(part), len(other), min(filled - left, len(other)))
                     arguments = (tile, *map(cupy.int32, counts), cupy.uint32(left), highest[top : top + rows])
@@ -182,24 +182,24 @@ class CupySearch:
 
     @contextlib.contextmanager
     def _on_torchs_stream(self, device: torch.device) -> Iterator[None]:
-        """What CuPy does comes after what PyTorch was asked for before, and before what it is asked for next."""
+        """Run CuPy on PyTorch's current stream, so that the operations of both stay in order."""
         stream, cuda = torch.cuda.current_stream(device), self._cupy.cuda
-        # CuPy 13, or a PyTorch whose streams do not say what they are, need the address.
-        can_say = hasattr(cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__")
-        own = cuda.Stream.from_external(stream) if can_say else cuda.ExternalStream(stream.cuda_stream)
+        # CuPy 13, and PyTorch streams without the CUDA stream protocol, need the address.
+        has_protocol = hasattr(cuda.Stream, "from_external") and hasattr(stream, "__cuda_stream__")
+        own = cuda.Stream.from_external(stream) if has_protocol else cuda.ExternalStream(stream.cuda_stream)
         with cuda.Device(device.index), own:
             yield
 
 
 def _in_half(values: Tensor) -> Tensor:
-    """Descriptors (N, C) in half precision, and as many zeros behind each as tensor cores want."""
+    """Descriptors (N, C) in half precision, zero-padded for tensor cores."""
     return functional.pad(values.half(), (0, -values.shape[1] % _HALVES_TOGETHER))
 
 
 def _best_around(wanted: Tensor, prepared: HalfCells, row: Tensor) -> Best:
-    """The best of the cells (K,), by their rows, and of the eight around each, in single precision.
+    """The best of each cell (K,), given by its row, and its eight neighbours, in single precision.
 
-    Of smooth descriptors neighbours tie in half precision, and always the upper left one would win.
+    With smooth descriptors, neighbours tie in half precision, and the upper left one would always win.
     """
     height, width = prepared.rows.shape
     cell, wanted = prepared.cells[row], wanted.float()

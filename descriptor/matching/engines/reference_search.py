@@ -1,4 +1,4 @@
-"""The search written as it is defined, in double precision: what the engines are tested against."""
+"""Reference implementation of the search in double precision, for tests of the engines."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,12 +12,12 @@ Floats = npt.NDArray[np.float64]
 
 
 class ReferenceSearch:
-    """One matrix product over the whole map, held at once: for small maps."""
+    """One matrix product over the whole map: for small maps."""
 
     name = "reference"
 
     def prepare(self, described: DescriptorMap) -> tuple[Floats, npt.NDArray[np.int64]]:
-        """The descriptors (P, C) of the cells that show tissue, and which cells these are."""
+        """The descriptors (P, C) of the tissue cells, and the cell indices (P,)."""
         cells = np.flatnonzero(described.mask.cpu().numpy())
         values = described.values.double().cpu().numpy()
         return values.reshape(len(values), -1)[:, cells].T, cells

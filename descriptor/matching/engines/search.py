@@ -1,4 +1,4 @@
-"""What every search engine is given and answers: the cell of a map that is most like each of some descriptors."""
+"""Interface of search engines: the most similar cell of a map for each descriptor."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,8 +13,8 @@ class Best:
     """The best cell for each of K descriptors.
 
     Attributes:
-        cell: (K,) int64, counted row by row over the whole map; of equal ones the first. -1 if no cell shows tissue.
-        score: (K,) float32, the product with that cell's descriptor, -1..1; NaN if there is none.
+        cell: (K,) int64, row-major index in the whole map; the first of equal cells. -1 if no cell shows tissue.
+        score: (K,) float32, product with the descriptor of the cell, -1..1; NaN if there is none.
     """
 
     cell: Tensor
@@ -22,21 +22,21 @@ class Best:
 
 
 class SearchEngine(Protocol):
-    """A way of finding the best cells: exhaustively (the same but for rounding), or nearly so from coarse to fine.
+    """Finds the best cells: exhaustively (exact up to rounding), or approximately from coarse to fine.
 
     Attributes:
-        name: on the command line.
+        name: name on the command line.
     """
 
     name: str
 
     def prepare(self, described: DescriptorMap) -> Any:
-        """What the engine needs of a map, made once for all searches in it."""
+        """Prepare a map once for all searches in it."""
 
     def best(self, wanted: Tensor, prepared: Any) -> Best:
         """Search a map.
 
         Args:
             wanted: (K, C) descriptors.
-            prepared: the map, by `prepare` of the same engine.
+            prepared: the map, from `prepare` of the same engine.
         """

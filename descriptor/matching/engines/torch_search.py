@@ -1,4 +1,4 @@
-"""The exhaustive search on torch: tiles of products that stay in a processor's cache, and a running maximum."""
+"""Exhaustive search with torch: cache-sized tiles of products, and a running maximum."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from descriptor.base import DescriptorMap
 from descriptor.matching.engines.search import Best
 
-# Rows and columns of a tile of products: 4 MiB, or 256 MiB, in single precision.
+# Rows and columns of a tile of products: 4 MiB on CPUs, 256 MiB on GPUs, in single precision.
 _CPU_TILE, _GPU_TILE = (256, 4096), (8192, 8192)
 
 
 @dataclass(frozen=True)
 class TissueCells:
-    """The cells of a map that show tissue.
+    """The tissue cells of a map.
 
     Attributes:
-        values: (P, C), a row for each.
-        cells: (P,) int64, which they are.
+        values: (P, C), one row per cell.
+        cells: (P,) int64, cell indices.
     """
 
     values: Tensor
@@ -26,7 +26,7 @@ class TissueCells:
 
     @classmethod
     def of_map(cls, described: DescriptorMap) -> "TissueCells":
-        """In single precision on a CPU, which computes slowly in less."""
+        """Extract the tissue cells; in single precision on CPUs, which are slow in lower precision."""
         values = described.values
         if values.device.type == "cpu":
             values = values.float()
@@ -35,7 +35,7 @@ class TissueCells:
 
 
 class TorchSearch:
-    """On the device that the descriptors are on."""
+    """Search on the device of the descriptors."""
 
     name = "torch"
 

@@ -1,4 +1,4 @@
-"""The folder of decoded frames: without a home folder, and checked before the work starts."""
+"""The folder for decoded frames: without a home folder, and checked before work starts."""
 
 import os
 import tempfile
@@ -15,7 +15,7 @@ from reconstruct import ReconstructConfig, reconstruct
 
 @pytest.fixture
 def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user without a home folder, whose temporary files are in the folder that is returned."""
+    """A user without a home folder; returns the folder of temporary files."""
 
     def no_home() -> Path:
         raise RuntimeError("Could not determine home directory.")
@@ -26,7 +26,7 @@ def homeless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_without_a_home_folder_frames_are_kept_among_temporary_files(
+def test_without_a_home_folder_frames_are_stored_in_a_temporary_folder(
     homeless: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -35,7 +35,7 @@ def test_without_a_home_folder_frames_are_kept_among_temporary_files(
     assert not root.parent.exists()
     check_cache_root(root)
     assert root.is_dir() and root.parent.stat().st_mode & 0o077 == 0
-    assert f"there is no home folder: decoded frames are kept in {root}; see --cache_root" in caplog.text
+    assert f"no home folder: decoded frames are stored in {root}; see --cache_root" in caplog.text
 
 
 def test_the_configs_of_commands_need_no_home_folder(homeless: Path) -> None:
@@ -43,7 +43,7 @@ def test_the_configs_of_commands_need_no_home_folder(homeless: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "link"])
-def test_a_temporary_folder_of_another_user_is_not_used(
+def test_a_temporary_folder_of_another_user_is_refused(
     homeless: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     root = default_cache_root()
@@ -60,24 +60,20 @@ def test_a_temporary_folder_of_another_user_is_not_used(
 
 
 @pytest.mark.parametrize("given", ["", "relative/path"])
-def test_a_cache_home_that_is_no_absolute_path_is_ignored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
-) -> None:
-    """As the specification of freedesktop.org has it."""
+def test_a_relative_cache_home_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    """As specified by freedesktop.org."""
     monkeypatch.setenv("XDG_CACHE_HOME", given)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache_root() == tmp_path / ".cache" / "lumensfm" / "frames"
 
 
-def test_what_can_be_written_to_is_left_as_it_was(tmp_path: Path) -> None:
+def test_a_writable_folder_is_unchanged(tmp_path: Path) -> None:
     check_cache_root(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir() and not list((tmp_path / "a" / "b").iterdir())
 
 
-def test_a_cache_that_cannot_be_written_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file is in the way, which also stops an administrator."""
+def test_an_unwritable_cache_is_refused_before_work_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file blocks the path, even for an administrator."""
     (tmp_path / "home").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -101,7 +97,7 @@ def test_a_cache_that_is_not_needed_is_not_checked(tmp_path: Path) -> None:
     assert "cache_root" not in str(missing.value)
 
 
-@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="an administrator may write everywhere")
+@pytest.mark.skipif(os.name != "posix" or os.getuid() == 0, reason="an administrator can write everywhere")
 def test_a_folder_without_permission_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(LumenError, match=f"{tmp_path}.*permission denied.*--cache_root"):

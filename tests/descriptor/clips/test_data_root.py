@@ -1,4 +1,4 @@
-"""Folders of training data to clips: which sequences, of what size, from what cache."""
+"""Loading training data as clips: sequences, sizes and the cache."""
 
 import shutil
 from dataclasses import replace
@@ -38,28 +38,28 @@ def test_sequences_are_found_by_patient_in_the_order_of_their_names(root: Path) 
     assert find_sequences(root / "003" / "a") == [root / "003" / "a"]
 
 
-def test_a_patient_or_a_root_that_is_not_there_is_named(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(LumenError, match="has no patient 4; there are 003, colon"):
+def test_a_missing_patient_or_root_is_named(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(LumenError, match="has no patient 4: choose from 003, colon"):
         find_sequences(root, [4])
     with pytest.raises(LumenError, match="does not exist"):
         find_sequences(tmp_path / "nowhere")
 
 
-def test_the_name_as_it_was_given_comes_before_one_with_zeros(tmp_path: Path) -> None:
+def test_an_exact_name_takes_precedence_over_leading_zeros(tmp_path: Path) -> None:
     for patient in ("01", "1"):
         write_plane(tmp_path / patient / "plane", frames=2)
     assert find_sequences(tmp_path, ["1"]) == [tmp_path / "1" / "plane"]
     assert find_sequences(tmp_path, ["001"]) == [tmp_path / "01" / "plane"]
 
 
-def test_no_patients_can_be_chosen_in_one_sequence(tmp_path: Path) -> None:
+def test_patients_cannot_be_selected_in_one_sequence(tmp_path: Path) -> None:
     write_plane(tmp_path / "plane", frames=2)
     assert find_sequences(tmp_path / "plane") == [tmp_path / "plane"]
     with pytest.raises(LumenError, match="is one sequence"):
         find_sequences(tmp_path / "plane", ["1"])
 
 
-def test_all_clips_have_the_largest_size_that_one_needs(root: Path, settings: DataSettings) -> None:
+def test_all_clips_have_the_largest_required_size(root: Path, settings: DataSettings) -> None:
     small = root / "003" / "a"
     mask = np.zeros_like(read_mask(small / "undistorted_mask.bmp"))
     mask[80:120, 100:150] = 255
@@ -72,20 +72,18 @@ def test_all_clips_have_the_largest_size_that_one_needs(root: Path, settings: Da
     assert both[0].mask.sum() == 20 * 25
 
 
-def test_an_input_size_is_taken_if_it_fits(
-    root: Path, settings: DataSettings, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_valid_input_size_is_used(root: Path, settings: DataSettings, caplog: pytest.LogCaptureFixture) -> None:
     (clip,) = load_clips([root / "003" / "a"], replace(settings, input_size=(160, 192)))
     assert clip.images.shape[1:3] == (160, 192)
     with caplog.at_level("WARNING"):
         (clip,) = load_clips([root / "003" / "a"], replace(settings, input_size=(64, 64)))
     assert clip.images.shape[1:3] == (64, 64)
     assert "96 128 holds all of it" in caplog.text
-    with pytest.raises(LumenError, match="--input_size 100 128: both have to be multiples"):
+    with pytest.raises(LumenError, match="--input_size 100 128: choose multiples"):
         load_clips([root / "003" / "a"], replace(settings, input_size=(100, 128)))
 
 
-def test_frames_are_decoded_once_and_again_when_something_changed(root: Path, settings: DataSettings) -> None:
+def test_frames_are_decoded_once_and_again_after_a_change(root: Path, settings: DataSettings) -> None:
     sequence, cache = root / "003" / "a", settings.cache_root
 
     def load(changed: DataSettings = settings) -> set[Path]:
@@ -104,7 +102,7 @@ def test_frames_are_decoded_once_and_again_when_something_changed(root: Path, se
     assert len(load()) == 3
 
 
-def test_a_damaged_cache_is_made_again(root: Path, settings: DataSettings) -> None:
+def test_a_damaged_cache_is_rebuilt(root: Path, settings: DataSettings) -> None:
     sequence = root / "003" / "a"
     (before,) = load_clips([sequence], settings)
     expected = np.array(before.images)
@@ -114,7 +112,7 @@ def test_a_damaged_cache_is_made_again(root: Path, settings: DataSettings) -> No
     np.testing.assert_array_equal(after.images, expected)
 
 
-def test_a_frame_that_cannot_be_read_is_named_and_nothing_is_cached(root: Path, settings: DataSettings) -> None:
+def test_an_unreadable_frame_is_named_and_nothing_is_cached(root: Path, settings: DataSettings) -> None:
     image = root / "003" / "a" / "images" / "00000102.jpg"
     image.write_bytes(image.read_bytes()[:500])
     with pytest.raises(LumenError, match="00000102.jpg is missing or damaged"):
@@ -125,7 +123,7 @@ def test_a_frame_that_cannot_be_read_is_named_and_nothing_is_cached(root: Path, 
         load_clips([root / "003" / "a"], settings)
 
 
-def test_the_users_cache_is_where_freedesktop_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_cache_follows_freedesktop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert default_cache_root() == Path("/somewhere/lumensfm/frames")
     monkeypatch.delenv("XDG_CACHE_HOME")

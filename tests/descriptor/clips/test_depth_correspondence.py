@@ -1,4 +1,4 @@
-"""Where depth says that pixels of one frame are in another: against the phantom's rays, and a plane made by hand."""
+"""Correspondences from depth, against the ray-traced ground truth of a phantom and a synthetic plane."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,14 +56,14 @@ class Case:
         return DepthCorrespondence(self.data, self.root, self.frame, self.mask, stride)
 
     def lattice(self) -> np.ndarray:
-        """Network px (N, 2): the centre of the recorded pixel that holds each network pixel's, written out again."""
+        """Network px (N, 2): centre of the recorded pixel that contains the centre of each network pixel."""
         rows, columns = np.nonzero(self.mask)
         centres = np.column_stack([columns, rows]).astype(np.float64) + 0.5
         recorded = np.floor(self.frame.image_from_network(centres)) + 0.5
         return self.frame.network_from_image(recorded)
 
     def true(self, source: int, target: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where the phantom's rays have network pixels (N, 2), and whether they are visible and on tissue there."""
+        """Ray-traced positions of network pixels (N, 2), and whether they are visible and on tissue."""
         rays = directions_from_img(self.pinhole, self.frame.image_from_network(pixels))
         frame_a, frame_b = (int(self.data.frame_index[row]) for row in (source, target))
         recorded = np.asarray(self.truth.camera.img_from_cam(rays), np.float64)
@@ -96,7 +96,7 @@ def place(pixels: np.ndarray) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_pixels_are_where_the_truth_has_them(case: Case, pair: tuple[int, int]) -> None:
+def test_pixels_match_the_ground_truth(case: Case, pair: tuple[int, int]) -> None:
     found = case.correspondence().between(*pair)
     moved, visible = case.true(*pair, found.source)
     assert len(found) > 1500
@@ -104,7 +104,7 @@ def test_pixels_are_where_the_truth_has_them(case: Case, pair: tuple[int, int]) 
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_what_is_visible_is_what_the_truth_says_but_for_edges_of_depth(case: Case, pair: tuple[int, int]) -> None:
+def test_visibility_matches_the_ground_truth_except_at_depth_edges(case: Case, pair: tuple[int, int]) -> None:
     pixels = case.lattice()
     moved, visible = case.true(*pair, pixels)
     shared = set(place(case.correspondence().between(*pair).source))
@@ -113,14 +113,14 @@ def test_what_is_visible_is_what_the_truth_says_but_for_edges_of_depth(case: Cas
     false, missed = found & ~visible, visible & ~found
     assert false.mean() < 0.001
     assert missed.mean() < 0.025
-    # All of that is at pixels where the target's depth jumps or bends.
+    # All differences are at pixels where the target's depth is discontinuous or bends.
     clear = ~beside_an_edge(case, pair[1], moved)
     assert clear[visible].mean() > 0.85
     assert ((false | missed) & clear).sum() < 0.001 * clear.sum()
 
 
 def beside_an_edge(case: Case, row: int, pixels: np.ndarray) -> np.ndarray:
-    """Which network px (N, 2) of a view lie within two recorded pixels of a jump or a bend of depth, or of nothing."""
+    """Which network px (N, 2) lie within two recorded pixels of a depth discontinuity, a bend, or unknown depth."""
     path = TrainingPaths(case.root).depth(int(case.data.frame_index[row]))
     steps = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), np.float64)
     inverse = np.where(steps > 0, 1 / np.maximum(steps, 1), 0)
@@ -133,7 +133,7 @@ def beside_an_edge(case: Case, row: int, pixels: np.ndarray) -> np.ndarray:
     return edge[index[:, 1], index[:, 0]] > 0
 
 
-def test_a_source_is_the_centre_of_a_recorded_pixel_near_that_of_a_network_s(case: Case) -> None:
+def test_a_source_is_the_centre_of_the_recorded_pixel_nearest_to_a_network_pixel(case: Case) -> None:
     source = case.correspondence().between(3, 4).source
     recorded = case.frame.image_from_network(source)
     np.testing.assert_allclose(recorded - np.floor(recorded), 0.5, atol=1e-9)
@@ -141,7 +141,7 @@ def test_a_source_is_the_centre_of_a_recorded_pixel_near_that_of_a_network_s(cas
     assert len(set(place(source))) == len(source)
 
 
-def test_there_and_back_is_the_same_place(case: Case) -> None:
+def test_forward_and_backward_is_the_identity(case: Case) -> None:
     there = case.correspondence().between(3, 5)
     there = PointPairs(there.source[::11], there.target[::11])
     back = case.correspondence().between(5, 3)
@@ -153,7 +153,7 @@ def test_there_and_back_is_the_same_place(case: Case) -> None:
     assert np.median(moved[close]) < 0.4
 
 
-def test_a_stride_takes_a_lattice_of_the_same(case: Case) -> None:
+def test_a_stride_selects_a_lattice(case: Case) -> None:
     every, few = (case.correspondence(stride).between(3, 4) for stride in (1, 3))
     assert 0.8 / 9 < len(few) / len(every) < 1.2 / 9
     pairs = {(*a, *b) for a, b in zip(place(every.source), place(every.target), strict=True)}
@@ -162,12 +162,12 @@ def test_a_stride_takes_a_lattice_of_the_same(case: Case) -> None:
 
 @pytest.fixture
 def plane(tmp_path: Path) -> tuple[TrainingData, Path]:
-    """The textured plane with its depth, and its folder."""
+    """The textured plane with depth, and its folder."""
     root = tmp_path / "1" / "plane"
     data = write_plane(root, frames=4)
     columns, rows = np.meshgrid(np.arange(WIDTH) + 0.5, np.arange(HEIGHT) + 0.5)
     for index, pose, (fx, fy, cx, cy) in zip(data.frame_index, data.cam_from_world, data.pinhole, strict=True):
-        # The plane is z = 0 of the world: its normal, in the camera, is the rotation's last column.
+        # The plane is z = 0 in the world: its normal in the camera is the last column of the rotation.
         rays = np.stack([(columns - cx) / fx, (rows - cy) / fy, np.ones_like(rows)], axis=-1)
         depth = pose[:, 2] @ pose[:, 3] / (rays @ pose[:, 2])
         write_depth(TrainingPaths(root).depth(int(index)), depth, STEP)
@@ -189,7 +189,7 @@ def change_depth(plane: tuple[TrainingData, Path], row: int, box: tuple[slice, s
 
 
 def inside(pixels: np.ndarray, box: tuple[slice, slice], margin: float) -> np.ndarray:
-    """Which network px (N, 2) lie in a box of recorded rows and columns, made larger by a margin."""
+    """Which network px (N, 2) lie in a box of recorded rows and columns, enlarged by a margin."""
     rows, columns = box
     x, y = (2 * pixels).T
     return (
@@ -204,7 +204,7 @@ BOX = (slice(70, 110), slice(100, 150))
 
 
 @pytest.mark.parametrize("factor", [0.7, 0.98, 1.02, 0.0])
-def test_what_the_target_s_depth_disagrees_with_is_hidden(plane: tuple[TrainingData, Path], factor: float) -> None:
+def test_points_that_disagree_with_the_target_depth_are_hidden(plane: tuple[TrainingData, Path], factor: float) -> None:
     before = on_plane(plane).between(0, 1)
     change_depth(plane, 1, BOX, factor)
     after = on_plane(plane).between(0, 1)
@@ -215,20 +215,18 @@ def test_what_the_target_s_depth_disagrees_with_is_hidden(plane: tuple[TrainingD
 
 
 @pytest.mark.parametrize("factor", [1.5, 0.7])
-def test_beside_an_edge_the_nearer_surface_is_seen_and_the_farther_not(
-    plane: tuple[TrainingData, Path], factor: float
-) -> None:
+def test_beside_an_edge_only_the_nearer_surface_is_visible(plane: tuple[TrainingData, Path], factor: float) -> None:
     before = on_plane(plane).between(0, 1)
     change_depth(plane, 1, (slice(0, HEIGHT), slice(128, WIDTH)), factor)
     after = set(place(on_plane(plane).between(0, 1).target))
-    # Half of the plane stays. Between the last pixel's centre of it and the first one's of the other half is the edge.
+    # Half of the plane remains. The edge lies between its last pixel centre and the first of the other half.
     x = 2 * before.target[:, 0]
     seen = x <= (128.5 if factor > 1 else 127.5)
     assert ((x > 127.6) & (x < 128.4)).sum() > 20
     assert after == set(place(before.target[seen]))
 
 
-def test_between_two_surfaces_nothing_is_seen_at_a_depth_between_theirs(plane: tuple[TrainingData, Path]) -> None:
+def test_no_point_is_visible_at_a_depth_between_two_surfaces(plane: tuple[TrainingData, Path]) -> None:
     change_depth(plane, 1, (slice(0, HEIGHT), slice(0, WIDTH)), 0.97)
     for row in range(0, HEIGHT, 8):
         for column in range(8 * (row // 8 % 2), WIDTH, 16):
@@ -242,7 +240,7 @@ def test_a_difference_within_the_tolerance_hides_nothing(plane: tuple[TrainingDa
     assert len(on_plane(plane).between(0, 1)) == len(before)
 
 
-def test_a_source_of_unknown_depth_is_left_out(plane: tuple[TrainingData, Path]) -> None:
+def test_a_source_of_unknown_depth_is_omitted(plane: tuple[TrainingData, Path]) -> None:
     change_depth(plane, 0, BOX, 0.0)
     found = on_plane(plane).between(0, 1)
     assert len(found) > 1000
@@ -250,7 +248,7 @@ def test_a_source_of_unknown_depth_is_left_out(plane: tuple[TrainingData, Path])
 
 
 @pytest.mark.parametrize("pair", [(0, 3), (3, 0), (1, 1)])
-def test_all_of_a_plane_that_lands_on_tissue_is_shared_and_where_it_is(
+def test_every_plane_point_on_tissue_is_shared_at_its_true_position(
     plane: tuple[TrainingData, Path], pair: tuple[int, int]
 ) -> None:
     data, _ = plane
@@ -272,18 +270,18 @@ def test_all_of_a_plane_that_lands_on_tissue_is_shared_and_where_it_is(
     assert np.abs(found.target - expected[shared]).max() < 1e-3
 
 
-def test_what_lies_behind_the_target_is_not_shared(plane: tuple[TrainingData, Path]) -> None:
+def test_points_behind_the_target_are_not_shared(plane: tuple[TrainingData, Path]) -> None:
     data, root = plane
-    turned = data.cam_from_world.copy()
-    turned[1] = np.diag([-1.0, 1.0, -1.0]) @ turned[1]
-    away = TrainingData(**{**vars(data), "cam_from_world": turned})
+    rotated = data.cam_from_world.copy()
+    rotated[1] = np.diag([-1.0, 1.0, -1.0]) @ rotated[1]
+    away = TrainingData(**{**vars(data), "cam_from_world": rotated})
     assert len(on_plane((away, root)).between(0, 1)) == 0
 
 
-def test_depth_is_known_where_there_is_a_folder_of_it(plane: tuple[TrainingData, Path], tmp_path: Path) -> None:
+def test_depth_requires_its_folder(plane: tuple[TrainingData, Path], tmp_path: Path) -> None:
     data, root = plane
     assert DepthCorrespondence.is_known_for(root)
-    # Of another model the world is another one.
+    # Another model has another world frame.
     write_training_data(data, root, number=1)
     assert not DepthCorrespondence.is_known_for(root / "colmap" / "1")
     without = tmp_path / "1" / "without"
@@ -319,7 +317,7 @@ def damage_by_colour(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (damage_by_removal, "is missing"),
         (damage_by_truncation, "is damaged"),
@@ -329,14 +327,14 @@ def damage_by_colour(path: Path) -> None:
         (damage_by_colour, "16 bits"),
     ],
 )
-def test_a_bad_depth_map_is_named(plane: tuple[TrainingData, Path], damage: Any, said: str) -> None:
+def test_a_bad_depth_map_is_named(plane: tuple[TrainingData, Path], damage: Any, message: str) -> None:
     data, root = plane
     path = TrainingPaths(root).depth(int(data.frame_index[1]))
     damage(path)
     correspondence = on_plane(plane)
     assert len(correspondence.between(0, 2)) > 0
     for pair in ((0, 1), (1, 0)):
-        with pytest.raises(LumenError, match=said) as caught:
+        with pytest.raises(LumenError, match=message) as caught:
             correspondence.between(*pair)
         assert str(path) in str(caught.value)
 
@@ -353,7 +351,9 @@ def test_a_bad_scale_is_named(plane: tuple[TrainingData, Path], content: str | N
         on_plane(plane)
 
 
-def test_only_so_many_depth_maps_are_kept(plane: tuple[TrainingData, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_cached_depth_maps_is_bounded(
+    plane: tuple[TrainingData, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, root = plane
     kept = on_plane(plane)
     monkeypatch.setattr(descriptor.clips.depth_correspondence, "_CACHE_BYTES", 1)

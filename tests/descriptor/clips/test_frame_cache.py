@@ -1,4 +1,4 @@
-"""The cache of decoded frames: private, limited in size, and cleared of nothing but its own files."""
+"""The cache of decoded frames: private, limited in size; clearing removes only its own files."""
 
 import os
 import subprocess
@@ -40,7 +40,7 @@ def sequence_of(folder: Path, seed: int) -> list[Path]:
 
 
 def age(cache: Path) -> None:
-    """Let all that is there have been used an hour earlier than it was."""
+    """Move the time of use of all files back by an hour."""
     for path in cache.iterdir():
         state = path.stat()
         os.utime(path, (state.st_atime - 3600, state.st_mtime - 3600))
@@ -50,7 +50,7 @@ def cached(folder: Path) -> set[Path]:
     return set((folder / "cache").iterdir())
 
 
-def test_what_was_used_longest_ago_is_removed_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_is_removed_first(tmp_path: Path) -> None:
     added = []
     for seed in range(3):
         before = cached(tmp_path) if seed else set()
@@ -63,7 +63,7 @@ def test_what_was_used_longest_ago_is_removed_first(tmp_path: Path) -> None:
     assert len(cached(tmp_path)) == 3
 
 
-def test_frames_in_use_are_kept_whatever_the_limit(tmp_path: Path) -> None:
+def test_frames_in_use_are_kept_at_any_limit(tmp_path: Path) -> None:
     frames = load(tmp_path, 0)
     (path,) = cached(tmp_path)
     expected = np.array(frames)
@@ -75,7 +75,7 @@ def test_frames_in_use_are_kept_whatever_the_limit(tmp_path: Path) -> None:
     assert path not in cached(tmp_path) and len(cached(tmp_path)) == 1
 
 
-def test_frames_that_another_process_uses_are_kept(tmp_path: Path) -> None:
+def test_frames_used_by_another_process_are_kept(tmp_path: Path) -> None:
     load(tmp_path, 0)
     (path,) = cached(tmp_path)
     script = (
@@ -99,14 +99,16 @@ def test_no_limit_removes_nothing(tmp_path: Path) -> None:
     assert len(cached(tmp_path)) == 4
 
 
-def test_thousands_of_sequences_use_up_no_descriptors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thousands_of_sequences_do_not_exhaust_file_descriptors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(frame_cache, "_HIGHEST_DESCRIPTOR", 0)
     frames = load(tmp_path, 0)
     (path,) = cached(tmp_path)
     assert not _is_in_use(path) and frames.shape == (2, *SIZE, 3)
 
 
-def test_only_files_of_the_cache_are_removed(tmp_path: Path) -> None:
+def test_only_cache_files_are_removed(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     load(tmp_path, 0)
     ours = cached(tmp_path) | {cache / f".partial.{'0' * 32}.npy"}
@@ -123,17 +125,17 @@ def test_only_files_of_the_cache_are_removed(tmp_path: Path) -> None:
     assert cached(tmp_path) == {*foreign, cache / f"{'1' * 32}.npy", cache / f"{'2' * 32}.npy"}
 
 
-def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_the_folder_is_private_to_its_owner(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     load(tmp_path, 0)
     assert cache.stat().st_mode & 0o777 == 0o700
     cache.chmod(0o755)
     load(tmp_path, 1)
-    assert cache.stat().st_mode & 0o777 == 0o700, "one that an earlier version made is closed"
+    assert cache.stat().st_mode & 0o777 == 0o700, "a folder of an earlier version is made private"
 
 
 @pytest.mark.parametrize("mode, foreign", [(0o775, None), (0o777, None), (0o755, "notes.txt")])
-def test_a_shared_folder_and_one_of_other_files_keep_their_mode(tmp_path: Path, mode: int, foreign: str | None) -> None:
+def test_shared_and_non_empty_folders_keep_their_mode(tmp_path: Path, mode: int, foreign: str | None) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(mode)
@@ -143,7 +145,7 @@ def test_a_shared_folder_and_one_of_other_files_keep_their_mode(tmp_path: Path, 
     assert cache.stat().st_mode & 0o777 == mode
 
 
-def test_the_command_says_the_size_and_clears_on_request(tmp_path: Path) -> None:
+def test_the_command_prints_the_size_and_clears_on_request(tmp_path: Path) -> None:
     load(tmp_path, 0)
     command = [sys.executable, "-m", "descriptor.frame_cache", "--cache_root", str(tmp_path / "cache")]
     for flags, expected in (([], "1 files, 0.00 GB"), (["--clear"], "0 files, 0.00 GB"), ([], "0 files, 0.00 GB")):
@@ -151,7 +153,7 @@ def test_the_command_says_the_size_and_clears_on_request(tmp_path: Path) -> None
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'cache'}: {expected}\n"), done.stderr
 
 
-def test_a_folder_that_is_not_there_is_an_empty_cache(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_empty_cache(tmp_path: Path) -> None:
     assert run(FrameCacheConfig(tmp_path / "none", clear=True)).endswith("0 files, 0.00 GB")
     assert not (tmp_path / "none").exists()
     (tmp_path / "file").touch()
@@ -159,7 +161,7 @@ def test_a_folder_that_is_not_there_is_an_empty_cache(tmp_path: Path) -> None:
         run(FrameCacheConfig(tmp_path / "file"))
 
 
-def test_it_is_not_cleared_while_another_process_writes(tmp_path: Path) -> None:
+def test_clearing_fails_while_another_process_writes(tmp_path: Path) -> None:
     load(tmp_path, 0)
     with held(tmp_path / "cache"), pytest.raises(LumenError, match="another process is writing"):
         clear(tmp_path / "cache")
@@ -167,7 +169,7 @@ def test_it_is_not_cleared_while_another_process_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit_gb", [-1.0, float("nan")])
-def test_a_limit_that_makes_no_sense_is_refused(tmp_path: Path, limit_gb: float) -> None:
+def test_an_invalid_limit_is_refused(tmp_path: Path, limit_gb: float) -> None:
     with pytest.raises(LumenError, match="--cache_limit_gb"):
         TrainConfig(tmp_path, tmp_path / "log", cache_limit_gb=limit_gb)
     assert TrainConfig(tmp_path, tmp_path / "log", cache_limit_gb=None).data.cache_limit_gb is None

@@ -1,4 +1,4 @@
-"""Which points two frames share, by hand-made visibility lists, and where they are, by the picture itself."""
+"""Shared points of two frames from given visibility lists, and their positions checked by image content."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def correspondence(data: TrainingData, overlap: int, kept: np.ndarray | None = N
 
 
 def only(data: TrainingData, listed: dict[int, list[int]]) -> TrainingData:
-    """The data with these views listed for some points, the others gone."""
+    """The data with the given observing views for some points; other points are removed."""
     chosen = sorted(listed)
     return replace(
         data,
@@ -41,11 +41,11 @@ def central(data: TrainingData, count: int) -> list[int]:
     return np.argsort(np.linalg.norm(data.points, axis=1))[:count].tolist()
 
 
-def test_a_point_is_visible_up_to_the_overlap_from_where_it_is_listed(data: TrainingData) -> None:
+def test_a_point_is_visible_up_to_the_overlap_from_its_observation(data: TrainingData) -> None:
     first, second = central(data, 2)
     some = only(data, {first: [0], second: [4, 5]})
     count = {first: 0, second: 1} if first < second else {first: 1, second: 0}
-    assert count  # The two points' rows; what follows counts points only.
+    assert count  # Rows of the two points; the following checks count points only.
     assert [len(correspondence(some, 0).between(4, row)) for row in range(9)] == [0, 0, 0, 0, 1, 1, 0, 0, 0]
     assert [len(correspondence(some, 2).between(2, row)) for row in range(9)] == [1, 1, 2, 1, 1, 1, 1, 1, 0]
 
@@ -64,13 +64,13 @@ def test_points_outside_the_mask_or_pruned_are_not_shared(data: TrainingData) ->
     assert len(none.between(0, 8)) == 0
 
 
-def test_swapping_the_frames_swaps_the_places(data: TrainingData) -> None:
+def test_swapping_the_frames_swaps_the_points(data: TrainingData) -> None:
     there, back = correspondence(data, 20).between(1, 7), correspondence(data, 20).between(7, 1)
     np.testing.assert_array_equal(there.source, back.target)
     np.testing.assert_array_equal(there.target, back.source)
 
 
-def test_both_places_show_the_same_tissue(tmp_path: Path, data: TrainingData) -> None:
+def test_both_points_show_the_same_tissue(tmp_path: Path, data: TrainingData) -> None:
     settings = DataSettings(image_downsampling=2.0, network_downsampling=32, cache_root=tmp_path / "cache")
     (clip,) = load_clips([tmp_path / "1" / "plane"], settings)
     pairs = clip.correspondence.between(0, 8)
@@ -81,9 +81,9 @@ def test_both_places_show_the_same_tissue(tmp_path: Path, data: TrainingData) ->
     assert correct < 0.6 * np.abs(shades[0] - moved).mean()
 
 
-def test_the_points_of_most_changing_colour_are_pruned(tmp_path: Path, data: TrainingData) -> None:
+def test_points_with_the_largest_colour_change_are_pruned(tmp_path: Path, data: TrainingData) -> None:
     wrong = np.arange(0, len(data.points), 10)
-    # These points are listed where other tissue is seen.
+    # These points are observed where other tissue is visible.
     points = data.points.copy()
     points[wrong] += [0.35, 0.35, 0.8]
     frame = NetworkFrame.of_mask(data.mask, 2.0, (96, 128))
@@ -105,7 +105,7 @@ def _shade(image: np.ndarray, places: np.ndarray) -> np.ndarray:
     return cv2.remap(image, maps[:, :1], maps[:, 1:], cv2.INTER_LINEAR)[:, 0].astype(float)
 
 
-def test_taking_some_keeps_places_together() -> None:
+def test_subsets_keep_correspondences() -> None:
     places = np.arange(40.0).reshape(20, 2)
     some = PointPairs(places, places + 100).take(7, np.random.default_rng(0))
     assert len(some) == 7

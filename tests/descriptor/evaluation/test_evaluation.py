@@ -1,4 +1,4 @@
-"""Matching and its errors: a perfect descriptor, flow and chance on a textured plane, and counts by hand."""
+"""Matching errors of a perfect descriptor, flow and chance on a textured plane, and hand-counted metrics."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def clip(root: Path, tmp_path: Path) -> Clip:
 
 
 class PlaneDescriptor(Descriptor):
-    """Knows where on the plane each pixel lies, and turns that into smooth vectors."""
+    """Encodes the plane position of each pixel as a smooth vector."""
 
     name = "plane"
     length = 4
@@ -67,7 +67,7 @@ class PlaneDescriptor(Descriptor):
         return bool(np.array_equal(self._clip.frame.cut(image), self._clip.images[row]))
 
 
-def test_a_descriptor_that_knows_the_surface_finds_every_point_to_a_fraction_of_a_cell(clip: Clip) -> None:
+def test_a_perfect_descriptor_matches_every_point_with_subcell_accuracy(clip: Clip) -> None:
     pairs = sample_pairs([clip], Sampling(pairs=4, adjacent_range=(1, 10)))
     errors = evaluate([DescriptorMatcher(PlaneDescriptor(clip))], pairs, 2.0)["plane"]
     for distances in pairs:
@@ -75,7 +75,7 @@ def test_a_descriptor_that_knows_the_surface_finds_every_point_to_a_fraction_of_
         assert errors.median_px(distances) < 0.2
 
 
-def test_flow_finds_near_frames_and_chance_finds_next_to_nothing(clip: Clip) -> None:
+def test_flow_matches_near_frames_and_chance_matches_almost_nothing(clip: Clip) -> None:
     pairs = sample_pairs([clip], Sampling(pairs=6, adjacent_range=(1, 3)))
     results = evaluate([FlowMatcher(), RandomMatcher(0)], pairs, 1.0)
     assert results["dis"].pck((1, 3), 3.0) > 0.9
@@ -84,23 +84,23 @@ def test_flow_finds_near_frames_and_chance_finds_next_to_nothing(clip: Clip) -> 
     assert results["random"].pck((1, 3), 10.0) == pytest.approx(area, abs=0.02)
 
 
-def test_followed_points_are_right_or_not_found(clip: Clip) -> None:
+def test_tracked_points_are_correct_or_lost(clip: Clip) -> None:
     pairs = sample_pairs([clip], Sampling(pairs=6, adjacent_range=(4, 11)))
     errors = evaluate([TrackMatcher()], pairs, 1.0)["tracked"]
     for distances in pairs:
         found = errors.of_found()
         assert len(found.at(distances)) > 0.3 * len(errors.at(distances))
         assert found.median_px(distances) < 0.7
-        # Two recorded pixels are one of those that the flow is computed on.
+        # Flow is computed at half the recorded size.
         assert found.pck(distances, 2.0) > 0.9
 
 
-def test_dense_sift_finds_near_frames_of_a_strong_texture(clip: Clip) -> None:
+def test_dense_sift_matches_near_frames_of_a_strong_texture(clip: Clip) -> None:
     pairs = sample_pairs([clip], Sampling(pairs=4, adjacent_range=(1, 2)))
     assert evaluate([DescriptorMatcher(DenseSift())], pairs, 4.0)["dense_sift"].pck((1, 2), 3.0) > 0.8
 
 
-def test_shares_and_medians_are_counted_as_by_hand() -> None:
+def test_pck_and_medians_equal_hand_counts() -> None:
     errors = Errors({(1, 5): [np.array([0.0, 5.0, 5.001]), np.array([np.nan])], (6, 10): []})
     assert errors.pck((1, 5), 5) == 0.5
     assert errors.pck((1, 5), 6) == 0.75
@@ -113,7 +113,7 @@ def test_shares_and_medians_are_counted_as_by_hand() -> None:
     assert lines[2].split() == ["6-10", "some", "-", "-", "-", "-", "0"]
 
 
-def test_pairs_keep_to_distance_and_share_and_repeat_with_the_seed(clip: Clip) -> None:
+def test_pairs_respect_distance_and_share_and_repeat_with_the_seed(clip: Clip) -> None:
     sampling = Sampling(pairs=15, points=20, frame_share=(0.25, 1.0), adjacent_range=(2, 7))
     first, again = sample_pairs([clip], sampling), sample_pairs([clip], sampling)
     assert list(first) == [(2, 5), (6, 7)]
@@ -127,12 +127,12 @@ def test_pairs_keep_to_distance_and_share_and_repeat_with_the_seed(clip: Clip) -
     assert {np.sign(pair.target - pair.source) for pair in first[2, 5]} == {-1, 1}
 
 
-def test_what_is_farther_apart_than_the_usual_has_a_bin_of_its_own() -> None:
+def test_larger_distances_have_their_own_bin() -> None:
     assert Sampling(adjacent_range=(50, 100)).distances() == [(50, 60), (61, 100)]
     assert Sampling(adjacent_range=(70, 80)).distances() == [(70, 80)]
 
 
-def test_no_pair_at_any_distance_says_what_to_widen(clip: Clip) -> None:
+def test_no_pairs_at_any_distance_is_an_error_with_advice(clip: Clip) -> None:
     with pytest.raises(LumenError, match="widen --adjacent_range"):
         sample_pairs([clip], Sampling(adjacent_range=(40, 50)))
 
@@ -150,7 +150,7 @@ def config(root: Path, tmp_path: Path) -> TestConfig:
     )
 
 
-def test_a_checkpoint_is_measured_beside_the_baselines(
+def test_a_checkpoint_is_measured_with_the_baselines(
     config: TestConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_the_machine(monkeypatch)
@@ -188,14 +188,14 @@ def test_a_checkpoint_is_measured_beside_the_baselines(
         measure(replace(config, feature_length=256))
 
 
-def test_without_a_checkpoint_the_baselines_are_measured(config: TestConfig) -> None:
+def test_without_a_checkpoint_only_baselines_are_measured(config: TestConfig) -> None:
     measure(replace(config, baselines=("random",), reference_floor=False))
     assert list(json.loads((config.log_root / "pck.json").read_text())) == ["random"]
     with pytest.raises(LumenError, match="nothing to measure"):
         replace(config, baselines=())
 
 
-def test_ddls_command_line_is_understood() -> None:
+def test_ddls_command_line_is_accepted() -> None:
     line = (
         "--adjacent_range 1 50 --image_downsampling 4.0 --network_downsampling 64 --input_size 256 320 --num_workers 4 "
         "--num_pre_workers 4 --inlier_percentage 0.99 --testing_patient_id 1 --load_intermediate_data "
@@ -208,7 +208,7 @@ def test_ddls_command_line_is_understood() -> None:
 
 
 @pytest.mark.skipif(REAL_DATA is None, reason="LUMEN_REAL_DATA is not set")
-def test_flow_finds_points_of_near_frames_of_a_real_clip(tmp_path: Path) -> None:
+def test_flow_matches_near_frames_of_a_real_clip(tmp_path: Path) -> None:
     config = TestConfig(
         testing_data_root=Path(str(REAL_DATA)) / "sinus",
         log_root=tmp_path / "log",

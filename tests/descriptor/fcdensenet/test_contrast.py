@@ -1,8 +1,8 @@
-"""Local normalisation takes shading away and leaves texture and outside as they should be."""
+"""Local normalisation removes shading and preserves texture and the black outside."""
 
 import numpy as np
 
-from descriptor.fcdensenet.contrast import normalize_locally
+from descriptor.fcdensenet.network import normalize_locally
 
 
 def textured(size: int = 96) -> tuple[np.ndarray, np.ndarray]:
@@ -16,7 +16,7 @@ def lit(texture: np.ndarray, mask: np.ndarray, light: np.ndarray) -> np.ndarray:
     return (np.clip(light[..., None] * (1 + texture), 0, 255) * mask[..., None]).astype(np.uint8)[None]
 
 
-def test_the_same_texture_under_another_light_becomes_the_same_picture() -> None:
+def test_the_same_texture_under_other_light_becomes_the_same_image() -> None:
     texture, mask = textured()
     column = np.tile(np.linspace(0, 1, mask.shape[1]), (mask.shape[0], 1))
     left, right = (lit(texture, mask, 90 + 90 * light) for light in (column, 1 - column))
@@ -27,7 +27,7 @@ def test_the_same_texture_under_another_light_becomes_the_same_picture() -> None
     assert after[0][mask].std() > 30
 
 
-def test_outside_stays_black_and_does_not_darken_the_edge() -> None:
+def test_the_outside_stays_black_and_does_not_darken_the_edge() -> None:
     texture, mask = textured()
     found = normalize_locally(lit(texture, mask, np.full(mask.shape, 120.0)), mask[None], 8.0)[0]
     assert not found[~mask].any()
@@ -35,7 +35,7 @@ def test_outside_stays_black_and_does_not_darken_the_edge() -> None:
     assert abs(edge.mean() - middle.mean()) < 12
 
 
-def test_a_flat_picture_is_grey_and_no_radius_changes_nothing() -> None:
+def test_a_flat_image_becomes_grey_and_radius_zero_changes_nothing() -> None:
     flat = np.full((1, 40, 40, 3), 77, np.uint8)
     mask = np.ones((1, 40, 40), bool)
     assert (np.abs(normalize_locally(flat, mask, 5.0).astype(int) - 128) <= 1).all()

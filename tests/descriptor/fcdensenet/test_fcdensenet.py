@@ -1,4 +1,4 @@
-"""The network against the published one's output, and its compact descriptors against the full ones."""
+"""The network against the published output, and compact descriptors against full ones."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def network() -> FCDenseNet:
 
 
 @needs_fixtures
-def test_the_published_checkpoint_gives_the_published_output() -> None:
+def test_the_published_checkpoint_produces_the_published_output() -> None:
     descriptor = load_descriptor(FIXTURES / "ddl_checkpoint.pt")
     arrays = np.load(FIXTURES / "ddl_checkpoint_io.npz")
     with torch.no_grad():
@@ -31,7 +31,7 @@ def test_the_published_checkpoint_gives_the_published_output() -> None:
 
 
 @needs_fixtures
-def test_a_checkpoint_saved_by_us_has_the_published_layout(tmp_path: Path) -> None:
+def test_our_checkpoints_have_the_published_layout(tmp_path: Path) -> None:
     published = torch.load(FIXTURES / "ddl_checkpoint.pt", weights_only=True)
     checkpoint = Checkpoint.load(FIXTURES / "ddl_checkpoint.pt")
     assert (checkpoint.epoch, checkpoint.step, checkpoint.validation) == (3, 9000, 0.5)
@@ -50,19 +50,19 @@ def test_the_default_network_has_the_published_number_of_parameters() -> None:
     assert sum(parameter.numel() for parameter in FCDenseNet(NetworkShape()).parameters()) == 531_438
 
 
-def test_descriptors_are_of_the_images_size_and_of_length_one(network: FCDenseNet) -> None:
+def test_descriptors_have_the_image_size_and_unit_length(network: FCDenseNet) -> None:
     with torch.no_grad():
         described = network(torch.rand(2, 3, 64, 96))
     assert described.shape == (2, 128, 64, 96)
     torch.testing.assert_close(described.norm(dim=1), torch.ones(2, 64, 96))
 
 
-def test_a_side_that_pooling_would_cut_is_refused(network: FCDenseNet) -> None:
+def test_a_side_that_pooling_truncates_is_refused(network: FCDenseNet) -> None:
     with pytest.raises(ValueError, match="multiples of 32"):
         network(torch.rand(1, 3, 64, 45))
 
 
-def test_compact_descriptors_have_the_products_of_the_full_ones(network: FCDenseNet) -> None:
+def test_compact_descriptors_have_the_same_products(network: FCDenseNet) -> None:
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         full, compact = network(images)[0].flatten(1).T, network.compact(images)[0].flatten(0, 1)
@@ -70,14 +70,14 @@ def test_compact_descriptors_have_the_products_of_the_full_ones(network: FCDense
     torch.testing.assert_close(compact @ compact.T, full @ full.T, atol=1e-5, rtol=0)
 
 
-def test_a_network_of_short_descriptors_is_not_made_longer() -> None:
+def test_short_descriptors_are_not_extended() -> None:
     network = FCDenseNet(NetworkShape(8, 4)).eval()
     with torch.no_grad():
         images = torch.rand(1, 3, 32, 32)
         torch.testing.assert_close(network.compact(images).permute(0, 3, 1, 2), network(images))
 
 
-def test_gradients_through_compact_descriptors_are_those_through_the_full_ones() -> None:
+def test_compact_descriptors_have_the_same_gradients() -> None:
     torch.manual_seed(1)
     network = FCDenseNet(NetworkShape(64, 2)).double().eval()
     images = torch.rand(1, 3, 32, 32, dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_the_shape_is_read_from_the_weights(shape: NetworkShape) -> None:
     assert shape_of(FCDenseNet(shape).state_dict()) == shape
 
 
-def test_the_shape_of_another_network_is_unknown() -> None:
+def test_the_shape_of_another_network_is_none() -> None:
     assert shape_of({"conv.weight": torch.zeros(1)}) is None
 
 

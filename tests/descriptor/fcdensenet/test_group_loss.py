@@ -1,4 +1,4 @@
-"""The loss of a group against that of its pairs, each computed over the whole frames."""
+"""The loss of a group against the loss of its pairs, computed over whole frames."""
 
 import numpy as np
 import torch
@@ -10,13 +10,13 @@ from descriptor.fcdensenet.network import FCDenseNet, NetworkShape
 from descriptor.fcdensenet.response_loss import blend, corners, interpolate, response_loss
 
 
-def test_the_loss_of_a_group_is_that_of_its_pairs() -> None:
+def test_the_group_loss_equals_the_mean_of_pair_losses() -> None:
     torch.manual_seed(0)
     network = FCDenseNet(NetworkShape(16, 2), contrast_radius=4.0).eval()
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (3, 32, 64, 3), np.uint8)
     masks = random.random((3, 32, 64)) > 0.2
-    # The frame in the middle shares nothing.
+    # The middle frame shares no points.
     points = PointPairs(*random.uniform((0, 0), (64, 32), (2, 20, 2)))
     loss = group_loss(network, Group(images, masks, {(0, 2): points}), 20.0, 1, 0)
     described = network.describe(images, masks)

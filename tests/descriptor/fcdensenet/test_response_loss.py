@@ -1,4 +1,4 @@
-"""The loss against the paper's formula written out, its gradients against numerical ones."""
+"""The loss against the paper's formula, and its gradients against numerical ones."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def published(source: Tensor, target: Tensor, true_index: Tensor, scale: float, 
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.9])
-def test_it_is_the_papers_loss_whatever_the_threshold(threshold: float) -> None:
+def test_it_equals_the_papers_loss_for_any_threshold(threshold: float) -> None:
     source, target = unit(11), unit(300, seed=1)
     truth = torch.randint(0, 300, (11,), generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(
@@ -30,7 +30,7 @@ def test_it_is_the_papers_loss_whatever_the_threshold(threshold: float) -> None:
     )
 
 
-def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiling_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     source, target = unit(50), unit(300, seed=1)
     whole = response_loss(source, target[:50], target, 20.0)
     monkeypatch.setattr(module, "_TILE_LOGITS", 700)
@@ -38,12 +38,12 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("weight", [1.0, 4.0])
-def test_gradients_are_the_numerical_ones(weight: float) -> None:
+def test_gradients_equal_numerical_gradients(weight: float) -> None:
     inputs = [unit(5, 4).requires_grad_(), unit(5, 4, 1).requires_grad_(), unit(40, 4, 2).requires_grad_()]
     assert torch.autograd.gradcheck(lambda a, b, c: response_loss(a, b, c, 20.0, weight), inputs)
 
 
-def test_some_pixels_stand_for_all() -> None:
+def test_a_subset_of_pixels_approximates_all() -> None:
     source, target = unit(200), unit(40_000, seed=1)
     truth = target[:200]
     every = response_loss(source, truth, target, 20.0)
@@ -51,14 +51,14 @@ def test_some_pixels_stand_for_all() -> None:
     assert abs(float(every - some)) < 0.05
 
 
-def test_a_peak_between_the_pixels_that_are_looked_at_is_not_for_nothing() -> None:
-    # The loss is at least 0, however few of the pixels are seen.
+def test_a_peak_between_sampled_pixels_is_penalised() -> None:
+    # The loss is non-negative for any subset of the pixels.
     source = unit(6)
     others = -source
     assert float(response_loss(source, source, others, 100.0, 4.0)) >= 0
 
 
-def test_no_points_cost_nothing_and_can_be_differentiated() -> None:
+def test_no_points_have_zero_loss_and_gradients() -> None:
     target = unit(30).requires_grad_()
     loss = response_loss(unit(0), unit(0), target, 20.0)
     loss.backward()
@@ -73,7 +73,7 @@ def test_the_largest_scale_stays_finite_in_single_precision() -> None:
         response_loss(source, source, source, module.MAX_MATCHING_SCALE + 1)
 
 
-def test_a_place_between_pixels_is_a_label_that_the_four_about_it_share() -> None:
+def test_a_position_between_pixels_is_a_soft_label_of_four_pixels() -> None:
     source, target = unit(5), unit(12, seed=1)
     index, share = corners(torch.tensor([[1.2, 0.9]] * 5, dtype=torch.float64), 3, 4)
     loss = response_loss(source, blend(target[index], share), target, 20.0)
@@ -88,7 +88,7 @@ def test_interpolation_at_a_pixels_centre_is_that_pixel() -> None:
     torch.testing.assert_close(found, torch.stack([values[1, 2], values[0, 0], values[2, 3]]))
 
 
-def test_interpolation_is_linear_between_centres_and_the_nearest_beyond_the_edge() -> None:
+def test_interpolation_is_linear_between_centres_and_clamped_at_the_border() -> None:
     values = torch.zeros(2, 2, 2, dtype=torch.float64)
     values[..., 0] = 1
     values[:, 1, 1] = 4

@@ -1,4 +1,4 @@
-"""Points found in a frame that is turned and larger, which flow alone does not see, given about where it went."""
+"""Point search in a rotated and scaled frame, where flow needs an approximate motion."""
 
 import cv2
 import numpy as np
@@ -15,8 +15,8 @@ def texture(seed: int = 0) -> np.ndarray:
     return np.clip(128 + 40 * (smooth - smooth.mean()) / smooth.std(), 0, 255).astype(np.uint8)
 
 
-def turned(angle_deg: float, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """An image, the same turned about its middle and scaled, and the (2, 3) map of pixels between them."""
+def rotated(angle_deg: float, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """An image, its rotated and scaled copy, and the (2, 3) map of pixels between them."""
     image = texture()
     matrix = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), angle_deg, scale)
     return image, cv2.warpAffine(image, matrix, (SIZE, SIZE), flags=cv2.INTER_CUBIC, borderValue=128), matrix
@@ -29,14 +29,14 @@ def grid() -> np.ndarray:
 
 
 def motion_of(matrix: np.ndarray, offset: tuple[float, float]) -> np.ndarray:
-    """The motion of every pixel, wrong by an offset."""
+    """The motion of every pixel, with an error of `offset`."""
     place = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).astype(np.float32)
     return (place @ matrix[:, :2].T + matrix[:, 2] - place + offset).astype(np.float32)
 
 
 @pytest.mark.parametrize(("angle_deg", "scale"), [(40.0, 1.0), (0.0, 1.5), (-90.0, 0.8)])
-def test_a_motion_known_to_a_few_pixels_is_made_exact(angle_deg: float, scale: float) -> None:
-    image, other, matrix = turned(angle_deg, scale)
+def test_an_approximate_motion_is_refined(angle_deg: float, scale: float) -> None:
+    image, other, matrix = rotated(angle_deg, scale)
     points, everywhere = grid(), np.full((SIZE, SIZE), 255, np.uint8)
     truth = points @ matrix[:, :2].T + matrix[:, 2]
     inside = ((truth > 10) & (truth < SIZE - 10)).all(axis=1)
@@ -48,8 +48,8 @@ def test_a_motion_known_to_a_few_pixels_is_made_exact(angle_deg: float, scale: f
     assert np.median(error) < 0.15 and np.quantile(error, 0.95) < 0.5
 
 
-def test_points_that_would_land_outside_or_off_the_tissue_are_not_found() -> None:
-    image, other, matrix = turned(30.0, 1.0)
+def test_points_that_land_outside_or_off_tissue_are_not_found() -> None:
+    image, other, matrix = rotated(30.0, 1.0)
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[:, : SIZE // 2] = 255
     motion = motion_of(matrix, (0.0, 0.0))
@@ -59,12 +59,12 @@ def test_points_that_would_land_outside_or_off_the_tissue_are_not_found() -> Non
     assert not found.any()
 
 
-def test_a_jump_changes_nothing_for_the_next_steps() -> None:
+def test_a_jump_does_not_affect_later_steps() -> None:
     image = texture()
     near = np.roll(image, 2, axis=1)
     everywhere = np.full((SIZE, SIZE), 255, np.uint8)
     search, fresh = PointSearch(image, grid()), PointSearch(image, grid())
-    _, other, matrix = turned(40.0, 1.0)
+    _, other, matrix = rotated(40.0, 1.0)
     search.jump(other, everywhere, motion_of(matrix, (0.0, 0.0)))
     after, places = search.advance(near, everywhere)
     known, truth = fresh.advance(near, everywhere)
@@ -72,7 +72,7 @@ def test_a_jump_changes_nothing_for_the_next_steps() -> None:
     np.testing.assert_array_equal(places, truth)
 
 
-def test_as_many_points_as_a_frame_has_are_looked_up_at_once() -> None:
+def test_all_points_of_a_frame_can_be_searched_at_once() -> None:
     image = texture()
     points = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).reshape(-1, 2).astype(np.float32)
     found, places = PointSearch(image, points).advance(np.roll(image, 1, axis=0), np.full((SIZE, SIZE), 255, np.uint8))

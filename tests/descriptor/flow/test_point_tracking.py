@@ -1,4 +1,4 @@
-"""Following points through frames of a smooth texture that moves by amounts that are known."""
+"""Point tracking through frames of a smooth texture with known motion."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pipeline.paths import SequencePaths
 SIZE = (330, 260)
 BOX = (13, 7, 301, 241)
 LARGE_SIZE, LARGE_BOX = (1023, 771), (31, 17, 971, 723)
-# How far the texture has moved to the right and down in each frame, px.
+# Motion of the texture in each frame, to the right and down, px.
 SHIFTS = np.array([[0, 0], [1.3, -0.6], [2.7, -1.25], [3.45, -2.1], [4.8, -3.3]])
 FIRST_INDEX = 40
 BLOCK = (slice(90, 130), slice(140, 190))
@@ -30,7 +30,7 @@ def box_mask(box: tuple[int, int, int, int], size: tuple[int, int]) -> np.ndarra
 
 
 def moving_texture(shifts: np.ndarray, size: tuple[int, int] = SIZE, scale: float = 1.0) -> list[np.ndarray]:
-    """Frames (H, W, 3) of one texture, moved by `shifts` (F, 2) px; `scale` makes its structures wider."""
+    """Frames (H, W, 3) of one texture, shifted by `shifts` (F, 2) px; `scale` widens its structures."""
     rng = np.random.default_rng(0)
     width, height = size[0] + 80, size[1] + 80
     texture = np.full((height, width), 110.0, np.float32)
@@ -48,7 +48,7 @@ def moving_texture(shifts: np.ndarray, size: tuple[int, int] = SIZE, scale: floa
 def working_frames(
     folder: Path, images: list[np.ndarray], content: np.ndarray, masks: dict[int, np.ndarray] | None = None
 ) -> WorkingFrames:
-    """A sequence of images; `masks` are frames' own, by row."""
+    """A sequence of images; `masks` are masks of single frames, by row."""
     paths = SequencePaths(folder / "sequence")
     paths.images.mkdir(parents=True)
     paths.frame_masks.mkdir()
@@ -73,7 +73,7 @@ def with_highlight(size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def observed_near(tracks: Tracks, row: int, margin_px: float) -> int:
-    """How many points of a frame are on the highlight or nearer to it than a margin."""
+    """Number of points of a frame on the highlight or within a margin of it."""
     pixels = tracks.pixels[tracks.in_frame(row)]
     low = np.array([BLOCK[1].start, BLOCK[0].start]) - margin_px
     high = np.array([BLOCK[1].stop, BLOCK[0].stop]) + margin_px
@@ -81,7 +81,7 @@ def observed_near(tracks: Tracks, row: int, margin_px: float) -> int:
 
 
 @pytest.mark.parametrize(("box", "size"), [(BOX, SIZE), (LARGE_BOX, LARGE_SIZE)])
-def test_points_move_as_the_texture_does(tmp_path: Path, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+def test_points_move_with_the_texture(tmp_path: Path, box: tuple[int, int, int, int], size: tuple[int, int]) -> None:
     shrunk = max(1.0, max(box[2:]) / WORKING_SIZE_PX)
     shifts = SHIFTS * shrunk
     frames = working_frames(tmp_path, moving_texture(shifts, size, shrunk), box_mask(box, size))
@@ -89,7 +89,7 @@ def test_points_move_as_the_texture_does(tmp_path: Path, box: tuple[int, int, in
     assert tracks.frame_index.tolist() == list(range(FIRST_INDEX, FIRST_INDEX + len(SHIFTS)))
     at_start = np.full((tracks.track_count, 2), np.nan)
     at_start[tracks.track[tracks.in_frame(0)]] = tracks.pixels[tracks.in_frame(0)]
-    # Corners are whole pixels of the working frame, so their places in the frame are known without any tolerance.
+    # Corners are whole pixels of the working frame, so their exact positions in the frame are known.
     lattice = (at_start - box[:2]) * frames.size / box[2:] - 0.5
     np.testing.assert_allclose(lattice, np.round(lattice), atol=1e-3)
     for row in range(1, len(shifts)):
@@ -100,7 +100,7 @@ def test_points_move_as_the_texture_does(tmp_path: Path, box: tuple[int, int, in
         assert np.median(np.linalg.norm(error_px, axis=1)) < 0.1 * shrunk
 
 
-def test_no_point_is_seeded_on_a_highlight_or_beside_it(tmp_path: Path) -> None:
+def test_no_point_is_seeded_on_or_beside_a_highlight(tmp_path: Path) -> None:
     images, content = moving_texture(SHIFTS), box_mask(BOX, SIZE)
     hidden = follow(working_frames(tmp_path, images, content, {0: with_highlight()}), tmp_path)
     (tmp_path / "open").mkdir()
@@ -109,11 +109,11 @@ def test_no_point_is_seeded_on_a_highlight_or_beside_it(tmp_path: Path) -> None:
     assert observed_near(hidden, 0, 3) == 0 and observed_near(hidden, 0, 25) > 5
 
 
-def test_no_point_is_found_on_a_highlight_or_beside_it(tmp_path: Path) -> None:
+def test_no_point_is_found_on_or_beside_a_highlight(tmp_path: Path) -> None:
     frames = working_frames(tmp_path, moving_texture(SHIFTS), box_mask(BOX, SIZE), {2: with_highlight()})
     tracks = follow(frames, tmp_path)
     assert min(observed_near(tracks, row, 0) for row in (0, 1, 3, 4)) > 5
-    # A point is looked up in the mask before it is put in the middle of there and back.
+    # The mask is checked before the forward and backward positions are averaged.
     assert observed_near(tracks, 2, 2) == 0 and observed_near(tracks, 2, 25) > 5
 
 
@@ -127,7 +127,7 @@ def test_no_point_is_at_the_edge_of_the_content_area(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_points_are_found_again_after_a_few_frames_without_any(tmp_path: Path, value: int) -> None:
+def test_points_are_recovered_after_a_few_frames_without_any(tmp_path: Path, value: int) -> None:
     images = moving_texture(0.4 * np.arange(8)[:, None] * [1.0, 0.5])
     for row in (3, 4, 5):
         images[row][:] = value
@@ -139,7 +139,7 @@ def test_points_are_found_again_after_a_few_frames_without_any(tmp_path: Path, v
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_a_frame_without_anything_to_follow_is_no_keyframe(tmp_path: Path, masked: bool) -> None:
+def test_a_frame_without_texture_is_not_a_keyframe(tmp_path: Path, masked: bool) -> None:
     images = moving_texture(np.repeat(SHIFTS[:1], 5, axis=0))
     nothing = np.zeros(SIZE[::-1], np.uint8)
     for row in (0, 3):
@@ -153,7 +153,7 @@ def test_a_frame_without_anything_to_follow_is_no_keyframe(tmp_path: Path, maske
     assert {1, 2, 4} <= set(tracks.frame.tolist())
 
 
-def test_keyframes_come_with_the_motion_of_the_image_and_pass_over_what_cannot_be_read(tmp_path: Path) -> None:
+def test_keyframes_follow_image_motion_and_skip_unreadable_frames(tmp_path: Path) -> None:
     step_px = 0.3 * 0.05 * float(np.hypot(*BOX[2:]))
     images = moving_texture(step_px * (three_sides(12) - 6))
     frames = working_frames(tmp_path, images, box_mask(BOX, SIZE))
@@ -163,15 +163,15 @@ def test_keyframes_come_with_the_motion_of_the_image_and_pass_over_what_cannot_b
 
 
 def three_sides(steps: int) -> np.ndarray:
-    """Along three sides of a square: (3 * steps + 1, 2), a step of 1 each."""
+    """A path along three sides of a square in unit steps: (3 * steps + 1, 2)."""
     up, low, high = np.arange(steps), np.zeros(steps), np.full(steps, steps)
     sides = [np.column_stack(side) for side in ((up, low), (high, up), (high - up, high))]
     return np.concatenate([*sides, [[0, steps]]]).astype(np.float64)
 
 
 @pytest.mark.parametrize("length", [0.06, 0.15])
-def test_a_stretch_of_little_motion_has_eight_keyframes(tmp_path: Path, length: float) -> None:
-    """A path of 6 or 15 % of the diagonal, where a keyframe otherwise comes every 5 %."""
+def test_a_sequence_with_little_motion_has_eight_keyframes(tmp_path: Path, length: float) -> None:
+    """A motion of 6 or 15 % of the diagonal, with a default of one keyframe every 5 %."""
     path_px = length * float(np.hypot(*BOX[2:])) * np.linspace(0, 1, 28)[:, None] * [0.8, 0.6]
     frames = working_frames(tmp_path, moving_texture(path_px), box_mask(BOX, SIZE))
     keyframes, _ = choose_keyframes(frames)
@@ -179,12 +179,12 @@ def test_a_stretch_of_little_motion_has_eight_keyframes(tmp_path: Path, length: 
     assert np.diff(keyframes).max() <= 4
 
 
-def test_frames_that_show_the_same_are_no_keyframes(tmp_path: Path) -> None:
+def test_identical_frames_are_not_keyframes(tmp_path: Path) -> None:
     frames = working_frames(tmp_path, moving_texture(np.zeros((12, 2))), box_mask(BOX, SIZE))
     assert choose_keyframes(frames)[0].tolist() == [0]
 
 
-def test_what_was_followed_once_need_not_be_followed_again(tmp_path: Path) -> None:
+def test_tracks_are_reused_by_a_later_run(tmp_path: Path) -> None:
     frames = working_frames(tmp_path, moving_texture(SHIFTS), box_mask(BOX, SIZE))
     once = follow(frames, tmp_path, (0, 3))
     folder = tmp_path / "again"
@@ -195,7 +195,7 @@ def test_what_was_followed_once_need_not_be_followed_again(tmp_path: Path) -> No
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
 
-def test_of_frames_that_show_the_same_each_has_its_own_points(tmp_path: Path) -> None:
+def test_identical_frames_have_separate_points(tmp_path: Path) -> None:
     still = np.concatenate([np.repeat(SHIFTS[:1], 5, axis=0), SHIFTS[1:]])
     frames = working_frames(tmp_path, moving_texture(still), box_mask(BOX, SIZE))
     keyframes = (0, 3, 6)
@@ -214,7 +214,7 @@ def saved(tracks: Tracks, folder: Path) -> Path:
     return folder / "tracks.npz"
 
 
-def test_points_that_were_not_followed_are_found_nowhere(tmp_path: Path) -> None:
+def test_unknown_points_are_not_found(tmp_path: Path) -> None:
     frames = working_frames(tmp_path, moving_texture(SHIFTS), box_mask(BOX, SIZE))
     known = KnownPoints(follow(frames, tmp_path))
     assert list(known(0, np.array([[1.5, 2.5], [3.5, 4.5]], np.float32))) == []

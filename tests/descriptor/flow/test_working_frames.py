@@ -1,4 +1,4 @@
-"""Working frames: where their pixels are in the frame, and where points may be."""
+"""Working frames: mapping of their pixels to the frame, and masks of allowed points."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from pipeline.conventions import WORKING_SIZE_PX
 from pipeline.paths import SequencePaths
 
 INDEX = 12
-# Column, row, width, height of the content area, and the frame's width and height: as it is, and shrunk by no whole
-# number.
+# Column, row, width, height of the content area, and width and height of the frame: at full size, and downsampled by a
+# non-integer factor.
 SMALL = ((13, 7, 241, 187), (270, 211))
 LARGE = ((31, 17, 971, 723), (1023, 771))
 MARGIN_PX = 3
@@ -36,7 +36,7 @@ def one_frame(folder: Path, image: np.ndarray, mask: np.ndarray, own_mask: np.nd
 
 
 def dots(centers: np.ndarray, sigma_px: float, size: tuple[int, int]) -> np.ndarray:
-    """Round bright dots with their middle at positions (N, 2) in COLMAP's convention."""
+    """Round bright dots centred at positions (N, 2), COLMAP's convention."""
     columns, rows = np.meshgrid(np.arange(size[0]) + 0.5, np.arange(size[1]) + 0.5)
     light = np.zeros(size[::-1])
     for x, y in centers:
@@ -45,7 +45,7 @@ def dots(centers: np.ndarray, sigma_px: float, size: tuple[int, int]) -> np.ndar
 
 
 def center_of_dot(image: np.ndarray, near: np.ndarray, radius: int = 5) -> np.ndarray:
-    """The centre of mass of what is brighter than its surroundings, in OpenCV's pixels."""
+    """The centre of mass of bright pixels, OpenCV's convention."""
     column, row = np.round(near).astype(int)
     around = image[row - radius : row + radius + 1, column - radius : column + radius + 1].astype(float)
     weight = np.maximum(around - np.median(around), 0)
@@ -56,7 +56,7 @@ def center_of_dot(image: np.ndarray, near: np.ndarray, radius: int = 5) -> np.nd
 
 
 @pytest.mark.parametrize(("box", "size"), [SMALL, LARGE])
-def test_points_come_back_to_where_they_are_in_the_frame(
+def test_working_pixels_map_back_to_the_frame(
     tmp_path: Path, box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> None:
     rng = np.random.default_rng(0)
@@ -81,13 +81,13 @@ def test_the_corners_of_the_working_frame_are_those_of_the_content_area(
     left, top, width, height = box
     frames = WorkingFrames(SequencePaths(tmp_path), [], box_mask(box, size))
     assert max(frames.size) == min(WORKING_SIZE_PX, max(width, height))
-    # The outer corners of the first and the last pixel.
+    # Outer corners of the first and the last pixel.
     corners = np.array([[0, 0], frames.size], np.float32) - 0.5
     expected = [[left, top], [left + width, top + height]]
     np.testing.assert_allclose(frames.colmap_from_working(corners), expected, atol=1e-3)
 
 
-def test_points_may_be_neither_on_highlights_nor_at_an_edge(tmp_path: Path) -> None:
+def test_no_points_on_highlights_or_at_edges(tmp_path: Path) -> None:
     box, size = SMALL
     left, top, width, height = box
     content, own = box_mask(box, size), np.full(size[::-1], 255, np.uint8)
@@ -99,18 +99,18 @@ def test_points_may_be_neither_on_highlights_nor_at_an_edge(tmp_path: Path) -> N
     expected[MARGIN_PX:-MARGIN_PX, MARGIN_PX:-MARGIN_PX] = True
     columns, rows = np.meshgrid(np.arange(width) + left, np.arange(height) + top)
     gap_px = np.hypot(columns - np.clip(columns, 120, 149), rows - np.clip(rows, 80, 99))
-    # A disc of pixels is round only to half a pixel.
+    # A disc of pixels is round to half a pixel only.
     assert not frame.mask[(gap_px < MARGIN_PX - 0.5) | ~expected].any()
     assert (frame.mask[(gap_px > MARGIN_PX + 0.5) & expected] == 255).all()
 
 
-def test_a_frame_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+def test_an_unreadable_frame_is_none(tmp_path: Path) -> None:
     box, size = SMALL
     assert WorkingFrames(SequencePaths(tmp_path), [INDEX], box_mask(box, size))[0] is None
 
 
 @pytest.mark.parametrize("value", [0, 255])
-def test_points_may_be_nowhere_in_a_frame_without_texture(tmp_path: Path, value: int) -> None:
+def test_no_points_in_a_frame_without_texture(tmp_path: Path, value: int) -> None:
     box, size = SMALL
     content = box_mask(box, size)
     frame = one_frame(tmp_path, np.full((*size[::-1], 3), value, np.uint8), content, content)[0]

@@ -35,18 +35,18 @@ def seeded() -> None:
 
 
 @pytest.mark.parametrize("group", [FIVE, EIGHT])
-def test_a_right_angle_moves_every_pixel_to_another(group: TransformationGroup) -> None:
+def test_a_right_angle_permutes_pixels(group: TransformationGroup) -> None:
     image = torch.rand(1, 3, 96, 64)
-    turned = group.transformation(0, group.rotations_deg.index(90.0), (96, 64)).warp(image)
-    torch.testing.assert_close(turned, torch.rot90(image, -1, (2, 3)), atol=1e-5, rtol=0)
+    rotated = group.transformation(0, group.rotations_deg.index(90.0), (96, 64)).warp(image)
+    torch.testing.assert_close(rotated, torch.rot90(image, -1, (2, 3)), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("place", [(scale, rotation) for scale in range(3) for rotation in range(5)])
-def test_what_is_at_a_pixel_is_at_its_place_on_the_canvas(place: tuple[int, int]) -> None:
+def test_warped_values_match_mapped_pixels(place: tuple[int, int]) -> None:
     height, width = 120, 90
     rows, columns = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     element = FIVE.transformation(*place, (height, width))
-    # A picture of the pixels' own places, which a warp interpolates exactly.
+    # An image of pixel coordinates, which a warp interpolates exactly.
     warped = element.warp(torch.stack([columns, rows])[None])[0]
     pixels = torch.tensor([[45.0, 60.0], [30.2, 40.7], [60.5, 80.5]], dtype=torch.float64)
     index = element.apply(pixels)
@@ -59,16 +59,16 @@ def test_what_is_at_a_pixel_is_at_its_place_on_the_canvas(place: tuple[int, int]
     assert (corners >= -1e-6).all() and (corners <= torch.tensor(element.size[::-1]) + 1e-6).all()
 
 
-def test_the_published_groups() -> None:
+def test_the_published_transformation_groups() -> None:
     assert FIVE.rotations_deg == (-90, -45, 0, 45, 90) and not FIVE.is_closed and FIVE.shape == (5, 5)
     assert EIGHT.rotations_deg == (-180, -135, -90, -45, 0, 45, 90, 135) and EIGHT.is_closed
 
 
-def test_rotations_all_around_shift_with_the_features() -> None:
+def test_full_circle_groups_are_rotation_equivariant() -> None:
     embedder = Embedder(closed=True)
     features = functional.normalize(torch.randn(3, 32, 5, 8), dim=1)
     around = embedder(features.roll(3, dims=3))
-    # The pooling is over the whole group, to which a rotation is a shift.
+    # A rotation shifts the features; pooling over the whole group is invariant to it.
     torch.testing.assert_close(embedder(features), around, atol=1e-5, rtol=0)
     assert not torch.allclose(Embedder()(features[..., :5]), Embedder()(features[..., 1:6]), atol=1e-3)
 
@@ -89,7 +89,7 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_saved_has_the_published_layout_and_is_loaded(saved: Path) -> None:
+def test_a_saved_checkpoint_has_the_published_layout_and_loads(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     assert set(content) >= {"extractor", "embedder", "step"} and content["step"] == 7
     assert "extractor.conv0.0.weight" in content["extractor"]
@@ -97,11 +97,11 @@ def test_what_is_saved_has_the_published_layout_and_is_loaded(saved: Path) -> No
     descriptor = load_descriptor(saved)
     assert isinstance(descriptor, GiftDescriptor) and descriptor.length == 128
     assert descriptor.network.group == EIGHT
-    # What the file tells counts.
+    # The recorded value takes precedence.
     assert load_descriptor(saved, rotations=5).network.group == EIGHT  # type: ignore[attr-defined]
 
 
-def test_a_published_file_has_five_rotations_unless_it_is_said(saved: Path, tmp_path: Path) -> None:
+def test_a_published_file_has_five_rotations_by_default(saved: Path, tmp_path: Path) -> None:
     content = torch.load(saved, weights_only=True)
     (tmp_path / "gift").mkdir()
     for step in (900, 20000):
@@ -112,7 +112,7 @@ def test_a_published_file_has_five_rotations_unless_it_is_said(saved: Path, tmp_
     assert Checkpoint.load(tmp_path / "gift" / "20000.pth").step == 20000
 
 
-def test_weights_that_do_not_fit_are_named(saved: Path, tmp_path: Path) -> None:
+def test_mismatched_weights_are_named(saved: Path, tmp_path: Path) -> None:
     weights = GiftNetwork().state_dict()
     weights["extractor.extractor.conv0.0.weight"] = torch.zeros(16, 1, 5, 5)
     Checkpoint(weights).save(tmp_path / "grey.pt")
@@ -136,7 +136,7 @@ def test_keypoints_and_dense_maps_are_described(embeds: bool) -> None:
     found = descriptor.describe(image, mask)
     assert found.values.shape == (descriptor.length, 24, 32) and found.mask.all()
     torch.testing.assert_close(found.values.norm(dim=0), torch.ones(24, 32))
-    # A cell is described as the keypoint in its middle.
+    # The descriptor of a cell equals that of a keypoint at its centre.
     middle = found.frame.image_from_network(np.array([[20.5, 10.5]]))
     masked = np.where(mask[..., None] > 0, image, np.uint8(127))[16:112, 16:144]
     at_middle = descriptor.describe_at(masked, middle - 16)
@@ -149,7 +149,7 @@ def test_an_image_smaller_than_the_group_needs_is_refused() -> None:
         descriptor.describe_at(picture(200, 50), np.array([[5.0, 5.0]]))
 
 
-def test_a_view_half_as_large_and_turned_shows_the_same_one_step_further() -> None:
+def test_a_half_size_rotated_view_is_one_lattice_step_away() -> None:
     torch.manual_seed(1)
     network = GiftNetwork().eval()
     image = picture(256, 256)
@@ -170,7 +170,7 @@ def test_a_view_half_as_large_and_turned_shows_the_same_one_step_further() -> No
     assert (alike > unmoved + 0.05).all()
 
 
-def test_what_both_views_have_moves_on_the_lattice() -> None:
+def test_shared_elements_are_shifted_on_the_lattice() -> None:
     features = torch.arange(25.0).reshape(1, 1, 5, 5)
     moved, shared = moved_on_lattice(FIVE, features, torch.tensor([[1, -2]]))
     assert shared.item() == 4 * 3
@@ -181,7 +181,7 @@ def test_what_both_views_have_moves_on_the_lattice() -> None:
     assert moved_on_lattice(FIVE, features, torch.tensor([[5, 0]]))[1].item() == 0
 
 
-def test_the_triplet_is_of_the_nearest_allowed_negative() -> None:
+def test_the_triplet_uses_the_nearest_allowed_negative() -> None:
     def at(*degrees: float) -> torch.Tensor:
         angle = torch.deg2rad(torch.tensor(degrees))
         return torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -193,27 +193,27 @@ def test_the_triplet_is_of_the_nearest_allowed_negative() -> None:
     one = torch.ones(1)
     loss = triplet_loss(at(0), at(30), grid, none, one, 0.5)
     assert loss.item() == pytest.approx(squared(30) - squared(10) + 0.5, abs=1e-5)
-    # Too near the true place, and the next one counts.
+    # The nearest is too close to the true position; the next is used.
     loss = triplet_loss(at(0), at(30), grid, torch.tensor([[True, False, False]]), one, 0.5)
     assert loss.item() == pytest.approx(squared(30) - squared(40) + 0.5, abs=1e-5)
     # Nearer than the counterpart by more than the margin: too hard.
     loss = triplet_loss(at(0), at(85), at(10, 80), none[:, :2], one, 0.5)
     assert loss.item() == pytest.approx(squared(85) - squared(80) + 0.5, abs=1e-5)
-    # Without a negative there is nothing to learn.
+    # Without a negative the loss is 0.
     assert triplet_loss(at(0), at(30), grid, ~none, one, 0.5).item() == 0
     assert triplet_loss(at(0), at(30), grid[:0], none[:, :0], one, 0.5).item() == 0
 
 
-def test_descriptors_of_other_places_are_to_be_spread_out_evenly() -> None:
+def test_spread_loss_penalises_similar_descriptors_of_different_places() -> None:
     none = torch.zeros(500, 500, dtype=torch.bool)
     first, second = torch.nn.functional.normalize(torch.randn(2, 500, 128, generator=torch.manual_seed(0)), dim=-1)
-    # Random vectors are; the mean of their products' squares is 1 / 128.
+    # Random vectors: the mean square of their products is 1 / 128.
     assert spread_loss(first, second, none).item() == pytest.approx(0, abs=1e-3)
     assert spread_loss(first, first[:1].expand(500, 128), none).item() < 0.05
-    # The same vector everywhere: 1 of the mean, and 1 - 1 / 128 of the mean square.
+    # Identical vectors: 1 from the mean, and 1 - 1 / 128 from the mean square.
     same = first[:1].expand(500, 128)
     assert spread_loss(same, same, none).item() == pytest.approx(2 - 1 / 128, abs=1e-5)
-    # Places that are near each other may look alike.
+    # Nearby places may be similar.
     near = torch.eye(500, dtype=torch.bool)
     apart = torch.eye(500)[:, :128]
     assert spread_loss(apart[:128], apart[:128], near[:128, :128]).item() == 0
@@ -221,7 +221,7 @@ def test_descriptors_of_other_places_are_to_be_spread_out_evenly() -> None:
 
 
 @pytest.mark.parametrize("kind", list(homographies.ODDS))
-def test_local_similarities_are_those_of_small_steps(kind: homographies.Kind) -> None:
+def test_local_similarities_match_finite_differences(kind: homographies.Kind) -> None:
     motion = homographies.random_homography((200, 300), np.random.default_rng(3), kind)
     points = np.array([[150.0, 100.0], [60.0, 40.0]])
     scale, rotation = homographies.local_similarity(motion, points)
@@ -235,14 +235,14 @@ def test_local_similarities_are_those_of_small_steps(kind: homographies.Kind) ->
 
 
 @pytest.fixture
-def found_pictures(tmp_path: Path) -> Pictures:
+def found_images(tmp_path: Path) -> Pictures:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture(220, 260, number))
     return Pictures.find(tmp_path)
 
 
-def test_both_views_of_a_pair_show_its_points(found_pictures: Pictures) -> None:
-    sampler = PairSampler(found_pictures, (128, 160), 100, 0.0, 0)
+def test_both_views_of_a_pair_contain_its_points(found_images: Pictures) -> None:
+    sampler = PairSampler(found_images, (128, 160), 100, 0.0, 0)
     errors = []
     for number in range(10):
         pair = sampler.draw(0, number)
@@ -258,24 +258,22 @@ def test_both_views_of_a_pair_show_its_points(found_pictures: Pictures) -> None:
         ]
         errors.append(np.median(np.abs(shades[0] - shades[1])))
     assert np.median(errors) < 6
-    again = PairSampler(found_pictures, (128, 160), 100, 0.0, 0).draw(0, 3)
+    again = PairSampler(found_images, (128, 160), 100, 0.0, 0).draw(0, 3)
     assert np.array_equal(again.images, sampler.draw(0, 3).images)
     assert not np.array_equal(again.points[0][:5], sampler.draw(1, 3).points[0][:5])
 
 
-def test_a_view_that_shows_a_small_part_has_as_many_points_in_it(
-    found_pictures: Pictures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_view_of_a_small_part_has_all_points(found_images: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(homographies, "ODDS", {"scale": 1.0})
-    sampler = PairSampler(found_pictures, (128, 160), 100, 0.0, 0)
+    sampler = PairSampler(found_images, (128, 160), 100, 0.0, 0)
     pairs = [sampler.draw(0, number) for number in range(20)]
     enlarged = [pair for pair in pairs if np.median(pair.scale) > 2]
     assert len(enlarged) >= 3 and min(len(pair.points[0]) for pair in enlarged) > 60
 
 
-def test_of_two_sizes_one_shows_all_or_a_part_of_the_other(found_pictures: Pictures) -> None:
+def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_images: Pictures) -> None:
     size = (160, 200)
-    sampler = PairSampler(found_pictures, size, 100, 0.0, 0, 1.0)
+    sampler = PairSampler(found_images, size, 100, 0.0, 0, 1.0)
     pairs = [sampler.draw(0, number) for number in range(24)]
     for pair in pairs:
         sizes = [image.shape[:2] for image in pair.images]
@@ -285,12 +283,12 @@ def test_of_two_sizes_one_shows_all_or_a_part_of_the_other(found_pictures: Pictu
         assert 1.5 < max(ratio, 1 / ratio) < 2.8 and np.allclose(pair.scale, ratio, rtol=0.2)
         assert np.abs(pair.rotation_deg).max() < 30 and len(pair.points[0]) >= 16
         if ratio > 1 and sizes[0] != size:
-            # A part of the first, made larger: it may show more around it.
+            # An enlarged part of the first view, which may extend beyond it.
             assert sizes[1] == size and sizes[0][0] > 0.9 * size[0] / ratio
         greys = []
         for image, points, larger in zip(pair.images, pair.points, (1 / ratio, ratio), strict=True):
             assert (points > 0).all() and (points < image.shape[1::-1]).all()
-            # Seen equally sharply; a pixel's grey is that of its middle.
+            # Compared at equal sharpness; the grey value of a pixel is that of its centre.
             alike = cv2.GaussianBlur(image[..., 0].astype(np.float32), (0, 0), max(1.0, larger))
             at = (points - 0.5).astype(np.float32)
             greys.append(cv2.remap(alike, at[None, :, 0], at[None, :, 1], cv2.INTER_LINEAR)[0])
@@ -301,18 +299,18 @@ def test_of_two_sizes_one_shows_all_or_a_part_of_the_other(found_pictures: Pictu
     assert sum(pair.images[0].shape[:2] == size and np.median(pair.scale) < 1 for pair in pairs) > 1
 
 
-def test_corners_of_a_picture_made_smaller_are_points_too(found_pictures: Pictures) -> None:
+def test_corners_of_downsampled_images_are_points(found_images: Pictures) -> None:
     size, points = (160, 200), 120
 
     def drawn(corner_sizes: int) -> list[PicturePair]:
-        """Pairs of all of a picture and of it made smaller: of the first, all usable corners are points."""
-        sampler = PairSampler(found_pictures, size, points, 0.0, 0, 1.0, corner_sizes)
+        """Pairs of an image and a smaller copy: all usable corners of the first are points."""
+        sampler = PairSampler(found_images, size, points, 0.0, 0, 1.0, corner_sizes)
         pairs = [sampler.draw(0, number) for number in range(24)]
         return [pair for pair in pairs if pair.images[0].shape[:2] == size and np.median(pair.scale) < 1]
 
     of_one, of_four = drawn(1), drawn(4)
     assert min(len(of_one), len(of_four)) > 1
-    # A pixel's middle is at a half; that of a pixel made of 2, 4 or 8 at 1, 2 or 4 more than whole ones of those.
+    # Pixel centres are at 0.5; centres of pixels made of 2, 4 or 8 are at multiples of these plus 1, 2 or 4.
     assert all((pair.points[0] % 1 == 0.5).all() for pair in of_one)
     for pair in of_four:
         assert points / 2 < len(pair.points[0]) <= points
@@ -322,14 +320,14 @@ def test_corners_of_a_picture_made_smaller_are_points_too(found_pictures: Pictur
             assert points / 8 < own.sum() <= points / 4, middle
 
 
-def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> None:
+def test_a_sequence_mask_excludes_pixels_without_tissue(tmp_path: Path) -> None:
     (tmp_path / "seq" / "images").mkdir(parents=True)
     mask = np.zeros((240, 320), np.uint8)
     cv2.circle(mask, (160, 120), 100, 255, -1)
     cv2.imwrite(str(tmp_path / "seq" / "undistorted_mask.bmp"), mask)
     for number in range(4):
         cv2.imwrite(str(tmp_path / "seq" / "images" / f"{number:08d}.jpg"), picture(240, 320, number))
-    # What lies beside the frames is none of them.
+    # Images beside the frames are not frames.
     for beside in ("colmap", "recorded/images"):
         (tmp_path / "seq" / beside).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "seq" / beside / "overview.png"), picture(240, 320))
@@ -343,7 +341,7 @@ def test_a_sequences_mask_leaves_out_what_shows_no_tissue(tmp_path: Path) -> Non
         Pictures.find(tmp_path, (0.0, 0.1))
 
 
-def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="does not exist"):
         Pictures.find(tmp_path / "none")
     (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8 not a picture")
@@ -351,12 +349,12 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         PairSampler(Pictures.find(tmp_path), (96, 96), 50, 0.0, 0).draw(0, 0)
     (tmp_path / "torn.jpg").unlink()
     cv2.imwrite(str(tmp_path / "flat.png"), np.full((120, 120), 90, np.uint8))
-    # Without any corner, any pixel is as good as another.
+    # Without corners, all pixels are equivalent.
     assert len(PairSampler(Pictures.find(tmp_path), (96, 96), 50, 0.0, 0).draw(0, 0).points[0]) >= 16
 
 
 @needs_fixtures
-def test_both_networks_are_the_published_ones_both_ways(tmp_path: Path) -> None:
+def test_both_networks_equal_the_published_ones(tmp_path: Path) -> None:
     descriptor = load_descriptor(FIXTURES / "gift_checkpoint.pth")
     assert isinstance(descriptor, GiftDescriptor)
     network = descriptor.network
@@ -373,5 +371,5 @@ def test_both_networks_are_the_published_ones_both_ways(tmp_path: Path) -> None:
     for part in ("extractor", "embedder"):
         assert ours[part].keys() == theirs[part].keys()
         assert all(torch.equal(ours[part][name], value) for name, value in theirs[part].items())
-    with pytest.raises(LumenError, match="fcdensenet, which has no group"):
+    with pytest.raises(LumenError, match="--rotations applies to GIFT only; .* is a fcdensenet network"):
         load_descriptor(FIXTURES / "ddl_checkpoint.pt", rotations=8)

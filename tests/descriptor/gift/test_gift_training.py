@@ -1,4 +1,4 @@
-"""Training GIFT by the trainer of all methods: both stages, resume, settings."""
+"""Training of GIFT: both stages, resuming, settings."""
 
 import os
 import subprocess
@@ -75,7 +75,7 @@ def test_the_first_stage_trains_the_extractor_and_the_second_the_embedder(config
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(1, "adam"), (2, "muon")])
-def test_steps_along_the_gradient_tell_a_pairs_points_from_their_neighbours(
+def test_gradient_steps_separate_points_from_their_neighbours(
     config: GiftTrainConfig, stage: int, optimizer: str
 ) -> None:
     torch.manual_seed(0)
@@ -100,7 +100,7 @@ def test_steps_along_the_gradient_tell_a_pairs_points_from_their_neighbours(
 
 
 @pytest.mark.parametrize("stage", [1, 2])
-def test_pairs_of_two_sizes_are_trained_on_and_looked_at(config: GiftTrainConfig, stage: int) -> None:
+def test_pairs_of_two_sizes_are_trained_and_plotted(config: GiftTrainConfig, stage: int) -> None:
     config = replace(config, stage=stage, two_sizes=1.0, image_size=(128, 136), hem_interval=8)
     pictures = Pictures.find(config.training_data_root)
     method = GiftTraining(config, GiftNetwork(8, embeds=stage == 2), pictures, pictures)
@@ -113,7 +113,7 @@ def test_pairs_of_two_sizes_are_trained_on_and_looked_at(config: GiftTrainConfig
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (2, "adam")])
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+def test_a_stopped_run_resumes_to_the_same_weights(
     config: GiftTrainConfig, stage: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, optimizer=optimizer)
@@ -139,7 +139,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         torch.testing.assert_close(value, expected[name], atol=0, rtol=0, msg=name)
 
 
-def test_two_processes_train_as_one_does(config: GiftTrainConfig) -> None:
+def test_two_processes_train_like_one(config: GiftTrainConfig) -> None:
     train(config)
     alone = weights(config)
     together = replace(config, log_root=config.log_root.with_name("together"))
@@ -156,34 +156,34 @@ def test_two_processes_train_as_one_does(config: GiftTrainConfig) -> None:
 def test_weights_of_the_other_method_are_refused(config: GiftTrainConfig, tmp_path: Path) -> None:
     network = FCDenseNet(NetworkShape(feature_length=16, growth=4))
     Checkpoint(network.state_dict(), method="fcdensenet").save(tmp_path / "ddl.pt")
-    with pytest.raises(LumenError, match="ddl.pt holds the weights of another network than GIFT's"):
+    with pytest.raises(LumenError, match="ddl.pt contains weights of a network other than GIFT"):
         train(replace(config, trained_model_path=tmp_path / "ddl.pt"))
     Checkpoint(GiftNetwork().state_dict(), method="gift").save(tmp_path / "gift.pt")
-    with pytest.raises(LumenError, match="gift.pt holds the weights of another network than the dense descriptor's"):
+    with pytest.raises(LumenError, match="gift.pt contains weights of a network other than the dense descriptor"):
         load_ddl(Checkpoint.load(tmp_path / "gift.pt"), tmp_path / "gift.pt")
 
 
-def test_a_second_stage_without_a_first_says_so(config: GiftTrainConfig) -> None:
+def test_stage_2_without_stage_1_is_an_error(config: GiftTrainConfig) -> None:
     with pytest.raises(LumenError, match="stage 2 needs the extractor of stage 1"):
         train(replace(config, stage=2))
 
 
-def test_other_settings_do_not_go_on_with_a_run(config: GiftTrainConfig) -> None:
+def test_a_run_cannot_be_resumed_with_other_settings(config: GiftTrainConfig) -> None:
     train(config)
-    with pytest.raises(LumenError, match="holds a run with --margin 0.5"):
+    with pytest.raises(LumenError, match="contains a run with --margin 0.5"):
         train(replace(config, margin=0.4))
-    # A run of a version that had no such setting was as it is by default.
+    # A run of a version without this setting counts as the default.
     last = RunFolder(config.log_root).last
     checkpoint = Checkpoint.load(last)
     settings = {name: value for name, value in (checkpoint.config or {}).items() if name != "corner_sizes"}
     replace(checkpoint, config=settings).save(last)
-    with pytest.raises(LumenError, match="holds a run with --corner_sizes 1, this one has 4"):
+    with pytest.raises(LumenError, match="contains a run with --corner_sizes 1, now it is 4"):
         train(replace(config, corner_sizes=4))
     train(config)
 
 
 @pytest.mark.parametrize("name", ["stage1", "stage2", "cpu_quick1", "cpu_quick2"])
-def test_the_presets_are_of_gift_and_complete(name: str, tmp_path: Path) -> None:
+def test_the_presets_are_valid_and_complete(name: str, tmp_path: Path) -> None:
     path = ROOT / "configs" / "gift" / f"{name}.yaml"
     arguments = ["--config", str(path), "--training_data_root", str(tmp_path), "--log_root", str(tmp_path)]
     assert named_variant("method", ["fcdensenet", "gift"], arguments) == "gift"
@@ -192,7 +192,7 @@ def test_the_presets_are_of_gift_and_complete(name: str, tmp_path: Path) -> None
     assert load_config(GiftTrainConfig, path, allow_missing=True).method == "gift"
 
 
-def test_a_method_is_named_by_flag_or_file_and_an_unknown_one_is_refused(tmp_path: Path) -> None:
+def test_the_method_is_chosen_by_flag_or_file_and_unknown_ones_are_refused(tmp_path: Path) -> None:
     choices = ["fcdensenet", "gift"]
     assert named_variant("method", choices, []) == "fcdensenet"
     assert named_variant("method", choices, ["--method=gift"]) == "gift"
@@ -208,29 +208,25 @@ def test_a_method_is_named_by_flag_or_file_and_an_unknown_one_is_refused(tmp_pat
     [
         ({"image_size": (32, 80)}, "64 or more"),
         ({"frame_share": (0.5, 0.5)}, "two shares"),
-        ({"hem_threshold_px": (8.0, 16.0)}, "farther first"),
+        ({"hem_threshold_px": (8.0, 16.0)}, "larger distance first"),
         ({"lr_range": (1e-3, 1e-4)}, "lowest"),
         ({"batch_size": 0}, "1 or more"),
         ({"points_per_pair": 8}, "16 or more"),
-        ({"corner_sizes": 0}, "1..5"),
-        ({"corner_sizes": 6}, "1..5"),
+        ({"corner_sizes": 0}, "from 1 to 5"),
+        ({"corner_sizes": 6}, "from 1 to 5"),
         ({"hem_interval": 40}, "half of --image_size"),
         ({"spread_weight": -1.0}, "0 or more"),
         ({"spread_weight": 1.0, "stage": 1}, "stage 2"),
-        ({"two_sizes": 1.5}, "0..1"),
+        ({"two_sizes": 1.5}, "from 0 to 1"),
         ({"two_sizes": 0.5}, "128 or more"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(
-    config: GiftTrainConfig, change: dict[str, object], message: str
-) -> None:
+def test_invalid_settings_are_refused(config: GiftTrainConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(LumenError, match=message):
         replace(config, **change)  # type: ignore[arg-type]
 
 
-def test_a_training_that_describes_all_places_alike_warns(
-    config: GiftTrainConfig, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_collapsed_descriptors_cause_a_warning(config: GiftTrainConfig, caplog: pytest.LogCaptureFixture) -> None:
     pictures = Pictures.find(config.training_data_root)
     network = GiftNetwork()
     assert network.embedder is not None
@@ -242,4 +238,4 @@ def test_a_training_that_describes_all_places_alike_warns(
             if name.endswith("embed3.2.bias"):
                 bias.fill_(1e3)
     method.validate()
-    assert "described alike" in caplog.text and "--seed" in caplog.text
+    assert "descriptors have collapsed" in caplog.text and "--seed" in caplog.text

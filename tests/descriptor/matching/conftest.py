@@ -1,4 +1,4 @@
-"""The fixtures of the tests of matching."""
+"""Fixtures of the matching tests."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The engine on CuPy where it belongs: needs a GPU that PyTorch and CuPy use."""
+"""The CuPy engine on a GPU; needs a GPU that PyTorch and CuPy can use."""
 
 import pytest
 import torch
@@ -49,11 +49,11 @@ def check(engine: CupySearch, wanted: Tensor, searched: DescriptorMap) -> None:
 
 @pytest.mark.parametrize("size", [(2, 5), (13, 1), (31, 45), (96, 96), (256, 320)])
 @pytest.mark.parametrize("channels", [8, 107, 256])
-def test_cells_are_the_best_to_within_half_precision(engine: CupySearch, size: tuple[int, int], channels: int) -> None:
+def test_cells_are_the_best_within_half_precision(engine: CupySearch, size: tuple[int, int], channels: int) -> None:
     check(engine, queries(5001, channels), random_map(*size, channels))
 
 
-def test_both_ways_at_once_is_each_way(engine: CupySearch) -> None:
+def test_both_directions_at_once_equal_separate_searches(engine: CupySearch) -> None:
     prepared = [engine.prepare(random_map(*size, 256)) for size in ((96, 320), (130, 170))]
     for way, own, other in zip(engine.both_ways(*prepared), (0, 1), (1, 0), strict=True):
         alone = engine.best(prepared[own].values[: len(prepared[own].cells)], prepared[other])
@@ -66,13 +66,13 @@ def test_half_precision_maps_and_no_points(engine: CupySearch) -> None:
     assert engine.best(queries(0, 128), engine.prepare(searched)).cell.shape == (0,)
 
 
-def test_work_stays_on_pytorchs_stream(engine: CupySearch) -> None:
+def test_work_runs_on_pytorchs_stream(engine: CupySearch) -> None:
     searched = random_map(96, 96, 64)
     expected = engine.best(queries(2000, 64), engine.prepare(searched)).cell
     stream = torch.cuda.Stream(GPU)
     for _ in range(20):
         with torch.cuda.stream(stream):
-            # What is searched is only there once the stream has come to it.
+            # The searched data exist only after the stream has executed the copy.
             busy = torch.randn(4000, 4000, device=GPU)
             values = searched.values.clone().zero_()
             for _ in range(5):
@@ -84,5 +84,5 @@ def test_work_stays_on_pytorchs_stream(engine: CupySearch) -> None:
         assert torch.equal(found, expected)
 
 
-def test_auto_takes_it(engine: CupySearch) -> None:
+def test_auto_chooses_cupy(engine: CupySearch) -> None:
     assert choose_engine("auto", GPU).name == engine.name

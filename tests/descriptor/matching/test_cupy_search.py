@@ -1,4 +1,4 @@
-"""CuPy: its engine's kernel without a GPU, and what is said where it cannot be used."""
+"""CuPy without a GPU: the kernel of its engine, and its error messages."""
 
 import ctypes
 import importlib.util
@@ -18,7 +18,7 @@ from pipeline.errors import LumenError
 CPU = torch.device("cpu")
 
 
-def test_the_kernel_compiles_for_every_gpu_from_turing_on() -> None:
+def test_the_kernel_compiles_for_every_gpu_since_turing() -> None:
     nvrtc = _nvrtc()
     for architecture in (75, 80, 90, 120):
         program = ctypes.c_void_p()
@@ -36,7 +36,7 @@ def test_the_kernel_compiles_for_every_gpu_from_turing_on() -> None:
 
 
 def _nvrtc() -> ctypes.CDLL:
-    """NVIDIA's run-time compiler, which needs no GPU."""
+    """NVIDIA's runtime compiler, which needs no GPU."""
     package = importlib.util.find_spec("nvidia")
     for folder in package.submodule_search_locations or [] if package else []:
         for library in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
@@ -44,7 +44,7 @@ def _nvrtc() -> ctypes.CDLL:
     pytest.skip("NVRTC is not installed (nvidia-cuda-nvrtc)")
 
 
-def test_without_cupy_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cupy_the_error_states_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(
         LumenError, match=r"--matcher cupy: CuPy is not installed: pip install .*cuda1.*--matcher torch"
@@ -52,41 +52,43 @@ def test_without_cupy_the_error_says_how_to_install_it(monkeypatch: pytest.Monke
         choose_engine("cupy", CPU)
 
 
-def test_a_broken_cupy_is_told_from_an_absent_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_broken_cupy_is_distinguished_from_a_missing_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delitem(sys.modules, "cupy", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     message = "\n====\nFailed to import\n\nlibcuda.so.1: no such file\n==="
     (tmp_path / "cupy.py").write_text(f"raise ImportError({message!r})")
-    with pytest.raises(LumenError, match=r"CuPy is installed, but broken \(ImportError: libcuda.so.1: no such file\)"):
+    with pytest.raises(LumenError, match=r"CuPy is installed but broken \(ImportError: libcuda.so.1: no such file\)"):
         choose_engine("cupy", CPU)
     (tmp_path / "cupy.py").write_text("import a_package_that_it_needs")
-    with pytest.raises(LumenError, match="installed, but broken .*a_package_that_it_needs"):
+    with pytest.raises(LumenError, match="installed but broken .*a_package_that_it_needs"):
         choose_engine("cupy", CPU)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="CuPy is not installed")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cupy_itself_says_that_there_is_no_gpu() -> None:
-    with pytest.raises(LumenError, match=r"--matcher cupy: CuPy \d+.* is installed, but finds no GPU"):
+def test_cupy_without_a_gpu_is_reported() -> None:
+    with pytest.raises(LumenError, match=r"--matcher cupy: CuPy \d+.* is installed but finds no GPU"):
         choose_engine("cupy", CPU)
 
 
-def test_a_gpu_that_pytorch_does_not_use_is_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_pytorch_does_not_use_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend_gpu(monkeypatch)
-    with pytest.raises(LumenError, match=r"CuPy finds a GPU, but descriptors are computed on the CPU .*--device cuda"):
+    with pytest.raises(
+        LumenError, match=r"CuPy finds a GPU, but PyTorch .* computes descriptors on the CPU.*--device cuda"
+    ):
         choose_engine("cupy", CPU)
 
 
-def test_auto_takes_torch_where_cupy_fails_and_says_why(
+def test_auto_falls_back_to_torch_and_logs_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     _pretend_gpu(monkeypatch)
-    # It cannot even make a kernel.
+    # Creating a kernel fails.
     assert isinstance(choose_engine("auto", torch.device("cuda", 0)), TorchSearch)
-    assert "by torch on the GPU (CuPy 0 finds the GPU, but is broken (AttributeError" in caplog.text
+    assert "with torch on the GPU (CuPy 0 finds the GPU but is broken (AttributeError" in caplog.text
     assert isinstance(choose_engine("auto", CPU), TorchSearch)
-    assert "by torch on the CPU" in caplog.text
+    assert "with torch on the CPU" in caplog.text
 
 
 def _pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Frames as a whole: alike where they show the same, whatever is beyond the tissue."""
+"""Global descriptors: frames with the same content are similar, independent of non-tissue pixels."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def described(values: torch.Tensor, mask: torch.Tensor) -> DescriptorMap:
     return DescriptorMap(functional.normalize(values, dim=0), mask, FRAME)
 
 
-def test_words_are_where_descriptors_gather() -> None:
+def test_words_are_cluster_centres() -> None:
     corners = np.eye(5, dtype=np.float32)[np.arange(2000) % 5]
     noise = 0.02 * np.random.default_rng(0).normal(size=corners.shape)
     words = find_words((corners + noise).astype(np.float32), 0)
@@ -38,13 +38,13 @@ def test_only_tissue_counts() -> None:
     assert not word_frequencies(described(values, torch.zeros_like(mask)), words).any()
 
 
-def test_frames_are_the_more_alike_the_more_they_share(plane: Plane) -> None:
+def test_similarity_increases_with_shared_content(plane: Plane) -> None:
     alike = FrameSimilarity(plane.described, FRAMES, 0).between(0, range(FRAMES))
     assert alike[0] == pytest.approx(1, abs=1e-5)
     assert alike[1] > alike[6] > alike[11] > 0
 
 
-def test_the_most_alike_are_chosen_apart_from_each_other(plane: Plane) -> None:
+def test_the_most_similar_rows_keep_their_distance(plane: Plane) -> None:
     similarity = FrameSimilarity(plane.described, FRAMES, 0)
     assert similarity.most_alike(0, range(1, FRAMES), 3, 1) == [1, 2, 3]
     assert similarity.most_alike(0, range(1, FRAMES), 3, 4) == [1, 5, 9]
@@ -53,12 +53,12 @@ def test_the_most_alike_are_chosen_apart_from_each_other(plane: Plane) -> None:
     assert similarity.most_alike(0, range(1, FRAMES), FRAMES, 1, float(alike[5])) == [1, 2, 3, 4, 5]
 
 
-def test_nothing_is_described_where_there_is_nothing_to_choose(plane: Plane) -> None:
+def test_no_frame_is_described_without_candidates(plane: Plane) -> None:
     assert FrameSimilarity(plane.described, FRAMES, 0).most_alike(FRAMES - 1, range(FRAMES, FRAMES), 3, 1) == []
     assert plane.descriptor.asked == []
 
 
-def test_a_video_that_cannot_be_read_where_words_come_from_is_like_nothing(
+def test_similarity_is_zero_if_no_sampled_frame_is_readable(
     plane: Plane,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -69,7 +69,7 @@ def test_a_video_that_cannot_be_read_where_words_come_from_is_like_nothing(
     assert not similarity.between(3, [4, 5]).any() and similarity.most_alike(3, range(4, FRAMES), 3, 1) == []
 
 
-def test_what_cannot_be_read_is_like_nothing(plane: Plane) -> None:
+def test_similarity_to_an_unreadable_frame_is_zero(plane: Plane) -> None:
     plane.data.image_paths[4].write_bytes(b"")
     similarity = FrameSimilarity(plane.described, FRAMES, 0)
     assert similarity.between(3, [4, 5])[0] == 0

@@ -1,4 +1,4 @@
-"""Descriptors say where, flow says it exactly: on a plane whose every pixel is known, far beyond what flow reaches."""
+"""Descriptors refined by flow, on a plane with known correspondences beyond the range of flow."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from pipeline.data.training_data import inside_mask
 
 
 @pytest.mark.parametrize("target", [1, 5, FRAMES - 1])
-def test_points_are_found_near_and_far_to_a_fraction_of_a_pixel(plane: Plane, target: int) -> None:
+def test_points_are_found_near_and_far_with_subpixel_accuracy(plane: Plane, target: int) -> None:
     found, places = plane.guided.find(0, plane.pixels, target)
     truth = moved(plane.data, 0, target, plane.pixels)
     shown = inside_mask(truth, np.ones(len(truth)), cv2.erode(plane.data.mask, np.ones((21, 21), np.uint8)))
@@ -27,7 +27,7 @@ def test_points_are_found_near_and_far_to_a_fraction_of_a_pixel(plane: Plane, ta
     assert np.median(np.linalg.norm(places[found] - truth[found], axis=1)) < 0.3
 
 
-def test_cells_move_as_the_plane_does_and_only_the_found_ones_count(plane: Plane) -> None:
+def test_cells_move_with_the_plane_and_only_found_cells_have_motion(plane: Plane) -> None:
     first, second = plane.described[0], plane.described[FRAMES - 1]
     assert first is not None and second is not None
     motion = cell_motion(TorchSearch(), first, second)
@@ -40,7 +40,7 @@ def test_cells_move_as_the_plane_does_and_only_the_found_ones_count(plane: Plane
     assert np.median(np.linalg.norm(smooth_motion(motion)[motion.found] - truth, axis=1)) < 0.4
 
 
-def test_gaps_are_filled_from_around_them() -> None:
+def test_gaps_are_filled_from_their_surroundings() -> None:
     moving = np.full((20, 30, 2), 3.0, np.float32)
     found = np.ones((20, 30), bool)
     found[4:9, 18:27] = False
@@ -49,7 +49,7 @@ def test_gaps_are_filled_from_around_them() -> None:
     assert not smooth_motion(CellMotion(np.zeros_like(moving), np.zeros_like(found), 0.0)).any()
 
 
-def test_a_loner_does_not_count_and_a_group_does() -> None:
+def test_an_isolated_match_is_rejected_and_a_group_is_kept() -> None:
     moving = np.full((20, 30, 2), 3.0, np.float32)
     moving[10, 10] = 15
     moving[12:18, 20:28] = -6
@@ -63,7 +63,7 @@ def test_a_loner_does_not_count_and_a_group_does() -> None:
 
 
 def test_frames_that_share_nothing_have_no_points_in_common(plane: Plane) -> None:
-    # Descriptors that have nothing to do with each other.
+    # Unrelated descriptors.
     generator = torch.Generator().manual_seed(0)
     second = plane.described[3]
     assert second is not None
@@ -74,14 +74,14 @@ def test_frames_that_share_nothing_have_no_points_in_common(plane: Plane) -> Non
     assert not found.any()
 
 
-def test_no_points_and_unreadable_frames_give_nothing(plane: Plane, tmp_path: Path) -> None:
+def test_no_points_and_unreadable_frames_have_no_matches(plane: Plane, tmp_path: Path) -> None:
     assert not len(plane.guided.find(0, plane.pixels[:0], 3)[0])
     plane.data.image_paths[5].write_bytes(b"")
     found, places = plane.guided.find(0, plane.pixels, 5)
     assert not found.any() and places.shape == plane.pixels.shape
 
 
-def test_only_so_many_described_frames_are_held(tmp_path: Path) -> None:
+def test_the_number_of_cached_frames_is_bounded(tmp_path: Path) -> None:
     plane = Plane(tmp_path / "plane", held=2)
     for row in (0, 1, 0, 2, 0, 1):
         assert plane.described[row] is not None
@@ -89,7 +89,7 @@ def test_only_so_many_described_frames_are_held(tmp_path: Path) -> None:
     assert len(plane.described._held) == 2
 
 
-def test_what_is_far_from_the_frame_worked_on_goes_first(tmp_path: Path) -> None:
+def test_frames_far_from_the_current_frame_are_dropped_first(tmp_path: Path) -> None:
     plane = Plane(tmp_path / "plane", held=3)
     plane.described.work_on(4)
     for row in (4, 5, 9, 9, 8, 5, 4, 9):
@@ -97,7 +97,7 @@ def test_what_is_far_from_the_frame_worked_on_goes_first(tmp_path: Path) -> None
     assert plane.descriptor.asked == [4, 5, 9, 8, 9]
 
 
-def test_flow_comes_first_and_a_point_is_found_once_in_a_frame(plane: Plane) -> None:
+def test_flow_takes_precedence_and_a_point_is_found_once_per_frame(plane: Plane) -> None:
     rows = list(range(1, FRAMES))
     flow = FlowFinder(plane.frames, directions_by([1, 2], FRAMES))
     alone = {row: len(which) for row, which, _ in flow(0, plane.pixels)}

@@ -1,4 +1,4 @@
-"""Every search engine against the reference in double precision, and matches against places known by construction."""
+"""Search engines against the reference in double precision, and matches against known positions."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from descriptor.matching.matcher import SearchableFrame, match, summit
 from descriptor.network_frame import NetworkFrame
 
 ENGINES = ("reference", "torch", "coarse_to_fine", "cupy")
-# How much worse than the best cell's an engine's product may be: a half-precision number next to 1 is this far from it.
+# Maximum difference between an engine's product and the best: the spacing of half-precision numbers near 1.
 ROUNDING = {"cupy": 1e-3}
 
 
 @pytest.fixture(scope="session")
 def cupy_engine(tmp_path_factory: pytest.TempPathFactory) -> CupySearch | None:
-    """The engine on CuPy with its kernel on the CPU."""
+    """The CuPy engine with its kernel compiled for the CPU."""
     if cupy_stand_in.COMPILER is None:
         return None
 
@@ -47,7 +47,7 @@ def engine(request: pytest.FixtureRequest) -> SearchEngine:
     if name == "cupy":
         found = request.getfixturevalue("cupy_engine")
         return found if found is not None else pytest.skip("there is no C++ compiler")
-    # So many blocks that it has to be right.
+    # Enough blocks for an exact result.
     made = {"reference": ReferenceSearch, "torch": TorchSearch, "coarse_to_fine": exhaustive_coarse_to_fine}
     return made[name]()
 
@@ -73,7 +73,7 @@ def random_map(height: int, width: int, channels: int = 8, seed: int = 0) -> Des
 
 
 def smooth_map(height: int, width: int, shift: tuple[float, float] = (0.0, 0.0)) -> DescriptorMap:
-    """Descriptors of a surface that moved by `shift` (right, down): waves of several lengths in both directions."""
+    """Descriptors of a surface shifted by `shift` (right, down): waves of several lengths in both directions."""
     row, column = torch.meshgrid(torch.arange(height) - shift[1], torch.arange(width) - shift[0], indexing="ij")
     lengths = (11.0, 23.0, 61.0)
     waves = [wave(2 * torch.pi * axis / length) for axis in (row, column) for length in lengths for wave in TWO_WAVES]
@@ -90,7 +90,7 @@ def queries(count: int, channels: int = 8, seed: int = 1) -> Tensor:
 
 @every_engine
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (13, 1), (31, 45), (64, 80)])
-def test_the_best_cell_and_its_score_are_the_references(engine: SearchEngine, size: tuple[int, int]) -> None:
+def test_best_cell_and_score_equal_the_reference(engine: SearchEngine, size: tuple[int, int]) -> None:
     searched = random_map(*size)
     wanted = queries(300)
     found, truth = engine.best(wanted, engine.prepare(searched)), reference(wanted, searched)
@@ -113,7 +113,7 @@ def reference(wanted: Tensor, searched: DescriptorMap) -> Best:
 @every_engine
 def test_only_tissue_is_found(engine: SearchEngine) -> None:
     searched = random_map(20, 30)
-    # The best answer of each is a cell that shows none.
+    # The best cell of each descriptor shows no tissue.
     hidden = (~searched.mask).flatten().nonzero()[:, 0]
     wanted = searched.values.flatten(1).T[hidden]
     found = engine.best(wanted, engine.prepare(searched))
@@ -133,14 +133,14 @@ def test_without_tissue_nothing_is_found(engine: SearchEngine) -> None:
 
 
 @every_engine
-def test_no_points_have_no_answer(engine: SearchEngine) -> None:
+def test_no_points_have_no_matches(engine: SearchEngine) -> None:
     frame = SearchableFrame.of(random_map(6, 7), engine)
     found = match(engine, frame, np.zeros((0, 2)), frame)
     assert found.target.shape == (0, 2) and found.score.shape == found.return_px.shape == (0,)
 
 
 @every_exhaustive_engine
-def test_of_equal_cells_the_first_is_taken(engine: SearchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_of_equal_cells_is_chosen(engine: SearchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_search, "_CPU_TILE", (4, 5))
     monkeypatch.setattr(cupy_search, "_TILE", (4, 8))
     values = torch.zeros(4, 6, 8)
@@ -153,7 +153,9 @@ def test_of_equal_cells_the_first_is_taken(engine: SearchEngine, monkeypatch: py
 
 @pytest.mark.parametrize("engine", ["torch", "cupy"], indirect=True)
 @pytest.mark.parametrize("tile", [(9, 24), (17, 40), (1000, 10_000)])
-def test_tiles_change_nothing(engine: SearchEngine, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiling_does_not_change_the_result(
+    engine: SearchEngine, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     searched, wanted = random_map(23, 29), queries(50)
     whole = engine.best(wanted, engine.prepare(searched))
     monkeypatch.setattr(torch_search, "_CPU_TILE", tile)
@@ -164,7 +166,7 @@ def test_tiles_change_nothing(engine: SearchEngine, tile: tuple[int, int], monke
 
 
 @every_engine
-def test_half_precision_finds_the_same_where_it_is_clear(engine: SearchEngine) -> None:
+def test_half_precision_finds_the_same_clear_matches(engine: SearchEngine) -> None:
     exact = smooth_map(40, 52)
     half = described(exact.values.half(), exact.mask)
     wanted = exact.values.flatten(1).T[::17]
@@ -174,7 +176,7 @@ def test_half_precision_finds_the_same_where_it_is_clear(engine: SearchEngine) -
 
 
 @every_engine
-def test_a_surface_that_moved_is_found_to_a_fraction_of_a_cell_and_leads_back(engine: SearchEngine) -> None:
+def test_a_moved_surface_is_matched_with_subcell_accuracy_in_both_directions(engine: SearchEngine) -> None:
     shift = (2.3, -1.4)
     frames = [SearchableFrame.of(smooth_map(48, 64, each), engine) for each in ((0.0, 0.0), shift)]
     keypoints = np.random.default_rng(0).uniform((10, 10), (54, 38), (200, 2))
@@ -185,7 +187,7 @@ def test_a_surface_that_moved_is_found_to_a_fraction_of_a_cell_and_leads_back(en
 
 
 @every_engine
-def test_what_is_not_in_the_target_does_not_lead_back(engine: SearchEngine) -> None:
+def test_points_missing_from_the_target_fail_the_reverse_check(engine: SearchEngine) -> None:
     source, target = smooth_map(48, 64), smooth_map(48, 64)
     target.mask[:, 32:] = False
     frames = SearchableFrame.of(source, engine), SearchableFrame.of(target, engine)
@@ -193,7 +195,7 @@ def test_what_is_not_in_the_target_does_not_lead_back(engine: SearchEngine) -> N
     assert not match(engine, frames[0], keypoints, frames[1]).consistent(3.0).any()
 
 
-def test_few_blocks_find_nearly_what_all_cells_do_on_smooth_descriptors() -> None:
+def test_a_few_blocks_agree_with_exhaustive_search_on_smooth_descriptors() -> None:
     source, target = smooth_map(64, 80), smooth_map(64, 80, (3.7, 2.2))
     keypoints = np.random.default_rng(0).uniform((8, 8), (68, 52), (500, 2))
     places = []
@@ -206,7 +208,7 @@ def test_few_blocks_find_nearly_what_all_cells_do_on_smooth_descriptors() -> Non
 
 @pytest.mark.parametrize("engine", ["cupy"], indirect=True)
 @pytest.mark.parametrize("tile", [(24, 16), (60, 40), (10_000, 10_000)])
-def test_both_ways_at_once_is_each_way(
+def test_both_directions_at_once_equal_separate_searches(
     engine: CupySearch, tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cupy_search, "_TILE", tile)
@@ -224,8 +226,8 @@ def test_both_ways_at_once_is_each_way(
 
 
 @pytest.mark.parametrize("engine", ["torch", "cupy"], indirect=True)
-def test_what_rounds_to_the_same_is_not_found_to_one_side(engine: SearchEngine) -> None:
-    # Half precision hardly tells neighbours apart.
+def test_ties_in_half_precision_are_not_biased(engine: SearchEngine) -> None:
+    # Half precision barely distinguishes neighbours.
     row, column = torch.meshgrid(torch.arange(40) / 30, torch.arange(52) / 30, indexing="ij")
     waves = [wave(axis) for axis in (row, column) for wave in TWO_WAVES]
     searched = described(functional.normalize(torch.stack(waves), dim=0))
@@ -235,15 +237,15 @@ def test_what_rounds_to_the_same_is_not_found_to_one_side(engine: SearchEngine) 
     assert abs((found // 52 - inside // 52).float().mean()) < 0.1
 
 
-def test_the_summit_lies_between_cells() -> None:
-    # Unit vectors on a circle: the response to angle 0.3 has its summit there.
+def test_the_maximum_lies_between_cells() -> None:
+    # Unit vectors on a circle: the response to angle 0.3 peaks at 0.3.
     angles = torch.tensor([[-1.0, 0.0, 1.0, 2.0]]).double() * 0.5
     searched = described(torch.stack([angles.cos(), angles.sin()]))
     wanted = torch.tensor([[np.cos(0.15), np.sin(0.15)]])
     np.testing.assert_allclose(summit(wanted, searched, torch.tensor([1])), [[1.5 + 0.3, 0.5]], atol=0.01)
-    # However far the summit, the cell is not left by more than half of it.
+    # The offset is limited to half a cell, however far the maximum.
     np.testing.assert_allclose(summit(wanted, searched, torch.tensor([2])), [[2.0, 0.5]], atol=0.01)
-    # What shows no tissue, or is beyond the edge, says nothing of where the summit is.
+    # Neighbours without tissue or beyond the edge do not affect the maximum.
     searched.mask[0, 1] = False
     np.testing.assert_allclose(summit(wanted, searched, torch.tensor([2])), [[2.5, 0.5]])
     np.testing.assert_allclose(summit(wanted, searched, torch.tensor([0])), [[0.5, 0.5]])

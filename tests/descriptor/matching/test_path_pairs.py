@@ -1,4 +1,4 @@
-"""Which frames are matched for the camera's path, by each policy: on a plane that every frame shows."""
+"""Frame pairs matched for mapping by each policy, on a plane that every frame shows."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def match(plane: Plane, run: Path, pairs: Any) -> tuple[Tracks, set[tuple[int, i
 
 
 @pytest.mark.parametrize("pairs", ["sequential", "exhaustive", "ddl", "similar"])
-def test_matches_are_tracks_of_places_on_the_plane(plane: Plane, tmp_path: Path, pairs: str) -> None:
+def test_matches_form_tracks_of_points_on_the_plane(plane: Plane, tmp_path: Path, pairs: str) -> None:
     tracks, used = match(plane, tmp_path / pairs, pairs)
     reach = max(second - first for first, second in used)
     assert (reach <= REACH) == (pairs == "sequential")
@@ -44,7 +44,7 @@ def test_matches_are_tracks_of_places_on_the_plane(plane: Plane, tmp_path: Path,
     assert np.median(np.linalg.norm(second.pixels[other] - truth, axis=1)) < 4
 
 
-def test_what_was_matched_before_a_kill_is_not_matched_again(
+def test_pairs_matched_before_a_kill_are_not_matched_again(
     plane: Plane,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -56,7 +56,7 @@ def test_what_was_matched_before_a_kill_is_not_matched_again(
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
 
-def test_a_run_that_was_killed_half_way_goes_on_to_the_same(plane: Plane, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_result(plane: Plane, tmp_path: Path) -> None:
     once, _ = match(plane, tmp_path / "run", "similar")
     for first in range(4, FRAMES):
         (MappingPaths(tmp_path / "run").correspondences / f"{first:06d}.npz").unlink()
@@ -65,7 +65,7 @@ def test_a_run_that_was_killed_half_way_goes_on_to_the_same(plane: Plane, tmp_pa
         np.testing.assert_array_equal(getattr(again, name), getattr(once, name))
 
 
-def test_keyframes_are_looked_for_near_far_and_where_the_camera_comes_back() -> None:
+def test_keyframes_are_searched_near_far_and_where_the_camera_returns() -> None:
     keyframes = list(range(0, 400, 5))
     asked = []
 

@@ -1,4 +1,4 @@
-"""Changed frames keep their points on the same tissue, their size and their black surround."""
+"""Augmented frames keep points on the same tissue, their size, and the black border."""
 
 import cv2
 import numpy as np
@@ -21,26 +21,26 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Group:
     return drawn
 
 
-def test_no_strength_changes_nothing(group: Group) -> None:
+def test_strength_zero_changes_nothing(group: Group) -> None:
     assert augment(group, 0.0, np.random.default_rng(0)) is group
 
 
-def test_the_same_random_numbers_make_the_same_group(group: Group) -> None:
+def test_augmentation_is_repeatable(group: Group) -> None:
     first, second = (augment(group, 1.0, np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(first.images, second.images)
     other = augment(group, 1.0, np.random.default_rng(6))
     assert not np.array_equal(first.images, other.images)
 
 
-def test_points_turn_with_the_picture(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_points_rotate_with_the_image(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("descriptor.training.augmentation.change_appearance", lambda image, strength, random: image)
-    turned = augment(group, 1.0, np.random.default_rng(1))
-    assert not np.array_equal(turned.images, group.images)
+    rotated = augment(group, 1.0, np.random.default_rng(1))
+    assert not np.array_equal(rotated.images, group.images)
     difference, moved = [], []
-    for (source, target), points in turned.pairs.items():
-        shades = [_shade(turned.images[source], points.source), _shade(turned.images[target], points.target)]
+    for (source, target), points in rotated.pairs.items():
+        shades = [_shade(rotated.images[source], points.source), _shade(rotated.images[target], points.target)]
         difference.append(np.abs(shades[0] - shades[1]))
-        moved.append(np.abs(shades[0] - _shade(turned.images[target], points.target + 1.0)))
+        moved.append(np.abs(shades[0] - _shade(rotated.images[target], points.target + 1.0)))
     assert np.concatenate(difference).mean() < 6
     assert np.concatenate(difference).mean() < 0.5 * np.concatenate(moved).mean()
 
@@ -57,17 +57,17 @@ def test_points_stay_on_tissue_and_outside_is_black(group: Group) -> None:
                 assert changed.masks[frame][row, column].all()
 
 
-def test_a_stronger_change_changes_more() -> None:
-    picture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 3)
+def test_a_higher_strength_changes_more() -> None:
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 3)
     differences = [
-        np.mean([np.abs(change_appearance(picture, strength, np.random.default_rng(s)).astype(int) - picture).mean()
+        np.mean([np.abs(change_appearance(image, strength, np.random.default_rng(s)).astype(int) - image).mean()
                  for s in range(20)])
         for strength in (0.1, 0.5, 1.0)
     ]  # fmt: skip
     assert differences[0] < differences[1] < differences[2]
 
 
-def test_a_black_picture_stays_without_error() -> None:
+def test_a_black_image_causes_no_error() -> None:
     black = np.zeros((32, 48, 3), np.uint8)
     for seed in range(10):
         assert change_appearance(black, 1.0, np.random.default_rng(seed)).shape == black.shape

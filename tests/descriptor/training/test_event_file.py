@@ -1,17 +1,17 @@
-"""TensorBoard's event files: what it reads in them, and what their names do not say."""
+"""TensorBoard event files: their content, and file names without the host name."""
 
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from descriptor.training.event_file import EventFile
+from descriptor.training.log import EventFile
 from pictures import picture
 from pipeline.errors import LumenError
 from traces import MACHINE, files_that_say, name_the_machine
 
 
-def test_tensorboard_reads_what_is_logged_and_drops_what_an_interrupted_run_logged_later(
+def test_tensorboard_reads_entries_and_drops_those_after_the_resumed_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_the_machine(monkeypatch)
@@ -30,7 +30,7 @@ def test_tensorboard_reads_what_is_logged_and_drops_what_an_interrupted_run_logg
     assert not files_that_say(tmp_path, MACHINE)
 
 
-def test_a_folder_that_cannot_be_written_is_said_to_be(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(LumenError, match="cannot write"):
         EventFile(tmp_path / "file", 0)

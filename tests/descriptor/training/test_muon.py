@@ -1,4 +1,4 @@
-"""Muon's steps: of equal size in every direction, the same after a restart."""
+"""Muon's steps: equal size in every direction, identical after a restart."""
 
 import copy
 
@@ -10,21 +10,21 @@ from descriptor.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(10, 270), (46, 46), (30, 10), (2, 9)])
-def test_all_singular_values_come_near_one(shape: tuple[int, int]) -> None:
+def test_all_singular_values_become_close_to_one(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     matrix = torch.randn(*shape) * 1e-3
     found = orthogonal(matrix)
     values = torch.linalg.svdvals(found)
     assert float(values.min()) > 0.5 and float(values.max()) < 1.3
-    # Directions stay: U V of the singular value decomposition is the same for both.
+    # Directions are unchanged: both have the same U V in the singular value decomposition.
     assert float((found * matrix).sum()) > 0.7 * float(torch.linalg.svdvals(matrix).sum())
 
 
-def test_a_gradient_of_nothing_is_no_step() -> None:
+def test_a_zero_gradient_is_no_step() -> None:
     assert not orthogonal(torch.zeros(3, 5)).any()
 
 
-def test_the_size_of_a_step_does_not_depend_on_that_of_the_gradient() -> None:
+def test_the_step_size_is_independent_of_the_gradient_size() -> None:
     sizes = []
     for scale in (1e-4, 1e4):
         torch.manual_seed(0)
@@ -33,11 +33,11 @@ def test_the_size_of_a_step_does_not_depend_on_that_of_the_gradient() -> None:
         Muon([kernel], lr=1.0).step()
         sizes.append(float(kernel.detach().square().mean().sqrt()))
     assert sizes[0] == pytest.approx(sizes[1], rel=1e-2)
-    # As large as a step of Adam's is found to be.
+    # The typical RMS of a step of Adam.
     assert 0.1 < sizes[0] < 0.3
 
 
-def test_it_goes_down_and_goes_on_from_its_state() -> None:
+def test_it_minimises_and_resumes_from_its_state() -> None:
     torch.manual_seed(0)
     goal, start = torch.randn(6, 20), torch.randn(6, 20)
 
@@ -60,7 +60,7 @@ def test_it_goes_down_and_goes_on_from_its_state() -> None:
     assert torch.equal(parts, whole)
 
 
-def test_kernels_between_the_first_and_the_last_are_its_own() -> None:
+def test_muon_updates_the_hidden_kernels() -> None:
     network = FCDenseNet(NetworkShape(32, 4))
     kernels = network.hidden_kernels()
     convolutions = [name for name, value in network.named_parameters() if value.ndim == 4]

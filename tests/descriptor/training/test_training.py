@@ -1,4 +1,4 @@
-"""Training on a textured plane: it learns, repeats itself, goes on after interruptions, and says what is wrong."""
+"""Training on a textured plane: it learns, is repeatable, resumes after interruptions, and reports errors."""
 
 import json
 import os
@@ -64,7 +64,7 @@ def assert_same_weights(first: TrainConfig, second: TrainConfig, tolerance: floa
         torch.testing.assert_close(value, theirs[name], atol=tolerance, rtol=tolerance, msg=name)
 
 
-def test_it_learns_to_find_points_again(config: TrainConfig) -> None:
+def test_training_learns_to_match_points(config: TrainConfig) -> None:
     config = replace(config, num_epoch=4, num_iter=15, batch_size=1, lr_range=(1e-3, 1e-2))
     train(config)
     history = json.loads(RunFolder(config.log_root).history.read_text())
@@ -73,7 +73,7 @@ def test_it_learns_to_find_points_again(config: TrainConfig) -> None:
     assert history[-1]["pck"][2] > 0.5
 
 
-def test_what_a_run_leaves(config: TrainConfig) -> None:
+def test_files_of_a_run(config: TrainConfig) -> None:
     folder = RunFolder(config.log_root)
     assert train(config) == [folder.best, folder.last]
     for path in (folder.best, folder.last, folder.config, folder.history, folder.plot, folder.report):
@@ -84,7 +84,7 @@ def test_what_a_run_leaves(config: TrainConfig) -> None:
     assert last.config is not None and last.config["filter_growth_rate"] == 4
 
 
-def test_two_runs_with_one_seed_are_the_same_and_another_seed_is_not(config: TrainConfig, tmp_path: Path) -> None:
+def test_runs_repeat_with_the_seed_and_differ_between_seeds(config: TrainConfig, tmp_path: Path) -> None:
     again = replace(config, log_root=tmp_path / "again", num_workers=3)
     other = replace(config, log_root=tmp_path / "other", seed=1)
     for each in (config, again, other):
@@ -93,7 +93,7 @@ def test_two_runs_with_one_seed_are_the_same_and_another_seed_is_not(config: Tra
     assert any(not torch.equal(value, weights(other)[name]) for name, value in weights(config).items())
 
 
-def test_a_run_that_ended_is_not_trained_further(config: TrainConfig) -> None:
+def test_a_finished_run_is_not_trained_further(config: TrainConfig) -> None:
     train(config)
     before = weights(config)
     train(config)
@@ -119,13 +119,13 @@ def start(config: TrainConfig, launcher: tuple[str, ...] = (sys.executable,)) ->
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
-        # A job in the background of a shell script ignores SIGINT, and so would this one.
+        # Background jobs of a shell script ignore SIGINT; restore its default.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
+def test_a_stopped_run_resumes_to_the_same_weights(
     config: TrainConfig, tmp_path: Path, kill: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, num_epoch=4, num_iter=10)
@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     if kill != signal.SIGKILL:
         assert process.returncode == 128 + kill
         assert output.splitlines()[-1].startswith(f"stopped by {kill.name}: step {stopped_at} is saved in "), output
-    # From another working directory, as relative paths.
+    # From another working directory, with relative paths.
     monkeypatch.chdir(config.training_data_root / "1")
     train(replace(config, training_data_root=Path(".."), log_root=Path("../../run")))
     assert Checkpoint.load(folder.last).step == 40
@@ -152,7 +152,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     assert steps == sorted(set(steps))
 
 
-def test_two_processes_train_as_one_does(config: TrainConfig, tmp_path: Path) -> None:
+def test_two_processes_train_like_one(config: TrainConfig, tmp_path: Path) -> None:
     alone = replace(config, log_root=tmp_path / "alone")
     train(alone)
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0")
@@ -162,7 +162,7 @@ def test_two_processes_train_as_one_does(config: TrainConfig, tmp_path: Path) ->
     assert_same_weights(config, alone, tolerance=1e-4)
 
 
-def test_a_loss_that_is_no_number_stops_with_the_batch_kept(
+def test_a_non_finite_loss_stops_the_run_and_saves_the_batch(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nan = lambda network, *_: network.finalConv.bias.sum() * np.nan  # noqa: E731
@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_with_the_batch_kept(
     assert all(torch.isfinite(value).all() for value in weights(config).values())
 
 
-def test_weights_of_another_run_are_a_start(config: TrainConfig, tmp_path: Path) -> None:
+def test_training_starts_from_weights_of_another_run(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     first = RunFolder(config.log_root).best
     second = replace(config, log_root=tmp_path / "second", load_trained_model=True, trained_model_path=first)
@@ -187,12 +187,12 @@ def test_weights_of_another_run_are_a_start(config: TrainConfig, tmp_path: Path)
         train(other)
 
 
-def test_a_number_of_pixels_fits_each_sequence_and_is_gone_on_with(config: TrainConfig) -> None:
+def test_network_pixels_fit_each_sequence_and_a_resumed_run(config: TrainConfig) -> None:
     write_plane(config.training_data_root / "2" / "plane", frames=4, scale=3)
     config = replace(config, network_pixels=64 * 64, image_downsampling=None)
     clips = load_clips(find_sequences(config.training_data_root), config.data)
     assert {clip.images.shape[1:3] for clip in clips} == {(64, 64)}
-    # As much of the frame is seen of either.
+    # Both show the same part of the frame.
     shares = [clip.mask.mean() for clip in clips]
     assert shares[0] == pytest.approx(shares[1], rel=0.15)
     train(config)
@@ -202,7 +202,7 @@ def test_a_number_of_pixels_fits_each_sequence_and_is_gone_on_with(config: Train
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_other_optimizers_take_the_same_steps_after_a_stop(
+def test_other_optimizers_resume_to_the_same_steps(
     config: TrainConfig, tmp_path: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(config, optimizer=optimizer)  # type: ignore[arg-type]
@@ -216,7 +216,7 @@ def test_other_optimizers_take_the_same_steps_after_a_stop(
     assert_same_weights(config, stopped)
 
 
-def test_patients_that_are_validated_or_tested_on_are_not_trained_on(config: TrainConfig) -> None:
+def test_validation_and_test_patients_are_not_trained_on(config: TrainConfig) -> None:
     for patient in ("2", "3"):
         write_plane(config.training_data_root / patient / "plane", frames=4)
     config = replace(config, validation_patient_id=["2"], testing_patient_id=["3"])
@@ -228,13 +228,13 @@ def test_patients_that_are_validated_or_tested_on_are_not_trained_on(config: Tra
         _load_frames(everyone, Processes())
 
 
-def test_two_runs_do_not_write_one_folder(config: TrainConfig) -> None:
+def test_two_runs_cannot_write_to_one_folder(config: TrainConfig) -> None:
     config.log_root.mkdir()
     with held(config.log_root), pytest.raises(LumenError, match="another process is writing to"):
         train(config)
 
 
-def test_a_checkpoint_without_its_optimizers_state_is_not_gone_on_from(config: TrainConfig) -> None:
+def test_a_checkpoint_without_optimizer_state_cannot_be_resumed(config: TrainConfig) -> None:
     train(config)
     path = RunFolder(config.log_root).last
     replace(Checkpoint.load(path), optimizer={"state": {}}).save(path)
@@ -242,7 +242,7 @@ def test_a_checkpoint_without_its_optimizers_state_is_not_gone_on_from(config: T
         train(config)
 
 
-def test_weights_that_were_trained_without_equal_contrast_go_on_without(config: TrainConfig, tmp_path: Path) -> None:
+def test_weights_trained_without_contrast_normalisation_keep_it_off(config: TrainConfig, tmp_path: Path) -> None:
     published = replace(config, contrast_radius=0.0)
     train(published)
     start = {"load_trained_model": True, "trained_model_path": RunFolder(published.log_root).last}
@@ -254,7 +254,7 @@ def test_weights_that_were_trained_without_equal_contrast_go_on_without(config: 
         train(replace(going_on, log_root=tmp_path / "other", contrast_radius=8.0))
 
 
-def test_reduced_precision_computes_the_loss_in_single_precision(config: TrainConfig, tmp_path: Path) -> None:
+def test_bfloat16_computes_the_loss_in_single_precision(config: TrainConfig, tmp_path: Path) -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
         changed = replace(config, precision=precision, log_root=tmp_path / precision)  # type: ignore[arg-type]
@@ -264,13 +264,13 @@ def test_reduced_precision_computes_the_loss_in_single_precision(config: TrainCo
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
 
 
-def test_other_settings_do_not_go_on_with_a_run(config: TrainConfig) -> None:
+def test_a_run_cannot_be_resumed_with_other_settings(config: TrainConfig) -> None:
     train(config)
-    with pytest.raises(LumenError, match="--sampling_size 64, this one has 65"):
+    with pytest.raises(LumenError, match="--sampling_size 64, now it is 65"):
         train(replace(config, sampling_size=65))
 
 
-def test_minutes_end_a_run(config: TrainConfig) -> None:
+def test_max_minutes_end_a_run(config: TrainConfig) -> None:
     train(replace(config, max_minutes=0.02, num_iter=1, num_epoch=1000))
     step = Checkpoint.load(RunFolder(config.log_root).last).step
     assert 0 < step < 1000
@@ -279,7 +279,7 @@ def test_minutes_end_a_run(config: TrainConfig) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"training_patient_id": ["7"]}, "has no patient 7; there are 1"),
+        ({"training_patient_id": ["7"]}, "has no patient 7: choose from 1"),
         ({"validation_patient_id": ["9"]}, "has no patient 9"),
         ({"input_size": (64, 70)}, "multiples of --network_downsampling 32"),
         ({"frame_share": (0.0, 0.1)}, "leaves 1 of 8 frames"),
@@ -287,7 +287,7 @@ def test_minutes_end_a_run(config: TrainConfig) -> None:
         ({"training_data_root": Path("nowhere")}, "does not exist"),
     ],
 )
-def test_data_that_do_not_fit_are_named(config: TrainConfig, change: dict[str, object], message: str) -> None:
+def test_unusable_data_are_named(config: TrainConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(LumenError, match=message):
         train(replace(config, **change))  # type: ignore[arg-type]
 
@@ -296,13 +296,16 @@ def test_data_that_do_not_fit_are_named(config: TrainConfig, change: dict[str, o
     ("change", "message"),
     [
         ({"adjacent_range": (5, 1)}, "--adjacent_range 5 1"),
-        ({"group_frames": 3}, "--group_frames 3: choose 2 or more that divide the"),
+        ({"group_frames": 3}, "--group_frames 3: choose a divisor of the 4 frames"),
         ({"network_downsampling": 48}, "a multiple of 32"),
         ({"matching_scale": 1000.0}, "--matching_scale"),
-        ({"network_pixels": 9216}, "--image_downsampling 4.0: .* not --network_pixels with it"),
+        ({"network_pixels": 9216}, "--image_downsampling and --network_pixels 9216 exclude each other"),
         ({"network_pixels": 1000, "image_downsampling": None}, "--network_pixels 1000: choose 1024 or more"),
-        ({"network_pixels": 9216, "image_downsampling": None, "input_size": (96, 96)}, "no --input_size with it"),
-        ({"max_minutes": 0.0}, "--max_minutes 0.0: choose more than 0"),
+        (
+            {"network_pixels": 9216, "image_downsampling": None, "input_size": (96, 96)},
+            "--input_size and --network_pixels 9216 exclude each other",
+        ),
+        ({"max_minutes": 0.0}, "--max_minutes 0: choose more than 0"),
         ({"lr_range": (1e-3, 1e-4)}, "--lr_range 0.001 0.0001"),
         ({"seed": -1}, "--seed -1"),
         ({"validation_interval": 0}, "--validation_interval 0"),
@@ -311,7 +314,7 @@ def test_data_that_do_not_fit_are_named(config: TrainConfig, change: dict[str, o
         ({"sampling_size": 0}, "--sampling_size 0"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(config: TrainConfig, change: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(config: TrainConfig, change: dict[str, object], message: str) -> None:
     with pytest.raises(LumenError, match=message):
         replace(config, **change)  # type: ignore[arg-type]
 
@@ -319,19 +322,19 @@ def test_settings_that_make_no_sense_are_refused(config: TrainConfig, change: di
 @pytest.mark.parametrize(
     ("batch_size", "group_frames", "expected"), [(4, None, 4), (1, None, 2), (3, None, 3), (5, None, 2), (4, 8, 8)]
 )
-def test_groups_are_as_large_as_a_step_allows_whatever_the_processes(
+def test_group_size_is_the_largest_that_divides_a_step(
     config: TrainConfig, batch_size: int, group_frames: int | None, expected: int
 ) -> None:
     assert replace(config, batch_size=batch_size, group_frames=group_frames).frames_per_group == expected
 
 
-def test_a_root_without_sequences_says_what_was_expected(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_root_without_sequences_is_an_error_that_states_the_layout(config: TrainConfig, tmp_path: Path) -> None:
     (tmp_path / "empty" / "1").mkdir(parents=True)
     with pytest.raises(LumenError, match="<patient>/<sequence>"):
         train(replace(config, training_data_root=tmp_path / "empty"))
 
 
-def test_one_registered_frame_makes_no_pair(config: TrainConfig) -> None:
+def test_one_registered_frame_is_refused(config: TrainConfig) -> None:
     write_plane(config.training_data_root / "2" / "plane", frames=2)
     folder = config.training_data_root / "2" / "plane" / "colmap" / "0"
     (folder / "visible_view_indexes").write_text("100\n")
@@ -344,14 +347,14 @@ def test_one_registered_frame_makes_no_pair(config: TrainConfig) -> None:
         train(config)
 
 
-def test_a_gpu_is_asked_for_where_there_is_none(config: TrainConfig) -> None:
+def test_requesting_a_missing_gpu_is_an_error(config: TrainConfig) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(LumenError, match="--device cuda: .* use --device cpu"):
         train(replace(config, device="cuda"))
 
 
-def test_ddls_command_line_is_understood(config: TrainConfig) -> None:
+def test_ddls_command_line_is_accepted(config: TrainConfig) -> None:
     line = (
         "--adjacent_range 1 50 --image_downsampling 4.0 --network_downsampling 64 --input_size 256 320 --id_range 1 "
         "--batch_size 4 --num_workers 4 --num_pre_workers 4 --lr_range 1.0e-4 1.0e-3 --validation_interval 1 "
@@ -369,7 +372,7 @@ def test_ddls_command_line_is_understood(config: TrainConfig) -> None:
     assert parsed.trained_model_path == Path("FILE") and parsed.load_intermediate_data
 
 
-def test_a_group_depends_on_the_seed_its_step_and_its_number_alone(config: TrainConfig) -> None:
+def test_a_group_depends_only_on_seed_step_and_number(config: TrainConfig) -> None:
     from descriptor.clips.data_root import load_clips
 
     clips = load_clips([config.training_data_root / "1" / "plane"], config.data)

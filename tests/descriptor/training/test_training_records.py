@@ -1,4 +1,4 @@
-"""What a training run records of places and people, and by what it knows its data when it is resumed."""
+"""Recorded settings of a training run without private names, and fingerprints of its inputs when resumed."""
 
 import shutil
 from collections.abc import Callable
@@ -78,11 +78,11 @@ def gift(tmp_path: Path) -> GiftTrainConfig:
 
 
 def started(config: TrainConfig, path: Path) -> TrainConfig:
-    """The same, from the weights in a file."""
+    """The same settings, starting from the weights in a file."""
     return replace(config, load_trained_model=True, trained_model_path=path)
 
 
-def test_a_run_names_no_place_no_patient_and_no_machine(
+def test_a_run_records_no_path_patient_or_machine(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_the_machine(monkeypatch)
@@ -101,7 +101,7 @@ def test_a_run_names_no_place_no_patient_and_no_machine(
     assert load_config(TrainConfig, tmp_path / "named" / "train.yaml").training_data_root == config.training_data_root
 
 
-def test_a_run_of_gift_names_no_place_and_no_machine(
+def test_a_gift_run_records_no_path_or_machine(
     gift: GiftTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name_the_machine(monkeypatch)
@@ -115,7 +115,7 @@ def test_a_run_of_gift_names_no_place_and_no_machine(
     assert {line.rpartition(" of ")[2] for line in found} == {"best.pt", "last.pt", "train.yaml"}
 
 
-def test_the_recorded_settings_ask_for_what_they_leave_out(config: TrainConfig, tmp_path: Path) -> None:
+def test_the_recorded_settings_list_omitted_settings(config: TrainConfig, tmp_path: Path) -> None:
     file = tmp_path / "train.yaml"
     config = started(replace(config, contrast_radius=8.0), tmp_path / "start.pt")
     save_recorded(config, file)
@@ -131,7 +131,7 @@ def test_the_recorded_settings_ask_for_what_they_leave_out(config: TrainConfig, 
         parse_command_line(TrainConfig, ["--config", str(file)], "train.py")
 
 
-def test_settings_of_paths_and_patients_are_private() -> None:
+def test_paths_and_patients_are_private() -> None:
     patients = {"id_range", "training_patient_id", "validation_patient_id", "testing_patient_id"}
     places = {"training_data_root", "log_root", "cache_root", "trained_model_path"}
     assert private_names(TrainConfig) == patients | places
@@ -139,7 +139,7 @@ def test_settings_of_paths_and_patients_are_private() -> None:
     assert {"testing_data_root", "compared_model_paths", "testing_patient_id"} < private_names(TestConfig)
 
 
-def test_a_run_is_resumed_from_any_working_directory(
+def test_a_run_can_be_resumed_from_any_working_directory(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -150,41 +150,39 @@ def test_a_run_is_resumed_from_any_working_directory(
     shutil.move(tmp_path / "data" / PATIENT, tmp_path / "moved" / "patient")
     renamed = replace(config, training_data_root=tmp_path / "moved", training_patient_id=None)
     train(renamed)
-    with pytest.raises(LumenError, match="--sampling_size 32, this one has 33"):
+    with pytest.raises(LumenError, match="--sampling_size 32, now it is 33"):
         train(replace(renamed, sampling_size=33))
 
 
-def test_a_run_is_not_resumed_on_other_data(config: TrainConfig) -> None:
+def test_a_run_cannot_be_resumed_on_other_data(config: TrainConfig) -> None:
     train(config)
     model = config.training_data_root / PATIENT / "plane" / "colmap" / "0"
     cloud = (model / "structure.ply").read_bytes()
     write_plane(model.parent.parent, frames=6, seed=1)
-    with pytest.raises(
-        LumenError, match="training data were not those in .* as they are now: choose another --log_root"
-    ):
+    with pytest.raises(LumenError, match="training data differ from those now in .*: choose another --log_root"):
         train(config)
     assert (model / "structure.ply").read_bytes() != cloud
 
 
-def test_a_run_of_gift_is_not_resumed_on_other_data(
+def test_a_gift_run_cannot_be_resumed_on_other_data(
     gift: GiftTrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train_gift(gift)
     monkeypatch.chdir(tmp_path)
     train_gift(replace(gift, training_data_root=Path("images"), log_root=Path("gift")))
     cv2.imwrite(str(gift.training_data_root / PATIENT / "3.png"), picture(140, 160, 3))
-    with pytest.raises(LumenError, match="training data were not those"):
+    with pytest.raises(LumenError, match="training data differ from those"):
         train_gift(gift)
 
 
-def test_a_run_is_not_resumed_from_other_starting_weights(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_cannot_be_resumed_with_other_starting_weights(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     last = RunFolder(config.log_root).last
-    with pytest.raises(LumenError, match="did not start from the weights given now"):
+    with pytest.raises(LumenError, match="started from other weights than those given now"):
         train(started(config, last))
     more = started(replace(config, log_root=tmp_path / "more"), last)
     train(more)
-    # The same weights in another file, or no longer given.
+    # The same weights in another file, or no weights given.
     safetensors.torch.save_file(Checkpoint.load(last).model, tmp_path / "copy.safetensors")
     start = Checkpoint.load(last)
     train(replace(more, load_trained_model=False))
@@ -192,11 +190,11 @@ def test_a_run_is_not_resumed_from_other_starting_weights(config: TrainConfig, t
     train(more)
     changed = {name: value * 2 for name, value in start.model.items()}
     replace(start, model=changed).save(tmp_path / "changed.pt")
-    with pytest.raises(LumenError, match="did not start from the weights given now"):
+    with pytest.raises(LumenError, match="started from other weights than those given now"):
         train(replace(more, trained_model_path=tmp_path / "changed.pt"))
 
 
-def test_a_run_whose_checkpoint_records_paths_and_no_data_is_resumed(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_run_without_recorded_data_can_be_resumed(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     last = RunFolder(config.log_root).last
     checkpoint = Checkpoint.load(last)
@@ -227,9 +225,7 @@ def test_a_run_whose_checkpoint_records_paths_and_no_data_is_resumed(config: Tra
         lambda model: (model / "../../depth/00000100.png").write_bytes(b"another"),
     ],
 )
-def test_the_fingerprint_of_a_sequence_covers_each_file_that_is_trained_on(
-    tmp_path: Path, change: Callable[[Path], Any]
-) -> None:
+def test_the_fingerprint_of_a_sequence_covers_each_training_file(tmp_path: Path, change: Callable[[Path], Any]) -> None:
     sequence = tmp_path / "1" / "plane"
     write_plane(sequence, frames=3)
     (sequence / "depth").mkdir()
@@ -244,7 +240,7 @@ def test_the_fingerprint_of_a_sequence_covers_each_file_that_is_trained_on(
     assert fingerprint_sequences([sequence], []) != before
 
 
-def test_the_fingerprint_of_pictures_covers_names_sizes_and_masks(gift: GiftTrainConfig, tmp_path: Path) -> None:
+def test_the_fingerprint_of_images_covers_names_sizes_and_masks(gift: GiftTrainConfig, tmp_path: Path) -> None:
     def fingerprint(root: Path) -> str:
         return fingerprint_pictures(root, Pictures.find(root), Pictures.find(root, (0.0, 0.5)))
 

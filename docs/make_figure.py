@@ -1,8 +1,7 @@
-"""Make overview.jpg, the figure of the README, from the reconstruction of a phantom:
+"""Make overview.jpg, the figure of the README: `python docs/make_figure.py RUN`.
 
-lumensfm phantom phantom --frames 60
-lumensfm reconstruct phantom/video.mp4 --calibration phantom/calibration.yaml --preset fast --output run
-python docs/make_figure.py run
+RUN is the output of `lumensfm phantom phantom --frames 60` and then
+`lumensfm reconstruct phantom/video.mp4 --calibration phantom/calibration.yaml --preset fast --output RUN`.
 """
 
 import argparse

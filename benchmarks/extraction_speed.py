@@ -52,7 +52,7 @@ def decode(video: Path) -> Cost:
 def extract(video: Path, output: Path) -> tuple[Cost, dict[str, Any]]:
     """Extract in a process of its own; returns the cost and the report."""
     with timed() as cost:
-        run_command("-m", "data_prep.extract", video, "--output", output, is_quiet=True)
+        run_command("data_prep/extract.py", video, "--output", output, is_quiet=True)
     return cost, json.loads(RunPaths(output).report("extract").read_text())
 
 
@@ -85,7 +85,7 @@ def measure(videos: dict[str, Path], root: Path) -> dict[str, float | None]:
 def render_phantom(output: Path) -> Path:
     """Render 1.5 s of a sinus at 1080p30."""
     flags = "--anatomy sinus --frames 45 --size 1920 1080 --no_depth"
-    run_command("-m", "data_prep.phantom", output, *flags.split(), is_quiet=True)
+    run_command("data_prep/phantom.py", output, *flags.split(), is_quiet=True)
     return PhantomPaths(output).video
 
 

@@ -279,12 +279,12 @@ def make_phantoms(anatomies: list[str], frames: int, root: Path) -> Iterator[Cas
     """Render each anatomy, and extract it with and without its calibration."""
     for anatomy in anatomies:
         phantom = root / anatomy / "phantom"
-        render = ("-m", "data_prep.phantom", phantom, "--anatomy", anatomy, "--frames", frames, "--no_depth")
+        render = ("data_prep/phantom.py", phantom, "--anatomy", anatomy, "--frames", frames, "--no_depth")
         run_command(*render, is_quiet=True)
         calibration = ("--calibration", phantom / "calibration.yaml")
         for name, flags in (("calibrated", calibration), ("uncalibrated", ())):
             extracted = root / anatomy / name
-            run_command("-m", "data_prep.extract", phantom / "video.mp4", "--output", extracted, *flags, is_quiet=True)
+            run_command("data_prep/extract.py", phantom / "video.mp4", "--output", extracted, *flags, is_quiet=True)
             sequence = RunPaths(extracted).sequences()[0].root
             yield Case(f"{anatomy} phantom", sequence, phantom, anatomy=anatomy)
 

@@ -52,23 +52,20 @@ def print_machine(*sizes: str) -> None:
     print(", ".join([platform.machine(), load, f"Python {platform.python_version()}", *sizes]), flush=True)
 
 
-def run_command(*command: object, is_quiet: bool = False) -> None:
-    """Run a Python script or `-m MODULE` of the repository in its root.
+def run_command(script: str, *arguments: object, is_quiet: bool = False) -> None:
+    """Run a command of the repository.
+
+    Args:
+        script: its path in the repository.
+        arguments: its flags; relative paths are those of this process.
+        is_quiet: whether its output is dropped.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
     """
-    # The children need the repository on their path too, also where the package is not installed from here.
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     output = subprocess.DEVNULL if is_quiet else None
-    subprocess.run(
-        [sys.executable, *map(str, command)],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": path},
-        stdout=output,
-        stderr=output,
-    )
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=output, stderr=output)
 
 
 def keep_all_note(flagged_frames: int) -> str:

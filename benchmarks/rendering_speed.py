@@ -28,7 +28,7 @@ def render(anatomy: str, frames: int, output: Path) -> tuple[Cost, float]:
     """Render in a process of its own; returns the cost and the peak memory in MiB."""
     flags = f"--anatomy {anatomy} --frames {frames} --size {WIDTH} {HEIGHT}"
     with timed() as cost:
-        run_command("-m", "data_prep.phantom", output, *flags.split(), is_quiet=True)
+        run_command("data_prep/phantom.py", output, *flags.split(), is_quiet=True)
     return cost, read_yaml(PhantomPaths(output).report)["peak_memory_mb"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.measurement import Cost, keep_all_note, median_cost, print_machine, timed, weights_note
+from benchmarks.measurement import Cost, keep_all_note, median_cost, print_machine, run_command, timed, weights_note
 
 
 def burn_cpu(seconds: float) -> None:
@@ -60,3 +60,19 @@ def test_weights_of_a_reconstruction_were_trained_on_its_frames(tmp_path: Path) 
 
 def test_weights_of_unknown_origin_are_noted_as_such(tmp_path: Path) -> None:
     assert weights_note(tmp_path / "last.pt", 2) == "weights trained on an unknown number of frames"
+
+
+def test_relative_paths_of_a_command_are_those_of_the_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "script.py").write_text("import sys\nprint(open(sys.argv[1]).read())")
+    (tmp_path / "input.txt").write_text("found")
+    monkeypatch.chdir(tmp_path)
+    run_command(str(tmp_path / "script.py"), "input.txt")
+    assert capfd.readouterr().out == "found\n"
+
+
+def test_a_failed_command_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit(3)")
+    with pytest.raises(subprocess.CalledProcessError):
+        run_command(str(tmp_path / "script.py"), is_quiet=True)

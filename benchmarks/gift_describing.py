@@ -1,17 +1,20 @@
-"""Describing 3,000 keypoints of a 480x640 image with GIFT against the published way, in the same run.
+"""Speed of describing 3,000 keypoints of a 640x480 image with GIFT.
 
-Run with `python benchmarks/gift_describing.py`. The published way warps the image 25 times with OpenCV, one after the
-other, runs the extractor on each warp as it comes, and the embedder on all keypoints at once. Weights are random:
-they change no times. Twice as fast was the aim, 1.0 to 1.3 times was measured; slower than published is a regression.
+    python benchmarks/gift_describing.py
+
+The baseline is the published procedure in the same run: it warps the image 25 times with OpenCV, one warp after the
+other, runs the extractor on each warp, and runs the embedder on all keypoints at once. Weights are random, because
+weights change no times. No checkpoint and no video is used.
 """
 
-import os
-import platform
-import time
+import argparse
+import sys
 
+import bounds
 import cv2
 import numpy as np
 import torch
+from measurement import median_cost, print_machine, timed
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +26,7 @@ REPEATS = 3
 
 
 class PublishedEmbedder(nn.Module):
-    """Layers on (keypoints, channels, scales, rotations), each a convolution of its own."""
+    """The embedder with a separate convolution for each layer, on (keypoints, channels, scales, rotations)."""
 
     def __init__(self, network: GiftNetwork) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class PublishedEmbedder(nn.Module):
 
 
 def published(network: GiftNetwork, embedder: PublishedEmbedder, image: np.ndarray, keypoints: np.ndarray) -> Tensor:
-    """The loop over the group."""
+    """Describe the keypoints by a loop over the scales and rotations of the group; returns (keypoints, length)."""
     features, blurred = [], image
     for scale in range(5):
         if scale:
@@ -50,30 +53,30 @@ def published(network: GiftNetwork, embedder: PublishedEmbedder, image: np.ndarr
         for rotation in range(5):
             element = network.group.transformation(scale, rotation, (HEIGHT, WIDTH))
             matrix = element.matrix.numpy()
-            # OpenCV's first pixel is at (0, 0).
+            # The centre of OpenCV's first pixel is (0, 0), ours is (0.5, 0.5).
             offset = element.offset.numpy() + matrix @ [0.5, 0.5] - 0.5
             rows, columns = element.size
             warped = cv2.warpAffine(
                 blurred, np.column_stack([matrix, offset]), (columns, rows), borderValue=(127, 127, 127)
             )
-            found = plain_extractor(network, as_input(warped[None], torch.device("cpu")))
+            described = plain_extractor(network, as_input(warped[None], torch.device("cpu")))
             places = torch.from_numpy(keypoints @ matrix.T + element.offset.numpy()).float()
-            grid = places / 2 / torch.tensor(found.shape[:1:-1]) * 2 - 1
-            sampled = functional.grid_sample(found, grid[None, None], padding_mode="border", align_corners=False)
+            grid = places / 2 / torch.tensor(described.shape[:1:-1]) * 2 - 1
+            sampled = functional.grid_sample(described, grid[None, None], padding_mode="border", align_corners=False)
             features.append(functional.normalize(sampled[0, :, 0], dim=0).T)
     return embedder(torch.stack(features, dim=-1).unflatten(-1, (5, 5)))
 
 
 def plain_extractor(network: GiftNetwork, images: Tensor) -> Tensor:
-    """Layer by layer."""
+    """Run the extractor layer by layer; (N, 3, H, W) to (N, C, H/2, W/2)."""
     layers = network.extractor.extractor
     features = functional.avg_pool2d(functional.relu(layers["conv0"](images)), 2)
     return functional.normalize(layers["conv1"](features), dim=1)
 
 
 @torch.inference_mode()
-def main() -> None:
-    """Print the table."""
+def measure() -> dict[str, float | None]:
+    """Print a row for each procedure; returns what the bounds limit."""
     torch.manual_seed(0)
     random = np.random.default_rng(0)
     noise = cv2.GaussianBlur(random.normal(size=(HEIGHT, WIDTH, 3)), (0, 0), 3)
@@ -81,24 +84,31 @@ def main() -> None:
     keypoints = random.uniform((2, 2), (WIDTH - 2, HEIGHT - 2), (POINTS, 2))
     network = GiftNetwork().eval()
     embedder, descriptor = PublishedEmbedder(network).eval(), GiftDescriptor(network)
-    ways = {
+    procedures = {
         "published": lambda: published(network, embedder, image, keypoints),
         "ours": lambda: descriptor.describe_at(image, keypoints),
     }
-    load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    print(f"{platform.machine()}, {load}, PyTorch {torch.__version__}, {POINTS} points, {WIDTH}x{HEIGHT}")
-    first_seconds, first = 0.0, torch.zeros(0)
-    for name, way in ways.items():
-        times = []
+    print(f"{'':<10} {'wall s':>7} {'CPU s':>7} {'speed':>6} {'agreement':>10}")
+    baseline_s, reference, speed, agreement = 0.0, torch.zeros(0), 0.0, 0.0
+    for name, procedure in procedures.items():
+        costs = []
         for _ in range(REPEATS):
-            started = time.perf_counter()
-            found = way()
-            times.append(time.perf_counter() - started)
-        seconds = float(np.median(times))
-        first_seconds, first = first_seconds or seconds, first if len(first) else found
-        alike = (first * found).sum(dim=1).median().item()
-        print(f"{name:<10} {seconds:6.2f} s  {first_seconds / seconds:4.1f} times as fast, median product {alike:.4f}")
+            with timed() as cost:
+                described = procedure()
+            costs.append(cost)
+        cost = median_cost(costs)
+        baseline_s, reference = baseline_s or cost.cpu_s, reference if len(reference) else described
+        speed, agreement = baseline_s / cost.cpu_s, (reference * described).sum(dim=1).median().item()
+        print(f"{name:<10} {cost.wall_s:>7.2f} {cost.cpu_s:>7.2f} {speed:>6.2f} {agreement:>10.4f}", flush=True)
+    return {"speed": speed, "agreement": agreement}
+
+
+def main() -> int:
+    """Measure both procedures; returns the exit status."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print_machine(f"PyTorch {torch.__version__}", f"{WIDTH}x{HEIGHT}", f"{POINTS} keypoints")
+    return bounds.check(bounds.GIFT_DESCRIBING, measure())
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,9 +1,9 @@
-"""Kill reconstruct.py at random moments of every stage, run it again, and compare with a run that was left alone.
+"""Kill reconstruct.py at random times in every stage, run it again, and compare the result with an undisturbed run.
 
     python benchmarks/kills.py --kills 50
 
-Files of a user are put into the output between the kills. Every run that ends must have the same frames and points as
-the undisturbed one, and every file of the user must be unchanged.
+Between kills, files of a user are added to the output. Every finished run must have the same frames and points as the
+undisturbed run, and every file of the user must be unchanged. The exit status is 1 otherwise.
 """
 
 import argparse
@@ -29,10 +29,10 @@ _STAGES = (_START, "extract", "train", "match", "map", "densify", "export", "rep
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--frames", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train_minutes", type=float, default=0.0, help="above 0, a descriptor is trained, too")
+    parser.add_argument("--kills", type=int, default=10, help="number of kills (default: %(default)d)")
+    parser.add_argument("--frames", type=int, default=64, help="length of the phantom (default: %(default)d)")
+    parser.add_argument("--seed", type=int, default=0, help="of stages, times and signals (default: %(default)d)")
+    parser.add_argument("--train_minutes", type=float, default=0.0, help="of a descriptor; 0 uses optical flow only")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         return _measure(options, Path(folder))
@@ -51,9 +51,9 @@ def _measure(options: argparse.Namespace, work: Path) -> int:
         mine = _kill_until_done(_command(options, work, output), output, rng, kills, durations_s)
         runs += 1
         same = _agree(result(output), wanted, exact=options.train_minutes == 0)
-        untouched = all(path.read_bytes() == content for path, content in mine.items())
-        wrong += not (same and untouched)
-        print(f"run {runs}: same result: {same}, files of the user untouched: {untouched} ({len(mine)})", flush=True)
+        unchanged = all(path.read_bytes() == content for path, content in mine.items())
+        wrong += not (same and unchanged)
+        print(f"run {runs}: same result: {same}, files of the user unchanged: {unchanged} ({len(mine)})", flush=True)
     print(f"{kills.total()} kills in {runs} runs of {sum(durations_s.values()):.0f} s: {wrong} wrong")
     print(", ".join(f"{place} {count}" for place, count in sorted(kills.items())))
     return int(wrong > 0)
@@ -70,7 +70,7 @@ def _command(options: argparse.Namespace, work: Path, output: Path) -> list[str]
 
 
 class _Log:
-    """Follows what a command writes to stderr."""
+    """Reads the stderr of a command."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.lines: list[str] = []
@@ -92,27 +92,27 @@ class _Log:
             self._changed.notify_all()
 
     def wait_for(self, stage: str) -> bool:
-        """Wait until a stage begins; False if the command ends before."""
+        """Wait until a stage starts; returns False if the command ends first."""
         with self._changed:
             self._changed.wait_for(lambda: self.stage == stage or not self._is_open)
             return self.stage == stage
 
     def text(self) -> str:
-        """All of it, once the command has ended."""
+        """All lines; waits until the command ends."""
         self._thread.join()
         return "".join(self.lines)
 
 
-def _started(line: list[str]) -> "tuple[subprocess.Popen[str], _Log]":
+def _start(line: list[str]) -> "tuple[subprocess.Popen[str], _Log]":
     child = subprocess.Popen(line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     return child, _Log(child.stderr)
 
 
 def _stage_durations(line: list[str]) -> dict[str, float]:
-    """Run the command to its end; how long each stage takes in all, in seconds."""
+    """Run the command to its end; returns the total seconds of each stage."""
     durations_s: Counter[str] = Counter()
-    child, log = _started(line)
+    child, log = _start(line)
     while child.poll() is None:
         before = time.monotonic()
         time.sleep(0.02)
@@ -125,11 +125,11 @@ def _stage_durations(line: list[str]) -> dict[str, float]:
 def _kill_until_done(
     line: list[str], output: Path, rng: random.Random, kills: Counter[str], durations_s: dict[str, float]
 ) -> dict[Path, bytes]:
-    """Run the command until it ends by itself; the files that were put into its output, with their contents."""
+    """Kill and rerun the command until it finishes; returns the files added to its output, with their contents."""
     mine: dict[Path, bytes] = {}
     while True:
         number, stage = rng.choice(_SIGNALS), rng.choice(list(durations_s))
-        child, log = _started(line)
+        child, log = _start(line)
         if log.wait_for(stage):
             try:
                 child.wait(timeout=rng.uniform(0, durations_s[stage] / 2))
@@ -156,9 +156,9 @@ def _put_files(output: Path, rng: random.Random) -> dict[Path, bytes]:
 
 
 def result(output: Path) -> dict[str, object]:
-    """Frames and points of every model of a run."""
+    """The frames and points of every model of a run, and its trajectories."""
     found: dict[str, object] = {}
-    for report in sorted(output.rglob("reports/flesh.json")):
+    for report in sorted(output.rglob("reports/densify.json")):
         name = str(report.parent.parent.relative_to(output))
         models = json.loads(report.read_text())["counts"]["models"]
         found[name] = [(each["number"], each["frames"], each["points"]) for each in models]
@@ -168,7 +168,7 @@ def result(output: Path) -> dict[str, object]:
 
 
 def _agree(found: dict[str, object], wanted: dict[str, object], *, exact: bool) -> bool:
-    """Whether two results are the same; with a descriptor, which is trained by the clock, in their frames."""
+    """Whether two results are the same. Training depends on the clock: without `exact`, only sizes must agree."""
     if found.keys() != wanted.keys():
         return False
     for name, one in wanted.items():
@@ -184,7 +184,7 @@ def _agree(found: dict[str, object], wanted: dict[str, object], *, exact: bool) 
 def _run(*command: str) -> None:
     done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(f"{command[0]} ends with status {done.returncode}:\n{done.stderr}")
+        raise SystemExit(f"{command[0]} exited with status {done.returncode}:\n{done.stderr}")
 
 
 if __name__ == "__main__":

@@ -127,10 +127,12 @@ def _kill_until_done(
 ) -> dict[Path, bytes]:
     """Kill and rerun the command until it finishes; returns the files added to its output, with their contents."""
     mine: dict[Path, bytes] = {}
-    while True:
-        number, stage = rng.choice(_SIGNALS), rng.choice(list(durations_s))
+    # Every stage once, in order, and two stages twice; then the command runs to its end.
+    plan = sorted([*durations_s, *rng.sample(list(durations_s), 2)], key=_STAGES.index)
+    for stage in [*plan, None]:
+        number = rng.choice(_SIGNALS)
         child, log = _start(line)
-        if log.wait_for(stage):
+        if stage is not None and log.wait_for(stage):
             try:
                 child.wait(timeout=rng.uniform(0, durations_s[stage] / 2))
             except subprocess.TimeoutExpired:
@@ -144,6 +146,7 @@ def _kill_until_done(
             return mine
         if child.returncode in (1, 2, 3, 70):
             raise SystemExit(f"status {child.returncode}:\n{log.text()}")
+    raise AssertionError("the last run is not killed")
 
 
 def _put_files(output: Path, rng: random.Random) -> dict[Path, bytes]:

@@ -92,7 +92,8 @@ class OutputRecord:
         if name.startswith("../"):
             return False
         lasting = self._name(_lasting(path))
-        return name == RECORD_NAME or name in self._files or lasting in self._files or self._is_scratch(name)
+        # A kill may leave the partial record.
+        return lasting == RECORD_NAME or name in self._files or lasting in self._files or self._is_scratch(name)
 
     def lists_any(self, folder: Path) -> bool:
         """Whether the record lists any file in `folder`."""

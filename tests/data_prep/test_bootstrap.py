@@ -115,7 +115,7 @@ def test_beside_the_model_are_a_picture_the_settings_the_log_and_the_numbers(rec
     assert picture is not None and picture.std() > 10
     report = json.loads(paths.report.read_text())
     assert report["counts"]["registered"] == len(read_training_data(reconstructed.root).frame_index)
-    assert {"keyframes", "correspondences", "mapping", "clean", "write"} <= set(report["times_s"])
+    assert {"keyframes", "match", "mapping", "clean", "write"} <= set(report["times_s"])
     assert "Global bundle adjustment" in paths.log.read_text()
     assert f"points: {POINTS}" in paths.config.read_text()
     assert not paths.correspondences.exists() and not paths.mapping.exists()
@@ -188,7 +188,7 @@ def test_other_settings_do_not_go_on_from_a_killed_run(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(bootstrap, "map_video", stop)
+        patched.setattr("sfm.map_stage.map_video", stop)
         reconstruct(sequence)
     reconstruct(sequence, points=POINTS // 2)
     first = json.loads(BootstrapPaths.of(sequence).report.read_text())["counts"]
@@ -314,7 +314,7 @@ def test_what_is_no_failure_to_reconstruct_leaves_the_work_to_go_on_from(
         raise LumenError("the disk is full")
 
     with monkeypatch.context() as patched, pytest.raises(LumenError, match="^the disk is full$"):
-        patched.setattr(bootstrap, "map_video", full)
+        patched.setattr("sfm.map_stage.map_video", full)
         reconstruct(sequence)
     assert not BootstrapPaths.of(sequence).root.exists()
     monkeypatch.setattr(bootstrap, "follow_points", full)

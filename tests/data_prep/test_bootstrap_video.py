@@ -147,7 +147,7 @@ def test_another_calibration_does_not_go_on_with_what_a_killed_run_mapped(
         folder.mkdir(exist_ok=True)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bootstrap, "map_video", stop)
+    monkeypatch.setattr("sfm.map_stage.map_video", stop)
     other = stretches[0].root / "other.txt"
     other.write_text("1 PINHOLE 320 256 150 150 160 128\n")
     for calibration in (cut_video.calibration, cut_video.calibration, other):

@@ -101,7 +101,7 @@ def test_unreadable_and_black_frames_are_reported_and_the_rest_is_reconstructed(
         ({"pairs": "ddl"}, "--pairs ddl is for --correspondences descriptor"),
         ({"pairs": "exhaustive", "correspondences": "both"}, "--pairs exhaustive is for"),
         ({"correspondences": "descriptor", "sigma": 0.0}, "--sigma 0"),
-        ({"correspondences": "flow", "rounds": 2}, "--rounds is for a descriptor that is trained"),
+        ({"correspondences": "flow", "rounds": 2}, "--rounds needs a descriptor"),
     ],
 )
 def test_invalid_settings_are_rejected(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_invalid_settings_are_rejected(settings: dict[str, Any], message: str, t
 
 def test_flags_override_a_preset(tmp_path: Path) -> None:
     config = parse_command_line(ReconstructConfig, ["clip.mp4", "--preset", "fast", "--references", "3"], "test")
-    assert (config.correspondences, config.references) == ("flow", 3)
+    assert (config.descriptor.correspondences, config.densify.references) == ("flow", 3)
     with pytest.raises(LumenError, match="--preset fats: there is none of that name; did you mean 'fast'"):
         parse_command_line(ReconstructConfig, ["clip.mp4", "--preset", "fats"], "test")
 

@@ -14,7 +14,8 @@ from data_prep.bootstrap import BootstrapConfig
 from data_prep.calibration import unknown_camera
 from data_prep.calibration.unknown_camera import known_camera
 from pipeline.command.config import configure
-from pipeline.data.tracks import Tracks
+from pipeline.data.tracks import Correspondences, Tracks
+from pipeline.errors import NoReconstruction
 from pipeline.paths import BootstrapPaths, SequencePaths
 from pipeline.report import StageReport
 from sfm.input_video import InputVideo
@@ -139,19 +140,26 @@ def test_mapping_uses_the_limits_of_the_config(
         asked.append(arguments[5])
         return SimpleNamespace(camera=make_camera("SIMPLE_RADIAL"), focal_range_px=(400.0, 401.0))
 
+    def stop(*arguments: Any, **_: Any) -> Any:
+        asked.append(arguments[3])
+        raise NoReconstruction("stopped")
+
+    given = Correspondences(make_video(9).tracks, np.arange(9), [])
     monkeypatch.setattr(unknown_camera, "estimate_camera", estimate)
-    monkeypatch.setattr(bootstrap, "map_video", lambda *arguments, **_: asked.append(arguments[3]))
+    monkeypatch.setattr(bootstrap, "_match", lambda *_: given)
+    monkeypatch.setattr("sfm.map_stage.map_video", stop)
     camera = make_camera() if calibrated else None
     content = np.zeros((1200, 2000), np.uint8)
     content[60:1140, 100:1720] = 255
     nothing: Any = None
-    own = InputVideo(nothing, nothing, nothing, content)
+    facts: Any = SimpleNamespace(frames=range(9))
+    own = InputVideo(nothing, nothing, facts, content)
     video: Any = SimpleNamespace(camera=camera, size=(2000, 1200), limits=own.limits, content_box=own.content_box)
-    correspondences: Any = SimpleNamespace(tracks=None, keyframes=None)
     for settings, error_px in (({}, 4.5), ({"max_error_px": 2.5}, 2.5)):
         config = configure(BootstrapConfig, tmp_path, min_views=7, min_angle_deg=3.25, **settings)
         known = known_camera(video, None)
-        bootstrap._map(config, video, correspondences, known, BootstrapPaths(tmp_path), StageReport("bootstrap"))
+        with pytest.raises(NoReconstruction, match="stopped"):
+            bootstrap._map(config, video, known, BootstrapPaths(tmp_path), StageReport("bootstrap"))
         assert len(asked) == (1 if calibrated else 2)
         assert {(limits.error_px, limits.views, limits.angle_deg) for limits in asked} == {(error_px, 7, 3.25)}
         asked.clear()

@@ -20,7 +20,7 @@ from measurement import Cost, median_cost, print_machine, timed
 
 from descriptor.gift import learner as gift_training
 from descriptor.gift.descriptor import GiftNetwork
-from descriptor.gift.images import Pictures
+from descriptor.gift.images import ImageSet
 from descriptor.gift.learner import GiftTraining
 from descriptor.gift.loss import triplet_loss
 from descriptor.gift.train_config import GiftTrainConfig
@@ -29,7 +29,7 @@ from pipeline.report import peak_memory_mb
 REPEATS = 3
 
 
-def measure(config: GiftTrainConfig, images: Pictures) -> tuple[Cost, Cost, Cost]:
+def measure(config: GiftTrainConfig, images: ImageSet) -> tuple[Cost, Cost, Cost]:
     """Measure a step without its optimizer, the search for negatives in that step, and drawing the pair."""
     method = GiftTraining(config, GiftNetwork(embeds=config.stage == 2), images, images)
     searches: list[Cost] = []
@@ -74,7 +74,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         random_image(root / "image.png")
-        images = Pictures.find(root)
+        images = ImageSet.find(root)
         for stage in (2, 1):
             config = GiftTrainConfig(root, root, stage=stage, batch_size=1, image_size=(height, width))  # type: ignore[arg-type]
             step, search, drawing = measure(config, images)

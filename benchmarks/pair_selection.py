@@ -93,7 +93,7 @@ def measure(
 
     def most_similar(most: int) -> Candidates:
         beyond = policy.temporal_range + 1
-        return lambda first: similarity.most_alike(first, range(first + beyond, count), most, policy.skip_interval)
+        return lambda first: similarity.most_similar(first, range(first + beyond, count), most, policy.skip_interval)
 
     policies = {"ddl": None} | {f"similar {most}": most_similar(most) for most in SIMILAR}
     print(f"{'':>10} {'tries':>6} {'matched':>8} {'beyond':>7} {'of ddl':>7} {'s a frame':>10} {'CPU s':>7}  notes")

@@ -89,7 +89,7 @@ def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[
         estimate: an estimate of the camera of the frames as recorded, if there is one and the camera is not known.
 
     Returns:
-        The best model's folder and the overview picture.
+        The best model's folder and the overview plot.
 
     Raises:
         NoReconstruction: if there is none; what was found is put in place then.

@@ -30,7 +30,7 @@ from data_prep.calibration.solve import MIN_VIEWS, Lens, Solution, View, solve
 from data_prep.video.image_source import list_images
 from pipeline.command.bounds import Positive, Settings
 from pipeline.command.run_command import run_command
-from pipeline.data.images import is_own_picture, read_pixels, write_picture
+from pipeline.data.images import is_own_plot, read_pixels, write_plot
 from pipeline.errors import LumenError, require
 from pipeline.progress import progress
 
@@ -123,7 +123,7 @@ def run(config: CalibrateConfig) -> list[Path]:
     _log_result(solution, lens, coverage)
     drawn = draw_residuals(solution, collected.brightest, hull_px)
     write_calibration(config.output, solution.camera, _record(solution, pattern, lens, collected, coverage))
-    write_picture(plot, drawn)
+    write_plot(plot, drawn)
     return [config.output, plot]
 
 
@@ -144,7 +144,7 @@ def _check_output(config: CalibrateConfig, plot: Path) -> None:
 
 
 def _is_own_plot(path: Path) -> bool:
-    return path.is_file() and is_own_picture(path)
+    return path.is_file() and is_own_plot(path)
 
 
 def _is_calibration(path: Path) -> bool:

@@ -333,7 +333,7 @@ def _copy_image(data: TrainingData, view: int, paths: ConversionPaths) -> Path:
 
 def _write_check(data: TrainingData, paths: ConversionPaths) -> None:
     for view in np.unique(np.linspace(0, len(data.frame_index) - 1, _CHECKED_FRAMES).astype(int)):
-        write_image(paths.check_picture(int(data.frame_index[view])), draw_projections(data, int(view)))
+        write_image(paths.check_plot(int(data.frame_index[view])), draw_projections(data, int(view)))
 
 
 if __name__ == "__main__":

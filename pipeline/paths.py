@@ -307,7 +307,7 @@ class ConversionPaths:
     def check(self) -> Path:
         return self.root / "check"
 
-    def check_picture(self, frame_index: int) -> Path:
+    def check_plot(self, frame_index: int) -> Path:
         return self.check / f"{frame_index:08d}.png"
 
     @property

@@ -62,7 +62,7 @@ class InputVideo:
         return int(max(cv2.boundingRect(self.mask)[2:]))
 
     @property
-    def likely_error_px(self) -> float:
+    def default_error_px(self) -> float:
         """Expected error of a well-tracked point, px."""
         return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
 
@@ -74,7 +74,7 @@ class InputVideo:
         """
         count = len(self.facts.frames)
         require(config.min_views <= count, f"--min_views {config.min_views}: the sequence has only {count} frames")
-        error_px = self.likely_error_px if config.max_error_px is None else config.max_error_px
+        error_px = self.default_error_px if config.max_error_px is None else config.max_error_px
         return Limits(error_px, config.min_views, config.min_angle_deg)
 
     @property

@@ -24,7 +24,7 @@ import tyro
 
 from pipeline.command.bounds import Settings
 from pipeline.command.run_command import run_command
-from pipeline.data.images import write_picture
+from pipeline.data.images import write_plot
 from pipeline.data.training_data import TrainingData
 from pipeline.errors import require
 from sfm.evaluate import read_reconstruction
@@ -76,7 +76,7 @@ def run(config: ViewConfig) -> Path | None:
         logger.info("%s has no points: only its cameras are shown", config.run)
     if config.render is not None:
         half = config.size[0] // 2, config.size[1] // 2
-        write_picture(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
+        write_plot(config.render, mosaic([draw_cloud(data, view, half) for view in viewpoints(data)]))
         return config.render
     viewer = o3d.visualization.Visualizer()
     width, height = config.size

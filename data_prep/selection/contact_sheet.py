@@ -42,13 +42,13 @@ class Tile:
 
     Attributes:
         index, timestamp_s: those of the frame.
-        picture: thumbnail, (h, w, 3) uint8 BGR, with mask and highlights.
+        thumbnail: thumbnail, (h, w, 3) uint8 BGR, with mask and highlights.
         reason: why the frame was rejected, None if it was kept.
     """
 
     index: int
     timestamp_s: float
-    picture: Image
+    thumbnail: Image
     reason: str | None
 
 
@@ -65,7 +65,7 @@ def pick_tiles(kept: Sequence[int], rejected: Sequence[tuple[int, str]]) -> set[
     return picked
 
 
-def draw_tile_picture(image: Image, mask: Image, highlights: Image, *, hidden: bool = False) -> Image:
+def draw_thumbnail(image: Image, mask: Image, highlights: Image, *, hidden: bool = False) -> Image:
     """Thumbnail of a frame with the mask's outline in green and highlights in magenta.
 
     Nothing outside the mask is shown: text burned into the frame may name the patient.
@@ -130,10 +130,10 @@ def _block(title: str, tiles: Sequence[Tile]) -> list[Image]:
 
 def _captioned(tile: Tile) -> Image:
     colour = _KEPT if tile.reason is None else _REJECTED
-    caption = np.full((_CAPTION_PX, tile.picture.shape[1], 3), _BACKGROUND, np.uint8)
+    caption = np.full((_CAPTION_PX, tile.thumbnail.shape[1], 3), _BACKGROUND, np.uint8)
     _write(caption, f"{tile.index:08d}  {tile.timestamp_s:.3f} s", (6, 16), _TEXT)
     _write(caption, "kept" if tile.reason is None else tile.reason.replace("_", " "), (6, 36), colour)
-    framed = np.vstack([tile.picture, caption])
+    framed = np.vstack([tile.thumbnail, caption])
     return cv2.rectangle(framed, (0, 0), (framed.shape[1] - 1, framed.shape[0] - 1), colour, 2)
 
 

@@ -11,7 +11,7 @@ import cv2
 from cv2.typing import MatLike as Image
 
 from data_prep.calibration.undistort import Undistortion
-from data_prep.selection.contact_sheet import Tile, TilePlan, draw_tile_picture
+from data_prep.selection.contact_sheet import Tile, TilePlan, draw_thumbnail
 from data_prep.selection.frame_choice import REASONS, Segment
 from data_prep.selection.frame_quality import find_highlights
 from data_prep.selection.plan import ExtractionPlan
@@ -166,5 +166,5 @@ def _write_frame(
     if frame.index not in tiles:
         return None
     plan = tiles[frame.index]
-    thumbnail = draw_tile_picture(image, frame_format.mask, highlights, hidden=plan.hidden)
+    thumbnail = draw_thumbnail(image, frame_format.mask, highlights, hidden=plan.hidden)
     return Tile(frame.index, frame.timestamp_s, thumbnail, plan.reason)

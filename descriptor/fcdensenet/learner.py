@@ -105,8 +105,8 @@ class FCDenseNetTraining:
         """See `TrainingMethod.validate`."""
         return validate(self.network, self._validation, self._config.cross_check_distance)
 
-    def pictures(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """See `TrainingMethod.pictures`."""
+    def plots(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `TrainingMethod.plots`."""
         group, config = self._validation[0], self._config
         with torch.no_grad():
             self.network.eval()

@@ -17,7 +17,7 @@ from descriptor.fcdensenet.train_config import CONTRAST_RADIUS, TrainConfig
 from descriptor.training.distributed import Processes
 from descriptor.training.inputs import TrainingInputs, fingerprint_sequences, fingerprint_weights
 from descriptor.training.paths import RunFolder
-from descriptor.training.run import Beginning, check_same_run, run_training
+from descriptor.training.run import InitialState, check_same_run, run_training
 from pipeline.errors import LumenError, require
 from pipeline.report import StageReport
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 def train(config: TrainConfig) -> list[Path]:
     """Train DDL's network; see `descriptor.training.run.run_training`."""
 
-    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
+    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> InitialState:
         _check_processes(config, processes)
         with report.timed("data"):
             inputs = TrainingInputs(fingerprint_sequences(*_sequences(config)))
@@ -42,7 +42,7 @@ def train(config: TrainConfig) -> list[Path]:
         if config.display_architecture and processes.is_first:
             logger.info("%s", network)
         method = FCDenseNetTraining(used, network, training, validation)
-        return Beginning(used, method, checkpoint, inputs, {"clips": len(training.clips)})
+        return InitialState(used, method, checkpoint, inputs, {"clips": len(training.clips)})
 
     return run_training(config, begin)
 

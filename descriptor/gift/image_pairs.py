@@ -17,7 +17,7 @@ from descriptor.gift.homography import (
     similarity,
     view_of,
 )
-from descriptor.gift.images import Pictures
+from descriptor.gift.images import ImageSet
 from descriptor.training.augmentation import change_appearance
 from pipeline.conventions import colmap_from_index, index_from_colmap, opencv_homography_from_colmap
 from pipeline.errors import LumenError
@@ -44,7 +44,7 @@ _ENLARGED_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class PicturePair:
+class ImagePair:
     """Two views of an image.
 
     Attributes:
@@ -61,9 +61,9 @@ class PicturePair:
     scale: Floats
     rotation_deg: Floats
 
-    def reversed(self) -> "PicturePair":
+    def reversed(self) -> "ImagePair":
         """The pair with the views exchanged."""
-        return PicturePair(
+        return ImagePair(
             self.images[::-1], self.shown[::-1], self.points[::-1].copy(), 1 / self.scale, -self.rotation_deg
         )
 
@@ -72,7 +72,7 @@ class PairSampler:
     """Draws pairs.
 
     Args:
-        pictures: images to draw from.
+        images: images to draw from.
         size: height and width of both views, or of the larger one.
         points: maximum number of points per pair.
         strength: strength of the appearance changes of both views, 0..1.
@@ -84,7 +84,7 @@ class PairSampler:
 
     def __init__(
         self,
-        pictures: Pictures,
+        images: ImageSet,
         size: tuple[int, int],
         points: int,
         strength: float,
@@ -92,10 +92,10 @@ class PairSampler:
         two_sizes: float = 0.0,
         corner_sizes: int = 1,
     ) -> None:
-        self._pictures, self._size, self._points = pictures, size, points
+        self._images, self._size, self._points = images, size, points
         self._strength, self._seed, self._two_sizes, self._corner_sizes = strength, seed, two_sizes, corner_sizes
 
-    def draw(self, step: int, number: int) -> PicturePair:
+    def draw(self, step: int, number: int) -> ImagePair:
         """Draw one pair of a step.
 
         Raises:
@@ -110,11 +110,11 @@ class PairSampler:
             f"no pair of views shares {_LEAST_POINTS} points: give larger images, or masks that cover more of them"
         )
 
-    def _of_one_size(self, random: np.random.Generator) -> PicturePair | None:
+    def _of_one_size(self, random: np.random.Generator) -> ImagePair | None:
         """An image and a view of the same size."""
         return self._pair(self._size, self._size, random_homography(self._size, random), random)
 
-    def _of_two_sizes(self, random: np.random.Generator) -> PicturePair | None:
+    def _of_two_sizes(self, random: np.random.Generator) -> ImagePair | None:
         """An image and a smaller copy of it, or an enlarged part of it."""
         least, most = _OCTAVES
         factor = 2 ** random.uniform(least, min(most, math.log2(min(self._size) / _LEAST_SIDE_PX)))
@@ -132,9 +132,9 @@ class PairSampler:
 
     def _pair(
         self, size: tuple[int, int], other: tuple[int, int], homography: Floats, random: np.random.Generator
-    ) -> PicturePair | None:
+    ) -> ImagePair | None:
         """An image of one size and a view of another size; None if they share too few points."""
-        image, shown = self._pictures.cut(int(random.integers(len(self._pictures))), size, random)
+        image, shown = self._images.cut(int(random.integers(len(self._images))), size, random)
         second, second_shown = _seen(image, shown, homography, other)
         # A view enlarged four times shows only a sixteenth of the image, so corners are detected inside it only.
         first_points = self._corners(image, shown & _seen_from(second_shown, homography, size), random)
@@ -149,7 +149,7 @@ class PairSampler:
             _changed(second, second_shown, self._strength, random),
         )
         points = np.stack([first_points, second_points])
-        return PicturePair(views, (shown, second_shown), points, scale, rotation)
+        return ImagePair(views, (shown, second_shown), points, scale, rotation)
 
     def _corners(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> Floats:
         """Corners of the image at several sizes, in px of the image."""

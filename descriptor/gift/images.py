@@ -23,7 +23,7 @@ _LEAST_CUT_SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageSet:
     """Images, each with the mask of its folder, if any.
 
     Attributes:
@@ -35,7 +35,7 @@ class Pictures:
     masks: Sequence[Bytes | None]
 
     @classmethod
-    def find(cls, root: AnyPath, share: tuple[float, float] = (0.0, 1.0)) -> "Pictures":
+    def find(cls, root: AnyPath, share: tuple[float, float] = (0.0, 1.0)) -> "ImageSet":
         """Find all images under a folder.
 
         The mask of a sequence applies to images in its folder and in the folders directly below.

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from descriptor.fcdensenet.validation import THRESHOLDS_PX, Validation
 from descriptor.gift.descriptor import METHOD, GiftNetwork
-from descriptor.gift.image_pairs import PairSampler, PicturePair
-from descriptor.gift.images import Pictures
+from descriptor.gift.image_pairs import ImagePair, PairSampler
+from descriptor.gift.images import ImageSet
 from descriptor.gift.loss import lattice_offset, moved_on_lattice, spread_loss, triplet_loss
 from descriptor.gift.network import as_input, group_features
 from descriptor.gift.train_config import GiftTrainConfig
@@ -68,7 +68,7 @@ class GiftTraining:
     name = METHOD
     thresholds_px = THRESHOLDS_PX
 
-    def __init__(self, config: GiftTrainConfig, network: GiftNetwork, training: Pictures, validation: Pictures) -> None:
+    def __init__(self, config: GiftTrainConfig, network: GiftNetwork, training: ImageSet, validation: ImageSet) -> None:
         self._config, self.network, self.parts = config, network, config.batch_size
         network.extractor.requires_grad_(config.stage == 1)
         self._device = next(network.parameters()).device
@@ -77,11 +77,11 @@ class GiftTraining:
         held_out = _sampler(config, validation, config.seed + 1)
         self._validation = [held_out.draw(0, number) for number in range(_VALIDATION_PAIRS)]
 
-    def draw(self, step: int, number: int) -> PicturePair:
+    def draw(self, step: int, number: int) -> ImagePair:
         """See `TrainingMethod.draw`."""
         return self._sampler.draw(step, number)
 
-    def loss(self, part: PicturePair, step: int, share: float) -> Tensor:
+    def loss(self, part: ImagePair, step: int, share: float) -> Tensor:
         """See `TrainingMethod.loss`."""
         found = self._describe(part)
         far, near = self._config.hem_threshold_px
@@ -148,8 +148,8 @@ class GiftTraining:
         )
 
     @torch.no_grad()
-    def pictures(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """See `TrainingMethod.pictures`: matches among a pair's points; correct ones are green, others red."""
+    def plots(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """See `TrainingMethod.plots`: matches among a pair's points; correct ones are green, others red."""
         pair = self._validation[0]
         found = self._describe(pair)
         best = (found.points @ found.counterparts.T).argmax(dim=1).cpu().numpy()
@@ -170,11 +170,11 @@ class GiftTraining:
         """See `TrainingMethod.starting_from`."""
         return f"--trained_model_path {weights} and a lower --lr_range"
 
-    def arrays(self, part: PicturePair) -> dict[str, np.ndarray]:
+    def arrays(self, part: ImagePair) -> dict[str, np.ndarray]:
         """See `TrainingMethod.arrays`."""
         return {"first": part.images[0], "second": part.images[1], "points": part.points}
 
-    def _describe(self, pair: PicturePair) -> Described:
+    def _describe(self, pair: ImagePair) -> Described:
         grid_px = self._grid(pair)
         count, group = len(pair.points[0]), self.network.group
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._config.stage == 1):
@@ -196,7 +196,7 @@ class GiftTraining:
             used.nonzero()[:, 0].cpu().numpy(),
         )
 
-    def _group_features(self, pair: PicturePair, grid_px: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    def _group_features(self, pair: ImagePair, grid_px: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
         """Features of the points in the first view, and of counterparts and grid in the second."""
         places = [pair.points[0], np.concatenate([pair.points[1], grid_px])]
         if pair.images[0].shape == pair.images[1].shape:
@@ -213,18 +213,18 @@ class GiftTraining:
         where = torch.from_numpy(places).to(self._device)
         return group_features(self.network.extractor, self.network.group, as_input(images, self._device), where)
 
-    def _grid(self, pair: PicturePair) -> npt.NDArray[np.float64]:
+    def _grid(self, pair: ImagePair) -> npt.NDArray[np.float64]:
         """Centres of every N-th valid pixel of the second view, in both directions."""
         step = max(1, round(self._config.hem_interval * self._unit_px(pair)))
         shown = pair.shown[1][step // 2 :: step, step // 2 :: step]
         row, column = (step // 2 + step * index for index in np.nonzero(shown))
         return colmap_from_index(np.stack([column, row], axis=1))
 
-    def _unit_px(self, pair: PicturePair) -> float:
+    def _unit_px(self, pair: ImagePair) -> float:
         """Scale of distances in the second view; less than 1 if it is the smaller one."""
         return pair.images[1].shape[0] / self._config.image_size[0]
 
 
-def _sampler(config: GiftTrainConfig, pictures: Pictures, seed: int) -> PairSampler:
+def _sampler(config: GiftTrainConfig, images: ImageSet, seed: int) -> PairSampler:
     shape = (config.image_size, config.points_per_pair, config.augmentation)
-    return PairSampler(pictures, *shape, seed, config.two_sizes, config.corner_sizes)
+    return PairSampler(images, *shape, seed, config.two_sizes, config.corner_sizes)

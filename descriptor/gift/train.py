@@ -7,13 +7,13 @@ import torch
 
 from descriptor.checkpoint import Checkpoint
 from descriptor.gift.descriptor import GiftNetwork, load_network
-from descriptor.gift.images import Pictures
+from descriptor.gift.images import ImageSet
 from descriptor.gift.learner import GiftTraining
 from descriptor.gift.train_config import GiftTrainConfig
 from descriptor.training.distributed import Processes
 from descriptor.training.inputs import TrainingInputs, fingerprint_weights, hash_of, name_and_size
 from descriptor.training.paths import RunFolder
-from descriptor.training.run import Beginning, check_same_run, run_training
+from descriptor.training.run import InitialState, check_same_run, run_training
 from pipeline.errors import require
 from pipeline.report import StageReport
 
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 def train(config: GiftTrainConfig) -> list[Path]:
     """Train one stage of GIFT; see `descriptor.training.run.run_training`."""
 
-    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> Beginning:
+    def begin(device: torch.device, processes: Processes, folder: RunFolder, report: StageReport) -> InitialState:
         require(
             config.batch_size % processes.count == 0,
             f"--batch_size {config.batch_size}: choose a multiple of the {processes.count} processes",
         )
         with report.timed("data"):
-            training = Pictures.find(config.training_data_root, config.frame_share)
+            training = ImageSet.find(config.training_data_root, config.frame_share)
             validation = _held_out(config)
-            data = fingerprint_pictures(config.training_data_root, training, validation)
+            data = fingerprint_images(config.training_data_root, training, validation)
         path = config.trained_model_path
         start = None if path is None else Checkpoint.load(path)
         inputs = TrainingInputs(data, None if start is None else fingerprint_weights(start))
@@ -43,25 +43,25 @@ def train(config: GiftTrainConfig) -> list[Path]:
         else:
             network = _initial_network(config, start)
         method = GiftTraining(config, network.to(device).train(), training, validation)
-        return Beginning(config, method, checkpoint, inputs, {"pictures": len(training)})
+        return InitialState(config, method, checkpoint, inputs, {"images": len(training)})
 
     return run_training(config, begin)
 
 
-def _held_out(config: GiftTrainConfig) -> Pictures:
+def _held_out(config: GiftTrainConfig) -> ImageSet:
     """The images before or after the training share, whichever are more; all images if all are trained on."""
     first, end = config.frame_share
     rest = (0.0, first) if first > 1 - end else (end, 1.0)
-    return Pictures.find(config.training_data_root, rest if rest[0] < rest[1] else (0.0, 1.0))
+    return ImageSet.find(config.training_data_root, rest if rest[0] < rest[1] else (0.0, 1.0))
 
 
-def fingerprint_pictures(root: Path, training: Pictures, validation: Pictures) -> str:
+def fingerprint_images(root: Path, training: ImageSet, validation: ImageSet) -> str:
     """Fingerprint of images: paths relative to `root`, sizes in bytes, and masks; SHA-256 as hex.
 
     Raises:
         LumenError: if a file is missing.
     """
-    masks = {id(mask): mask for pictures in (training, validation) for mask in pictures.masks}
+    masks = {id(mask): mask for images in (training, validation) for mask in images.masks}
     known = {key: None if mask is None else hash_of([mask.shape, mask.tobytes().hex()]) for key, mask in masks.items()}
     return hash_of(
         [

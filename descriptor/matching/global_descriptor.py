@@ -65,7 +65,7 @@ class FrameSimilarity:
         self._words: Tensor | None = None
         self._frequencies: dict[int, Floats | None] = {}
 
-    def most_alike(self, row: int, among: Sequence[int], most: int, apart: int, least: float = 0.0) -> list[int]:
+    def most_similar(self, row: int, among: Sequence[int], most: int, apart: int, least: float = 0.0) -> list[int]:
         """The rows most similar to a row, ascending.
 
         Args:

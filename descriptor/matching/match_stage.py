@@ -146,7 +146,7 @@ def _pair_policy(
 
         def alike(first: int) -> list[int]:
             later = range(first + policy.temporal_range + 1, frame_count)
-            return similarity.most_alike(first, later, config.similar_frames, policy.skip_interval)
+            return similarity.most_similar(first, later, config.similar_frames, policy.skip_interval)
 
         return policy, alike
     if config.pairs == "sequential":
@@ -170,7 +170,7 @@ def _descriptor_rows(
             reach = _DESCRIPTOR_OFFSETS[-1]
             farther = [*keyframes[: max(0, place - reach)], *keyframes[place + reach + 1 :]]
             least = float(similarity.between(row, sorted(found)).min()) if farther else 0.0
-            found |= set(similarity.most_alike(row, farther, _REVISITS, _REVISITS_APART, least))
+            found |= set(similarity.most_similar(row, farther, _REVISITS, _REVISITS_APART, least))
         if everywhere:
             first = keyframes[place - 1] if place else 0
             end = keyframes[place + 1] if place + 1 < len(keyframes) else frame_count - 1

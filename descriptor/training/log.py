@@ -68,7 +68,7 @@ class TrainingLog:
         self,
         history: list[dict[str, Any]],
         thresholds_px: Sequence[int],
-        pictures: Callable[[], dict[str, Image]],
+        plots: Callable[[], dict[str, Image]],
     ) -> None:
         """Log the last validation of a history, with images."""
         if self._writer is None:
@@ -81,8 +81,8 @@ class TrainingLog:
             self._writer.add_scalar(f"validation/pck_{threshold}px", share, step)
         self._writer.add_scalar("validation/median_error_px", found["median_px"], step)
         self._writer.add_scalar("validation/consistent", found["consistent"], step)
-        for name, image in pictures().items():
-            self._writer.add_picture(name, image, step)
+        for name, image in plots().items():
+            self._writer.add_image(name, image, step)
         self._writer.flush()
         write_json(self._folder.history, history)
         plot_history(self._folder, history, thresholds_px)
@@ -131,9 +131,9 @@ class EventFile:
         """Write a scalar."""
         self._write(Event(summary=summary.scalar(name, value), step=step))
 
-    def add_picture(self, name: str, picture: npt.NDArray[np.uint8], step: int) -> None:
+    def add_image(self, name: str, image: npt.NDArray[np.uint8], step: int) -> None:
         """Write an image (H, W, 3) RGB."""
-        self._write(Event(summary=summary.image(name, picture, dataformats="HWC"), step=step))
+        self._write(Event(summary=summary.image(name, image, dataformats="HWC"), step=step))
 
     def flush(self) -> None:
         """Write buffered entries to disk."""

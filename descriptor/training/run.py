@@ -43,7 +43,7 @@ class RunSettings(TrainerSettings, Protocol):
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialState:
     """Initial state of a run.
 
     Attributes:
@@ -63,7 +63,7 @@ class Beginning:
 
 def run_training(
     config: RunSettings,
-    begin: Callable[[torch.device, Processes, RunFolder, StageReport], Beginning],
+    begin: Callable[[torch.device, Processes, RunFolder, StageReport], InitialState],
 ) -> list[Path]:
     """Train until done or stopped; a run in the same folder with the same settings is resumed.
 

@@ -103,7 +103,7 @@ class TrainingMethod(Protocol):
     def validate(self) -> Figures:
         """Match points of a fixed data set; the network is left in training mode."""
 
-    def pictures(self) -> dict[str, Image]:
+    def plots(self) -> dict[str, Image]:
         """Images for TensorBoard, by name."""
 
     def arrays(self, part: Any) -> dict[str, np.ndarray]:
@@ -298,7 +298,7 @@ class Trainer:
         found = self._method.validate()
         state = self.state
         state.history.append({"step": state.step, "elapsed_s": state.elapsed_s, **asdict(found)})  # type: ignore[call-overload]
-        log.validation(state.history, self._method.thresholds_px, self._method.pictures)
+        log.validation(state.history, self._method.thresholds_px, self._method.plots)
         if self._processes.is_first:
             minutes = state.elapsed_s / 60
             logger.info("step %d, %.1f minutes: %s", state.step, minutes, found)

@@ -31,7 +31,7 @@ def read_pixels(path: Path, flags: int = cv2.IMREAD_COLOR) -> Image | None:
     return cv2.imdecode(data, flags) if data.size else None
 
 
-def write_picture(path: Path, image: Image) -> None:
+def write_plot(path: Path, image: Image) -> None:
     """Write a plot as a PNG with LumenSfM's signature. An existing file is replaced only if it has the signature.
 
     Args:
@@ -41,14 +41,14 @@ def write_picture(path: Path, image: Image) -> None:
     Raises:
         LumenError: if another file exists there, or the plot cannot be encoded or written.
     """
-    if path.exists() and not is_own_picture(path):
+    if path.exists() and not is_own_plot(path):
         raise LumenError(f"{path} already exists and was not drawn by LumenSfM: choose another name")
     data = _encoded(path, image)
     write_bytes(path, data[:_HEADER_BYTES] + _SIGNATURE + data[_HEADER_BYTES:])
 
 
-def is_own_picture(path: Path) -> bool:
-    """Whether `write_picture` wrote the file.
+def is_own_plot(path: Path) -> bool:
+    """Whether `write_plot` wrote the file.
 
     Raises:
         LumenError: if it cannot be read.

@@ -101,7 +101,7 @@ def work_folder(
     """
     output = _real_place(output)
     if held_record(output) is None:
-        refuse_overlap(output, inputs)
+        check_no_overlap(output, inputs)
     _refuse_busy(output)
 
     def claim() -> None:
@@ -149,7 +149,7 @@ def output_folder(
     """
     output = _real_place(output)
     if held_record(output) is None:
-        refuse_overlap(output, inputs, flag)
+        check_no_overlap(output, inputs, flag)
     _refuse_busy(output)
     is_new = not output.exists()
     with explain_os_errors("write", output):
@@ -200,7 +200,7 @@ def _refuse_busy(output: Path) -> None:
                 pass
 
 
-def refuse_overlap(output: Path, inputs: Iterable[Path | None], flag: str = "--output") -> None:
+def check_no_overlap(output: Path, inputs: Iterable[Path | None], flag: str = "--output") -> None:
     """Check that an output folder does not overlap with the inputs.
 
     Raises:

@@ -56,7 +56,7 @@ def write_keyframes(
     database = folder / "database.db"
     verified = folder / "verified"
     if not verified.exists():
-        selected = select_skeleton(tracks, keyframes, _KEYFRAME_TRACKS)
+        selected = select_longest_tracks(tracks, keyframes, _KEYFRAME_TRACKS)
         names = frame_names(tracks, keyframes)
         keypoints, matches = correspondences_from_tracks(selected, keyframes.tolist(), names, _MIN_SHARED_POINTS)
         if not matches:
@@ -69,7 +69,7 @@ def write_keyframes(
     return database
 
 
-def select_skeleton(tracks: Tracks, keyframes: Integers, points: int) -> Tracks:
+def select_longest_tracks(tracks: Tracks, keyframes: Integers, points: int) -> Tracks:
     """Select the longest tracks of each keyframe, with their observations in keyframes.
 
     Args:
@@ -152,7 +152,7 @@ def map_images(
     seed: int,
     *,
     pair: tuple[str, str] | None = None,
-    begun: Path | None = None,
+    initial_model: Path | None = None,
 ) -> Path | None:
     """Reconstruct one model from verified matches, with the camera of the database fixed.
 
@@ -163,7 +163,7 @@ def map_images(
         log: file to which pycolmap's log is appended.
         seed: random seed.
         pair: names of the initial image pair; None leaves the choice to COLMAP.
-        begun: a model of some of the images to continue, instead of an initial pair.
+        initial_model: a model of some of the images to continue, instead of an initial pair.
 
     Returns:
         The folder of the model, or None if no image pair could initialize one.
@@ -179,7 +179,7 @@ def map_images(
     if pair is not None:
         _set_initial_pair(pair, database, options)
     snapshot = _latest_snapshot(snapshots)
-    given = snapshot or begun
+    given = snapshot or initial_model
     registered = pycolmap.Reconstruction(given).num_reg_images() if given else 0
     with colmap_log(log), ProgressBar("mapping", total=len(names), done=registered) as bar:
         models = pycolmap.incremental_mapping(

@@ -44,14 +44,14 @@ class Start:
     Attributes:
         window: keyframes that were mapped, rows of `tracks.frame_index`.
         database: database of these and further keyframes.
-        begun: folder of the COLMAP model of some of these keyframes.
+        model_folder: folder of the COLMAP model of some of these keyframes.
         model: the same model after bundle adjustment.
         explained: share of the observations in these keyframes that agree with the model, 0..1.
     """
 
     window: Integers
     database: Path
-    begun: Path
+    model_folder: Path
     model: TrackModel
     explained: float
 

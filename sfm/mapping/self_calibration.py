@@ -23,8 +23,8 @@ from pipeline.data.tracks import Integers, Tracks
 from pipeline.errors import NoReconstruction
 from sfm.mapping.incremental import write_keyframes
 from sfm.mapping.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
+from sfm.mapping.pure_rotation import covisible_neighbours, moving_runs, rotation_share, rotation_shares
 from sfm.mapping.triangulation import Limits
-from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_share, turning_shares
 
 CameraModel = Literal["SIMPLE_RADIAL", "OPENCV_FISHEYE"]
 
@@ -128,11 +128,11 @@ def _moving_runs(
     Raises:
         NoReconstruction: if there are none.
     """
-    shares = turning_shares(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
-    runs = [run for run in moving_runs(shares, sharing_neighbours(tracks, keyframes)) if len(run) >= MIN_KEYFRAMES]
+    shares = rotation_shares(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
+    runs = [run for run in moving_runs(shares, covisible_neighbours(tracks, keyframes)) if len(run) >= MIN_KEYFRAMES]
     if not runs:
         raise NoReconstruction(
-            f"no reconstruction: pure rotation explains {turning_share(shares):.0%} of the points that keyframes "
+            f"no reconstruction: pure rotation explains {rotation_share(shares):.0%} of the points that keyframes "
             "share; the camera has to translate"
         )
     return runs

@@ -15,6 +15,7 @@ from pipeline.data.tracks import Integers, Tracks
 from pipeline.errors import NoReconstruction
 from sfm.mapping.incremental import frame_names, has_verified_pairs, map_images, write_keyframes
 from sfm.mapping.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
+from sfm.mapping.pure_rotation import covisible_neighbours, moving_runs, rotation_shares
 from sfm.mapping.track_model import (
     MIN_FRAME_POINTS,
     TrackModel,
@@ -24,7 +25,6 @@ from sfm.mapping.track_model import (
     triangulate_all,
 )
 from sfm.mapping.triangulation import Limits, camera_centers
-from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_shares
 
 # The first triangulation uses poses before bundle adjustment.
 _ROUGH_FACTOR = 2.0
@@ -146,8 +146,8 @@ def _start(
             "neighbouring keyframes share too few points, or no camera motion explains them: the frames hardly overlap "
             "(extract more frames per second), or the tissue itself moves"
         )
-    shares = turning_shares(tracks, keyframes, [camera], limits.error_px)
-    runs = moving_runs(shares, sharing_neighbours(tracks, keyframes))
+    shares = rotation_shares(tracks, keyframes, [camera], limits.error_px)
+    runs = moving_runs(shares, covisible_neighbours(tracks, keyframes))
     windows = [keyframes[window] for window in windows_in(runs) or windows_in([range(len(keyframes))])]
     windows = [window for window in windows if not done[window].all()]
     start = choose_start(tracks, windows, database, limits, log, seed)
@@ -168,7 +168,7 @@ def _map_from(
         NoReconstruction: if this fails; the message is the bare reason.
     """
     names = frame_names(tracks, keyframes)
-    found = map_images(start.database, names, folder, log, seed, begun=start.begun)
+    found = map_images(start.database, names, folder, log, seed, initial_model=start.model_folder)
     if found is None:
         raise NoReconstruction("mapping registered no keyframe beyond the initial model; see the log of pycolmap")
     rows = dict(zip(names, keyframes.tolist(), strict=True))

@@ -111,8 +111,8 @@ def test_the_folder_is_a_colmap_model_as_well(reconstructed: SequencePaths) -> N
 
 def test_beside_the_model_are_a_picture_the_settings_the_log_and_the_numbers(reconstructed: SequencePaths) -> None:
     paths = BootstrapPaths.of(reconstructed)
-    picture = cv2.imread(str(paths.overview))
-    assert picture is not None and picture.std() > 10
+    image = cv2.imread(str(paths.overview))
+    assert image is not None and image.std() > 10
     report = json.loads(paths.report.read_text())
     assert report["counts"]["registered"] == len(read_training_data(reconstructed.root).frame_index)
     assert {"keyframes", "match", "mapping", "clean", "write"} <= set(report["times_s"])

@@ -83,12 +83,12 @@ def test_all_exports_are_complete(whole: ReconstructionPaths) -> None:
 
 def test_the_overlay_shows_points_on_every_frame(whole: ReconstructionPaths) -> None:
     with av.open(str(whole.overlay)) as container:
-        pictures = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+        images = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
     tracks = Tracks.load(whole.dense_tracks)
-    assert len(pictures) == len(tracks.frame_index)
+    assert len(images) == len(tracks.frame_index)
     plain = cv2.imread(str(whole.sequence.image(int(tracks.frame_index[10]))))
-    assert plain is not None and plain.shape == pictures[10].shape
-    assert np.abs(pictures[10].astype(int) - plain).mean() > 2
+    assert plain is not None and plain.shape == images[10].shape
+    assert np.abs(images[10].astype(int) - plain).mean() > 2
 
 
 def test_the_report_is_complete_and_loads_nothing_from_the_network(whole: ReconstructionPaths) -> None:
@@ -302,9 +302,9 @@ def test_without_a_display_the_viewer_suggests_render(
 
 def test_the_point_cloud_is_rendered_without_a_display(whole: ReconstructionPaths, tmp_path: Path) -> None:
     assert run_command(ViewConfig, view.run, [str(whole.root), "--render", str(tmp_path / "cloud.png")]) == 0
-    picture = cv2.imread(str(tmp_path / "cloud.png"))
-    assert picture is not None and picture.shape == (1000, 1600, 3)
+    image = cv2.imread(str(tmp_path / "cloud.png"))
+    assert image is not None and image.shape == (1000, 1600, 3)
     # Each of the four sides shows something.
     for rows in (slice(0, 500), slice(500, 1000)):
         for columns in (slice(0, 800), slice(800, 1600)):
-            assert picture[rows, columns].std() > 5
+            assert image[rows, columns].std() > 5

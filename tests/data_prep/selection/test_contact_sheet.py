@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from data_prep.selection.contact_sheet import draw_tile_picture
+from data_prep.selection.contact_sheet import draw_thumbnail
 from data_prep.selection.frame_choice import Segment, Verdict
 from data_prep.selection.plan import ExtractionPlan
 from extraction import extract
@@ -35,8 +35,8 @@ def edges(image: np.ndarray) -> float:
 
 def test_hidden_frame_shows_neither_text_nor_edges() -> None:
     none = np.zeros(SIZE[::-1], np.uint8)
-    jane, john = (draw_tile_picture(room(text), disc_mask(), none, hidden=True) for text in ("DOE JANE", "ROE JOHN"))
-    shown = draw_tile_picture(room("DOE JANE"), disc_mask(), none)
+    jane, john = (draw_thumbnail(room(text), disc_mask(), none, hidden=True) for text in ("DOE JANE", "ROE JOHN"))
+    shown = draw_thumbnail(room("DOE JANE"), disc_mask(), none)
     assert edges(shown) > 100 and edges(jane) < 10
     assert np.abs(jane.astype(int) - john).max() <= 8
     assert jane[:, :20].max() == 0, "nothing outside the content area is shown"
@@ -45,7 +45,7 @@ def test_hidden_frame_shows_neither_text_nor_edges() -> None:
 def test_highlights_are_not_drawn_on_a_hidden_frame() -> None:
     plain, text = (np.zeros(SIZE[::-1], np.uint8) for _ in range(2))
     cv2.putText(text, "DOE JANE", (70, 120), cv2.FONT_HERSHEY_SIMPLEX, 1.2, (255.0,), 5)
-    images = [draw_tile_picture(room(""), disc_mask(), each, hidden=True) for each in (plain, text)]
+    images = [draw_thumbnail(room(""), disc_mask(), each, hidden=True) for each in (plain, text)]
     np.testing.assert_array_equal(*images)
 
 

@@ -12,10 +12,10 @@ from descriptor import frame_cache
 from descriptor.fcdensenet.train_config import TrainConfig
 from descriptor.frame_cache import FrameCacheConfig, _is_in_use, clear, run, small_frames
 from descriptor.network_frame import NetworkFrame
-from pictures import picture
 from pipeline.data.images import write_image
 from pipeline.errors import LumenError
 from pipeline.outputs.locks import held
+from textured_images import textured_image
 
 SIZE = (32, 64)
 CACHE_BYTES = 3 * SIZE[0] * SIZE[1] * 2 + 128
@@ -25,7 +25,7 @@ def sequence(folder: Path, seed: int) -> list[Path]:
     """Two images."""
     paths = [folder / f"{seed}" / f"{index:08d}.jpg" for index in range(2)]
     for index, path in enumerate(paths):
-        write_image(path, picture(*SIZE, seed=10 * seed + index))
+        write_image(path, textured_image(*SIZE, seed=10 * seed + index))
     return paths
 
 

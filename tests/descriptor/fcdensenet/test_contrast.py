@@ -43,5 +43,5 @@ def test_a_flat_image_becomes_grey_and_radius_zero_changes_nothing() -> None:
 
 
 def test_frames_with_no_tissue_become_black() -> None:
-    picture = np.full((1, 40, 40, 3), 77, np.uint8)
-    assert not normalize_locally(picture, np.zeros((1, 40, 40), bool), 5.0).any()
+    image = np.full((1, 40, 40, 3), 77, np.uint8)
+    assert not normalize_locally(image, np.zeros((1, 40, 40), bool), 5.0).any()

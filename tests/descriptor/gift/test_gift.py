@@ -13,14 +13,14 @@ from torch.nn import functional
 from descriptor.checkpoint import Checkpoint
 from descriptor.gift import homography as homographies
 from descriptor.gift.descriptor import GiftDescriptor, GiftNetwork, load_network
-from descriptor.gift.image_pairs import PairSampler, PicturePair
-from descriptor.gift.images import Pictures
+from descriptor.gift.image_pairs import ImagePair, PairSampler
+from descriptor.gift.images import ImageSet
 from descriptor.gift.loss import lattice_offset, moved_on_lattice, spread_loss, triplet_loss
 from descriptor.gift.network import Embedder, as_input, group_features
 from descriptor.gift.transformations import TransformationGroup
 from descriptor.registry import load_descriptor
-from pictures import picture
 from pipeline.errors import LumenError
+from textured_images import textured_image
 
 FIXTURES = Path(os.environ.get("LUMEN_REAL_DATA", "none")).parent / "fixtures"
 needs_fixtures = pytest.mark.skipif(
@@ -78,7 +78,7 @@ def test_descriptors_differ_before_any_training(seed: int) -> None:
     torch.manual_seed(seed)
     network = GiftNetwork()
     keypoints = np.random.default_rng(seed).uniform(10, 118, (50, 2))
-    described = GiftDescriptor(network.eval()).describe_at(picture(128, 160), keypoints)
+    described = GiftDescriptor(network.eval()).describe_at(textured_image(128, 160), keypoints)
     assert (described @ described.T).mean() < 0.5
 
 
@@ -125,7 +125,7 @@ def test_mismatched_weights_are_named(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("embeds", [True, False])
 def test_keypoints_and_dense_maps_are_described(embeds: bool) -> None:
     descriptor = GiftDescriptor(GiftNetwork(embeds=embeds).eval())
-    image = picture(128, 160)
+    image = textured_image(128, 160)
     keypoints = np.array([[20.5, 30.5], [100.0, 64.0], [155.0, 120.0]])
     described = descriptor.describe_at(image, keypoints)
     assert described.shape == (3, 128 if embeds else 32)
@@ -146,13 +146,13 @@ def test_keypoints_and_dense_maps_are_described(embeds: bool) -> None:
 def test_an_image_smaller_than_the_group_needs_is_refused() -> None:
     descriptor = GiftDescriptor(GiftNetwork().eval())
     with pytest.raises(LumenError, match="50x200 pixels is too small for GIFT, .*enlarge it to 64 px"):
-        descriptor.describe_at(picture(200, 50), np.array([[5.0, 5.0]]))
+        descriptor.describe_at(textured_image(200, 50), np.array([[5.0, 5.0]]))
 
 
 def test_a_half_size_rotated_view_is_one_lattice_step_away() -> None:
     torch.manual_seed(1)
     network = GiftNetwork().eval()
-    image = picture(256, 256)
+    image = textured_image(256, 256)
     motion = homographies.about_middle(homographies.similarity(0.5, math.radians(45)), (256, 256))
     views = as_input(np.stack([image, homographies.view_of(image, motion)]), torch.device("cpu"))
     points = np.array([[128.0, 128.0], [140.0, 110.0], [120.0, 150.0]])
@@ -235,13 +235,13 @@ def test_local_similarities_match_finite_differences(kind: homographies.Kind) ->
 
 
 @pytest.fixture
-def found_images(tmp_path: Path) -> Pictures:
+def found_images(tmp_path: Path) -> ImageSet:
     for number in range(3):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), picture(220, 260, number))
-    return Pictures.find(tmp_path)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), textured_image(220, 260, number))
+    return ImageSet.find(tmp_path)
 
 
-def test_both_views_of_a_pair_contain_its_points(found_images: Pictures) -> None:
+def test_both_views_of_a_pair_contain_its_points(found_images: ImageSet) -> None:
     sampler = PairSampler(found_images, (128, 160), 100, 0.0, 0)
     errors = []
     for number in range(10):
@@ -263,7 +263,7 @@ def test_both_views_of_a_pair_contain_its_points(found_images: Pictures) -> None
     assert not np.array_equal(again.points[0][:5], sampler.draw(1, 3).points[0][:5])
 
 
-def test_a_view_of_a_small_part_has_all_points(found_images: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_of_a_small_part_has_all_points(found_images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(homographies, "ODDS", {"scale": 1.0})
     sampler = PairSampler(found_images, (128, 160), 100, 0.0, 0)
     pairs = [sampler.draw(0, number) for number in range(20)]
@@ -271,7 +271,7 @@ def test_a_view_of_a_small_part_has_all_points(found_images: Pictures, monkeypat
     assert len(enlarged) >= 3 and min(len(pair.points[0]) for pair in enlarged) > 60
 
 
-def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_images: Pictures) -> None:
+def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_images: ImageSet) -> None:
     size = (160, 200)
     sampler = PairSampler(found_images, size, 100, 0.0, 0, 1.0)
     pairs = [sampler.draw(0, number) for number in range(24)]
@@ -299,10 +299,10 @@ def test_pairs_of_two_sizes_contain_all_or_a_part_of_the_image(found_images: Pic
     assert sum(pair.images[0].shape[:2] == size and np.median(pair.scale) < 1 for pair in pairs) > 1
 
 
-def test_corners_of_downsampled_images_are_points(found_images: Pictures) -> None:
+def test_corners_of_downsampled_images_are_points(found_images: ImageSet) -> None:
     size, points = (160, 200), 120
 
-    def drawn(corner_sizes: int) -> list[PicturePair]:
+    def drawn(corner_sizes: int) -> list[ImagePair]:
         """Pairs of an image and a smaller copy: all usable corners of the first are points."""
         sampler = PairSampler(found_images, size, points, 0.0, 0, 1.0, corner_sizes)
         pairs = [sampler.draw(0, number) for number in range(24)]
@@ -326,31 +326,31 @@ def test_a_sequence_mask_excludes_pixels_without_tissue(tmp_path: Path) -> None:
     cv2.circle(mask, (160, 120), 100, 255, -1)
     cv2.imwrite(str(tmp_path / "seq" / "undistorted_mask.bmp"), mask)
     for number in range(4):
-        cv2.imwrite(str(tmp_path / "seq" / "images" / f"{number:08d}.jpg"), picture(240, 320, number))
+        cv2.imwrite(str(tmp_path / "seq" / "images" / f"{number:08d}.jpg"), textured_image(240, 320, number))
     # Images beside the frames are not frames.
     for beside in ("colmap", "recorded/images"):
         (tmp_path / "seq" / beside).mkdir(parents=True)
-        cv2.imwrite(str(tmp_path / "seq" / beside / "overview.png"), picture(240, 320))
+        cv2.imwrite(str(tmp_path / "seq" / beside / "overview.png"), textured_image(240, 320))
     cv2.imwrite(str(tmp_path / "seq" / "recorded" / "undistorted_mask.bmp"), mask)
-    found = Pictures.find(tmp_path, (0.0, 0.5))
+    found = ImageSet.find(tmp_path, (0.0, 0.5))
     assert len(found) == 2 and found.masks[0] is not None
-    assert all(len(Pictures.find(root, (0.0, 0.5))) == 2 for root in (tmp_path / "seq", tmp_path / "seq" / "images"))
+    assert all(len(ImageSet.find(root, (0.0, 0.5))) == 2 for root in (tmp_path / "seq", tmp_path / "seq" / "images"))
     pair = PairSampler(found, (96, 96), 50, 0.5, 0).draw(0, 0)
     assert (pair.images[1][~pair.shown[1]] == 127).all()
     with pytest.raises(LumenError, match="no images"):
-        Pictures.find(tmp_path, (0.0, 0.1))
+        ImageSet.find(tmp_path, (0.0, 0.1))
 
 
 def test_unusable_images_are_named(tmp_path: Path) -> None:
     with pytest.raises(LumenError, match="does not exist"):
-        Pictures.find(tmp_path / "none")
-    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8 not a picture")
+        ImageSet.find(tmp_path / "none")
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8 not a image")
     with pytest.raises(LumenError, match="torn.jpg is damaged"):
-        PairSampler(Pictures.find(tmp_path), (96, 96), 50, 0.0, 0).draw(0, 0)
+        PairSampler(ImageSet.find(tmp_path), (96, 96), 50, 0.0, 0).draw(0, 0)
     (tmp_path / "torn.jpg").unlink()
     cv2.imwrite(str(tmp_path / "flat.png"), np.full((120, 120), 90, np.uint8))
     # Without corners, all pixels are equivalent.
-    assert len(PairSampler(Pictures.find(tmp_path), (96, 96), 50, 0.0, 0).draw(0, 0).points[0]) >= 16
+    assert len(PairSampler(ImageSet.find(tmp_path), (96, 96), 50, 0.0, 0).draw(0, 0).points[0]) >= 16
 
 
 @needs_fixtures

@@ -14,16 +14,16 @@ from descriptor.checkpoint import Checkpoint
 from descriptor.fcdensenet.descriptor import load_network as load_ddl
 from descriptor.fcdensenet.network import FCDenseNet, NetworkShape
 from descriptor.gift.descriptor import GiftNetwork
-from descriptor.gift.images import Pictures
+from descriptor.gift.images import ImageSet
 from descriptor.gift.learner import GiftTraining
 from descriptor.gift.train import train
 from descriptor.gift.train_config import GiftTrainConfig
 from descriptor.registry import load_descriptor
 from descriptor.training.paths import RunFolder
-from pictures import picture
 from pipeline.command.config import load_config, named_variant, parse_command_line, save_config
 from pipeline.errors import LumenError
 from repository import ROOT
+from textured_images import textured_image
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def one_thread() -> None:
 def config(tmp_path: Path) -> GiftTrainConfig:
     (tmp_path / "images").mkdir()
     for number in range(4):
-        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), picture(140, 160, number))
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), textured_image(140, 160, number))
     return GiftTrainConfig(
         training_data_root=tmp_path / "images",
         log_root=tmp_path / "stage1",
@@ -82,8 +82,8 @@ def test_gradient_steps_separate_points_from_their_neighbours(
     config = replace(
         config, stage=stage, optimizer=optimizer, hem_interval=2, hem_threshold_px=(2.0, 2.0), augmentation=1.0
     )
-    pictures = Pictures.find(config.training_data_root)
-    method = GiftTraining(config, GiftNetwork(embeds=stage == 2), pictures, pictures)
+    images = ImageSet.find(config.training_data_root)
+    method = GiftTraining(config, GiftNetwork(embeds=stage == 2), images, images)
     pair = method.draw(0, 0)
     optimizers = method.optimizers().values()
     losses = []
@@ -102,14 +102,14 @@ def test_gradient_steps_separate_points_from_their_neighbours(
 @pytest.mark.parametrize("stage", [1, 2])
 def test_pairs_of_two_sizes_are_trained_and_plotted(config: GiftTrainConfig, stage: int) -> None:
     config = replace(config, stage=stage, two_sizes=1.0, image_size=(128, 136), hem_interval=8)
-    pictures = Pictures.find(config.training_data_root)
-    method = GiftTraining(config, GiftNetwork(8, embeds=stage == 2), pictures, pictures)
+    images = ImageSet.find(config.training_data_root)
+    method = GiftTraining(config, GiftNetwork(8, embeds=stage == 2), images, images)
     pairs = [method.draw(0, number) for number in range(4)]
     losses = [method.loss(pair, 0, 1.0).item() for pair in pairs]
     assert all(0 <= loss < 3 for loss in losses) and max(losses) > 0
     assert set(method.arrays(pairs[0])) == {"first", "second", "points"}
     assert method.validate().points > 100
-    assert method.pictures()["matches"].shape == (128, 272, 3)
+    assert method.images()["matches"].shape == (128, 272, 3)
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (2, "adam")])
@@ -227,10 +227,10 @@ def test_invalid_settings_are_refused(config: GiftTrainConfig, change: dict[str,
 
 
 def test_collapsed_descriptors_cause_a_warning(config: GiftTrainConfig, caplog: pytest.LogCaptureFixture) -> None:
-    pictures = Pictures.find(config.training_data_root)
+    images = ImageSet.find(config.training_data_root)
     network = GiftNetwork()
     assert network.embedder is not None
-    method = GiftTraining(replace(config, stage=2), network, pictures, pictures)
+    method = GiftTraining(replace(config, stage=2), network, images, images)
     method.validate()
     assert not caplog.records
     with torch.no_grad():

@@ -21,8 +21,8 @@ from descriptor.keypoints.detectors import DETECTORS, SuperPointNetwork, choose_
 from descriptor.keypoints.evaluation import KeypointConfig, match_descriptors, measure_keypoints
 from descriptor.keypoints.hpatches import HPatches, read_homography
 from descriptor.keypoints.relative_pose import read_pairs, rotation_error
-from pictures import picture
 from pipeline.errors import LumenError
+from textured_images import textured_image
 from traces import files_that_say
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", DETECTORS)
 def test_detectors_find_the_requested_number_of_keypoints_inside_the_image(name: str) -> None:
-    found = choose_detector(name).detect(picture(120, 200), 50)
+    found = choose_detector(name).detect(textured_image(120, 200), 50)
     assert 20 <= len(found) <= 50
     assert (found.pixels >= 0).all() and (found.pixels <= [200, 120]).all()
     assert len(choose_detector(name).detect(np.zeros((64, 64, 3), np.uint8), 50)) in (0, *range(30, 51))
@@ -42,7 +42,7 @@ def test_superpoint_loads_user_weights(tmp_path: Path) -> None:
     # The published file also contains the weights of its descriptor.
     torch.save(network.state_dict() | {"convDa.weight": torch.zeros(1)}, tmp_path / "superpoint.pth")
     detector = choose_detector(str(tmp_path / "superpoint.pth"))
-    found = detector.detect(picture(100, 130), 40)
+    found = detector.detect(textured_image(100, 130), 40)
     assert detector.name == "superpoint" and 0 < len(found) <= 40
     apart = np.linalg.norm(found.pixels[:, None] - found.pixels[None], axis=2) + 100 * np.eye(len(found))
     assert apart.min() > 4 and (found.pixels >= 4).all() and (found.pixels <= [126, 92]).all()
@@ -71,7 +71,7 @@ def write_sequence(root: Path, name: str = "v_plane", seed: int = 0) -> Path:
     """A folder of HPatches: each image is the first one warped by its homography, OpenCV's pixel convention."""
     folder = root / name
     folder.mkdir(parents=True)
-    first = picture(240, 320, seed)
+    first = textured_image(240, 320, seed)
     cv2.imwrite(str(folder / "1.ppm"), first)
     for other in range(2, 7):
         matrix = np.array([[1, 0.02 * other, 3.0 * other], [0.01, 1, -other], [1e-5 * other, 0, 1]])
@@ -177,7 +177,7 @@ def test_folders_with_a_wrong_layout_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["grey", "16 bit"])
 def test_grey_and_16_bit_images_are_read(tmp_path: Path, kind: str) -> None:
     folder = write_sequence(tmp_path)
-    grey = cv2.cvtColor(picture(240, 320), cv2.COLOR_BGR2GRAY)
+    grey = cv2.cvtColor(textured_image(240, 320), cv2.COLOR_BGR2GRAY)
     (folder / "1.ppm").unlink()
     cv2.imwrite(str(folder / "1.png"), grey if kind == "grey" else grey.astype(np.uint16) * 257)
     first = next(HPatches(tmp_path).pairs(folder)).first
@@ -193,7 +193,7 @@ def write_pose_pair(root: Path) -> np.ndarray:
     # In OpenCV's convention the image centre is half a pixel less.
     camera[:2, 2] -= 0.5
     for side in ("left", "right"):
-        cv2.imwrite(str(root / f"scene_{side}.jpg"), picture(240, 320))
+        cv2.imwrite(str(root / f"scene_{side}.jpg"), textured_image(240, 320))
     with (root / "scene.txt").open("w") as stream:
         for matrix in (camera, camera, rotation):
             np.savetxt(stream, matrix)
@@ -241,7 +241,7 @@ def test_relative_poses_print_the_published_line(tmp_path: Path, capsys: pytest.
 
 
 def test_sift_describes_its_own_keypoints_as_opencv_does() -> None:
-    image = picture(160, 200)
+    image = textured_image(160, 200)
     sift = cv2.SIFT.create()
     own, values = sift.detectAndCompute(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), None)
     rooted = functional.normalize(torch.from_numpy(values), p=1, dim=1).sqrt()
@@ -259,7 +259,7 @@ def test_describers_are_chosen_by_name_or_file(tmp_path: Path) -> None:
     assert choose_describer("sift", CPU).name == "sift"
     with pytest.raises(LumenError, match="--descriptor surf"):
         choose_describer("surf", CPU)
-    image = picture(100, 100)
+    image = textured_image(100, 100)
     described = SiftDescriber().describe(image, choose_detector("grid").detect(image, 30))
     torch.testing.assert_close(functional.normalize(described, dim=1), described, atol=1e-5, rtol=0)
     assert SiftDescriber().describe(image, choose_detector("sift").detect(np.zeros_like(image), 30)).shape == (0, 128)

@@ -46,15 +46,15 @@ def test_similarity_increases_with_shared_content(plane: Plane) -> None:
 
 def test_the_most_similar_rows_keep_their_distance(plane: Plane) -> None:
     similarity = FrameSimilarity(plane.described, FRAMES, 0)
-    assert similarity.most_alike(0, range(1, FRAMES), 3, 1) == [1, 2, 3]
-    assert similarity.most_alike(0, range(1, FRAMES), 3, 4) == [1, 5, 9]
-    assert similarity.most_alike(0, range(1, FRAMES), 2, 4) == [1, 5]
+    assert similarity.most_similar(0, range(1, FRAMES), 3, 1) == [1, 2, 3]
+    assert similarity.most_similar(0, range(1, FRAMES), 3, 4) == [1, 5, 9]
+    assert similarity.most_similar(0, range(1, FRAMES), 2, 4) == [1, 5]
     alike = similarity.between(0, range(FRAMES))
-    assert similarity.most_alike(0, range(1, FRAMES), FRAMES, 1, float(alike[5])) == [1, 2, 3, 4, 5]
+    assert similarity.most_similar(0, range(1, FRAMES), FRAMES, 1, float(alike[5])) == [1, 2, 3, 4, 5]
 
 
 def test_no_frame_is_described_without_candidates(plane: Plane) -> None:
-    assert FrameSimilarity(plane.described, FRAMES, 0).most_alike(FRAMES - 1, range(FRAMES, FRAMES), 3, 1) == []
+    assert FrameSimilarity(plane.described, FRAMES, 0).most_similar(FRAMES - 1, range(FRAMES, FRAMES), 3, 1) == []
     assert plane.descriptor.asked == []
 
 
@@ -66,7 +66,7 @@ def test_similarity_is_zero_if_no_sampled_frame_is_readable(
     for row in (0, FRAMES - 1):
         plane.data.image_paths[row].write_bytes(b"")
     similarity = FrameSimilarity(plane.described, FRAMES, 2**40)
-    assert not similarity.between(3, [4, 5]).any() and similarity.most_alike(3, range(4, FRAMES), 3, 1) == []
+    assert not similarity.between(3, [4, 5]).any() and similarity.most_similar(3, range(4, FRAMES), 3, 1) == []
 
 
 def test_similarity_to_an_unreadable_frame_is_zero(plane: Plane) -> None:
@@ -74,5 +74,5 @@ def test_similarity_to_an_unreadable_frame_is_zero(plane: Plane) -> None:
     similarity = FrameSimilarity(plane.described, FRAMES, 0)
     assert similarity.between(3, [4, 5])[0] == 0
     assert (similarity.between(4, [3, 4, 5]) == 0).all()
-    assert similarity.most_alike(4, range(5, FRAMES), 3, 1) == []
-    assert 4 not in similarity.most_alike(3, range(FRAMES), FRAMES, 1)
+    assert similarity.most_similar(4, range(5, FRAMES), 3, 1) == []
+    assert 4 not in similarity.most_similar(3, range(FRAMES), FRAMES, 1)

@@ -73,7 +73,7 @@ def test_keyframes_are_searched_near_far_and_where_the_camera_returns() -> None:
         def between(self, row: int, others: list[int]) -> np.ndarray:
             return np.array([0.9 - abs(row - other) / 1000 for other in others])
 
-        def most_alike(self, row: int, among: list[int], most: int, apart: int, least: float) -> list[int]:
+        def most_similar(self, row: int, among: list[int], most: int, apart: int, least: float) -> list[int]:
             assert least == pytest.approx(0.78)
             asked.append((row, among))
             return among[-2:]

@@ -6,8 +6,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from descriptor.training.log import EventFile
-from pictures import picture
 from pipeline.errors import LumenError
+from textured_images import textured_image
 from traces import MACHINE, files_that_say, name_the_machine
 
 
@@ -18,7 +18,7 @@ def test_tensorboard_reads_entries_and_drops_those_after_the_resumed_step(
     first = EventFile(tmp_path, 0)
     for step in (1, 2, 3):
         first.add_scalar("loss", 0.5 * step, step)
-    first.add_picture("matches", picture(20, 30, 0), 3)
+    first.add_image("matches", textured_image(20, 30, 0), 3)
     first.close()
     second = EventFile(tmp_path, 2)
     second.add_scalar("loss", 7.0, 2)

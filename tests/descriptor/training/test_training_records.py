@@ -16,16 +16,16 @@ from descriptor.checkpoint import Checkpoint
 from descriptor.evaluation.sequences import TestConfig
 from descriptor.fcdensenet.train import train
 from descriptor.fcdensenet.train_config import TrainConfig
-from descriptor.gift.images import Pictures
-from descriptor.gift.train import fingerprint_pictures
+from descriptor.gift.images import ImageSet
+from descriptor.gift.train import fingerprint_images
 from descriptor.gift.train import train as train_gift
 from descriptor.gift.train_config import GiftTrainConfig
 from descriptor.training.inputs import fingerprint_sequences, fingerprint_weights
 from descriptor.training.paths import RunFolder
 from descriptor.training.recorded_settings import private_names, save_recorded
-from pictures import picture
 from pipeline.command.config import load_config, parse_command_line, to_mapping
 from pipeline.errors import LumenError
+from textured_images import textured_image
 from textured_plane import write_plane
 from traces import MACHINE, PATIENT, files_that_say, name_the_machine
 
@@ -62,7 +62,7 @@ def config(tmp_path: Path) -> TrainConfig:
 def gift(tmp_path: Path) -> GiftTrainConfig:
     (tmp_path / "images" / PATIENT).mkdir(parents=True)
     for number in range(3):
-        cv2.imwrite(str(tmp_path / "images" / PATIENT / f"{number}.png"), picture(140, 160, number))
+        cv2.imwrite(str(tmp_path / "images" / PATIENT / f"{number}.png"), textured_image(140, 160, number))
     return GiftTrainConfig(
         training_data_root=tmp_path / "images",
         log_root=tmp_path / "gift",
@@ -170,7 +170,7 @@ def test_a_gift_run_cannot_be_resumed_on_other_data(
     train_gift(gift)
     monkeypatch.chdir(tmp_path)
     train_gift(replace(gift, training_data_root=Path("images"), log_root=Path("gift")))
-    cv2.imwrite(str(gift.training_data_root / PATIENT / "3.png"), picture(140, 160, 3))
+    cv2.imwrite(str(gift.training_data_root / PATIENT / "3.png"), textured_image(140, 160, 3))
     with pytest.raises(LumenError, match="training data differ from those"):
         train_gift(gift)
 
@@ -242,7 +242,7 @@ def test_the_fingerprint_of_a_sequence_covers_each_training_file(tmp_path: Path,
 
 def test_the_fingerprint_of_images_covers_names_sizes_and_masks(gift: GiftTrainConfig, tmp_path: Path) -> None:
     def fingerprint(root: Path) -> str:
-        return fingerprint_pictures(root, Pictures.find(root), Pictures.find(root, (0.0, 0.5)))
+        return fingerprint_images(root, ImageSet.find(root), ImageSet.find(root, (0.0, 0.5)))
 
     root = gift.training_data_root
     found = [fingerprint(root)]

@@ -14,7 +14,7 @@ from child_process import stop_script_when_ready
 from data_prep.video.frame_source import source_places
 from pipeline.errors import LumenError
 from pipeline.outputs.files import atomic_write, partial_path, write_bytes
-from pipeline.outputs.folders import WorkFolder, joined_output, output_folder, refuse_overlap, work_folder
+from pipeline.outputs.folders import WorkFolder, check_no_overlap, joined_output, output_folder, work_folder
 from pipeline.outputs.record import RECORD_NAME, OutputRecord, own_scratch, recording, remove_own
 
 
@@ -148,8 +148,8 @@ def test_an_output_that_overlaps_with_an_input_is_rejected(tmp_path: Path, outpu
     (tmp_path / "study" / "a.mp4").write_text("video")
     (tmp_path / "link").symlink_to(tmp_path / "study" / "images")
     with pytest.raises(LumenError, match=how):
-        refuse_overlap(tmp_path / output, [None, tmp_path / given])
-    refuse_overlap(tmp_path / "study" / "run", [tmp_path / given])
+        check_no_overlap(tmp_path / output, [None, tmp_path / given])
+    check_no_overlap(tmp_path / "study" / "run", [tmp_path / given])
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(LumenError, match=how), work_folder(tmp_path / output, "test.py", inputs=[tmp_path / given]):
         pass
@@ -462,8 +462,8 @@ def test_targets_of_linked_images_count_as_inputs(tmp_path: Path) -> None:
     (tmp_path / "links" / "0.jpg").symlink_to("../out/frames/0.jpg")
     for name in ("out", "out/frames", "out/frames/run"):
         with pytest.raises(LumenError, match="the input"):
-            refuse_overlap(tmp_path / name, source_places(tmp_path / "links"))
-    refuse_overlap(tmp_path / "run", source_places(tmp_path / "links" / "*.jpg"))
+            check_no_overlap(tmp_path / name, source_places(tmp_path / "links"))
+    check_no_overlap(tmp_path / "run", source_places(tmp_path / "links" / "*.jpg"))
 
 
 def test_a_file_of_the_user_in_a_work_folder_is_kept(tmp_path: Path) -> None:

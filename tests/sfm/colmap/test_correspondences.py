@@ -15,7 +15,7 @@ from sfm.mapping.incremental import (
     correspondences_from_tracks,
     map_images,
     pair_keyframes,
-    select_skeleton,
+    select_longest_tracks,
     verify_pairs,
 )
 from synthetic_video import SyntheticVideo, make_camera, make_video, project
@@ -212,13 +212,13 @@ def short_tracks() -> Tracks:
 @pytest.mark.parametrize(("points", "chosen"), [(1, [2, 4]), (2, [0, 2, 4]), (9, [0, 2, 3, 4])])
 def test_the_longest_tracks_of_each_keyframe_are_selected(points: int, chosen: list[int]) -> None:
     tracks = short_tracks()
-    selected = select_skeleton(tracks, np.arange(5), points)
+    selected = select_longest_tracks(tracks, np.arange(5), points)
     assert np.unique(selected.track).tolist() == chosen
     assert selected.lengths()[chosen].tolist() == tracks.lengths()[chosen].tolist()
 
 
 def test_only_observations_in_keyframes_count() -> None:
-    selected = select_skeleton(short_tracks(), np.array([0, 2, 4]), 9)
+    selected = select_longest_tracks(short_tracks(), np.array([0, 2, 4]), 9)
     assert np.unique(selected.frame).tolist() == [0, 2, 4]
     assert np.unique(selected.track).tolist() == [2, 3]
 

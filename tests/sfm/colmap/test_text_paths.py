@@ -13,7 +13,7 @@ from data_prep.calibration.files import read_calibration
 from data_prep.video.frame_source import open_source
 from descriptor.clips.data_root import DataSettings, find_sequences, load_clips
 from descriptor.fcdensenet.train_config import TrainConfig
-from descriptor.gift.images import Pictures
+from descriptor.gift.images import ImageSet
 from pipeline.command.config import load_config
 from pipeline.data.depth_files import read_depth, read_depth_scale
 from pipeline.data.sequence import Sequence
@@ -45,7 +45,7 @@ def test_training_data_is_read(form: Callable[[Path], Any], tmp_path: Path) -> N
     assert find_sequences(form(tmp_path)) == [root]
     settings = DataSettings(network_downsampling=32, cache_root=tmp_path / "cache")
     assert load_clips([form(root)], settings)[0].name == "1/plane"
-    assert len(Pictures.find(form(tmp_path))) == 3
+    assert len(ImageSet.find(form(tmp_path))) == 3
     assert read_mask(form(root / "undistorted_mask.bmp")).any()
     assert len(read_point_cloud(form(root / "colmap" / "0" / "structure.ply"))[0]) > 0
     assert open_source(form(root / "images"), 30.0).info.width == 256

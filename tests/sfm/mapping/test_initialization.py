@@ -35,10 +35,10 @@ def test_a_start_that_explains_nearly_everything_ends_the_search(video: Syntheti
     assert start is not None
     assert 0.95 < start.explained <= 1
     assert sorted(path.name for path in database.parent.glob("start_*")) == ["start_0_6_8"]
-    assert start.begun == database.parent / "start_0_6_8" / "model"
+    assert start.model_folder == database.parent / "start_0_6_8" / "model"
     assert start.database == database
     np.testing.assert_array_equal(start.window, KEYFRAMES)
-    assert pycolmap.Reconstruction(start.begun).num_reg_images() == FRAMES
+    assert pycolmap.Reconstruction(start.model_folder).num_reg_images() == FRAMES
     difference = compare_paths(start.model.cam_from_world, video.cam_from_world)
     assert 0 < difference.ate < 0.005 * difference.path_length
 
@@ -54,7 +54,7 @@ def test_of_poor_starts_the_one_that_explains_most_is_chosen(
     monkeypatch.setattr(sfm.mapping.initialization, "_score", score)
     start = choose_start(video.tracks, [KEYFRAMES], database, LIMITS, database.with_name("log"), 0)
     assert start is not None and start.explained == 0.7
-    assert start.begun == database.parent / "start_0_6_10" / "model"
+    assert start.model_folder == database.parent / "start_0_6_10" / "model"
     assert next(shares, None) is None
 
 

@@ -165,7 +165,7 @@ def test_mapping_continues_a_model(video: SyntheticVideo, verified: Path, tmp_pa
     before = pycolmap.Reconstruction(partial)
     assert sorted(image.name for image in before.images.values() if image.has_pose) == names[3:9]
     counts.clear()
-    found = map_images(verified, names, tmp_path / "work", tmp_path / "log", 0, begun=partial)
+    found = map_images(verified, names, tmp_path / "work", tmp_path / "log", 0, initial_model=partial)
     assert found is not None
     assert_complete(pycolmap.Reconstruction(found), video)
     assert_resumed(counts, 6)

@@ -7,9 +7,9 @@ import pytest
 
 from pipeline.data.tracks import Tracks
 from pipeline.errors import NoReconstruction
+from sfm.mapping.pure_rotation import covisible_neighbours, moving_runs, rotation_share, rotation_shares
 from sfm.mapping.self_calibration import _turning_cameras, estimate_camera
 from sfm.mapping.triangulation import Limits
-from sfm.mapping.turning import moving_runs, sharing_neighbours, turning_share, turning_shares
 from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turns, split_tracks
 
 FRAMES = 24
@@ -29,7 +29,7 @@ def test_an_unknown_rotating_camera_gives_no_model(tmp_path: Path, model: str) -
 @pytest.mark.parametrize(("moving", "low", "high"), [(False, 0.9, 1.0), (True, 0.0, 0.1)])
 def test_a_rotation_explains_nearly_all_or_nearly_no_points(model: str, moving: bool, low: float, high: float) -> None:
     video = make_video(FRAMES, model=model, noise_px=0.2, moving=moving)
-    assert low <= turning_share(turning_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)) <= high
+    assert low <= rotation_share(rotation_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)) <= high
 
 
 def test_keyframes_without_common_points_have_no_share() -> None:
@@ -37,9 +37,9 @@ def test_keyframes_without_common_points_have_no_share() -> None:
     alone = Tracks(
         video.tracks.frame_index, video.tracks.frame, np.arange(len(video.tracks.frame)), video.tracks.pixels
     )
-    shares = turning_shares(alone, KEYFRAMES, [make_camera()], 1.5)
-    assert len(shares) == len(KEYFRAMES) - 3 and np.isnan(shares).all() and turning_share(shares) == 0
-    assert turning_share(turning_shares(video.tracks, KEYFRAMES[:2], [make_camera()], 1.5)) == 0
+    shares = rotation_shares(alone, KEYFRAMES, [make_camera()], 1.5)
+    assert len(shares) == len(KEYFRAMES) - 3 and np.isnan(shares).all() and rotation_share(shares) == 0
+    assert rotation_share(rotation_shares(video.tracks, KEYFRAMES[:2], [make_camera()], 1.5)) == 0
 
 
 def test_runs_end_where_pure_rotation_starts() -> None:
@@ -58,9 +58,9 @@ def test_runs_end_where_pure_rotation_starts() -> None:
 
 def test_runs_end_at_a_cut() -> None:
     video = split_tracks(make_video(FRAMES), 10)
-    sharing = sharing_neighbours(video.tracks, KEYFRAMES)
+    sharing = covisible_neighbours(video.tracks, KEYFRAMES)
     assert np.flatnonzero(~sharing).tolist() == [4]
-    shares = turning_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)
+    shares = rotation_shares(video.tracks, KEYFRAMES, [video.camera], 1.5)
     assert moving_runs(shares, sharing) == [range(5, 12), range(5)]
 
 
@@ -75,8 +75,8 @@ def test_rotation_between_translations_is_detected_for_an_unknown_camera(model: 
     video = make_video_with_turns([20, 20], 15, model=model)
     keyframes = np.arange(len(video.tracks.frame_index))
     cameras = list(_turning_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
-    shares = turning_shares(video.tracks, keyframes, cameras, 1.5)
-    runs = moving_runs(shares, sharing_neighbours(video.tracks, keyframes))
+    shares = rotation_shares(video.tracks, keyframes, cameras, 1.5)
+    runs = moving_runs(shares, covisible_neighbours(video.tracks, keyframes))
     found = sorted((run[0], run[-1]) for run in runs if len(run) > 2)
     np.testing.assert_allclose(found, [(0, 19), (34, 54)], atol=2)
 

@@ -28,7 +28,7 @@ _TRIMMING_ROUNDS = 5
 _MAX_ROTATION_SHARE = 0.5
 
 
-def turning_shares(
+def rotation_shares(
     tracks: Tracks, keyframes: Integers, cameras: Iterable[pycolmap.Camera], max_error_px: float
 ) -> Floats:
     """Compute the share of the common points of two keyframes that a pure rotation explains.
@@ -50,13 +50,13 @@ def turning_shares(
     return shares
 
 
-def turning_share(shares: Floats) -> float:
+def rotation_share(shares: Floats) -> float:
     """Median of the shares; 0 if no pair shares enough points."""
     known = shares[np.isfinite(shares)]
     return float(np.median(known)) if len(known) else 0.0
 
 
-def sharing_neighbours(tracks: Tracks, keyframes: Integers) -> Booleans:
+def covisible_neighbours(tracks: Tracks, keyframes: Integers) -> Booleans:
     """(max(0, K - 1),) bool: whether each keyframe shares enough points with the next one to be mapped with it."""
     pairs = zip(keyframes[:-1].tolist(), keyframes[1:].tolist(), strict=True)
     return np.array([len(_shared(tracks, *pair)[0]) >= _MIN_SHARED for pair in pairs], np.bool_)
@@ -66,8 +66,8 @@ def moving_runs(shares: Floats, sharing: Booleans) -> list[range]:
     """Find the runs of keyframes in which the camera translates.
 
     Args:
-        shares: (max(0, K - 3),) result of `turning_shares`.
-        sharing: (K - 1,) result of `sharing_neighbours`.
+        shares: (max(0, K - 3),) result of `rotation_shares`.
+        sharing: (K - 1,) result of `covisible_neighbours`.
 
     Returns:
         Ranges of keyframe positions, the longest first. A run ends if the next keyframe shares too few points, or if

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def textured_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """An image of blobs of several sizes, (H, W, 3) uint8."""
     random = np.random.default_rng(seed)
     image = np.zeros((height, width, 3), np.float32)

@@ -192,7 +192,7 @@ def _stage(config: BootstrapConfig, video: InputVideo) -> Stage:
 
 
 def follow(config: BootstrapConfig) -> tuple[InputVideo, Correspondences]:
-    """Find the correspondences of a sequence. `run` with the same settings goes on from there.
+    """Find the correspondences of a sequence. `run` with the same settings resumes from them.
 
     Raises:
         NoReconstruction: if there is nothing to follow.

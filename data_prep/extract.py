@@ -121,7 +121,7 @@ class ExtractConfig(Settings):
         require(self.end is None or self.end > self.start, f"--end {self.end}: choose a time after --start")
         require(
             self.frames.calibration is not None or not self.needs_calibration,
-            "these settings are of a calibrated run and do not say where the calibration is: give it with "
+            "these settings come from a calibrated run and do not name the calibration: give it with "
             "--calibration, or pass --no_needs_calibration to go without one",
         )
 

@@ -29,7 +29,7 @@ def load_descriptor(path: AnyPath, device: torch.device | None = None, rotations
         rotations: rotations of GIFT's group, 5 or 8, which published files do not record; default: 5.
 
     Raises:
-        LumenError: if the file is missing, damaged, contains code or is of an unknown method, or if `rotations` is
+        LumenError: if the file is missing, damaged, contains code or has an unknown method, or if `rotations` is
             given for another method than GIFT.
     """
     path = _latest(Path(path))

@@ -98,7 +98,7 @@ def plan_undistortion(
     """Compute the undistortion to a pinhole camera that shows the whole content area with the least loss of resolution.
 
     The image size does not change. The focal length is the camera's (mean) focal length, or, if that is shorter, the
-    longest one that keeps every content pixel inside the image. The principal point moves only as far as the content
+    longest one that keeps every content pixel inside the image. The principal point moves only as much as the content
     requires. A pinhole camera and its images are returned unchanged.
 
     Args:

@@ -28,7 +28,7 @@ def open_source(
         image_numbers: meaning of the numbers in the image names.
 
     Raises:
-        LumenError: if nothing is there, nothing can be read, the frames are too small, or the images are of several
+        LumenError: if nothing is there, nothing can be read, the frames are too small, or the images have several
             kinds and none is the obvious choice.
     """
     path = Path(path)

@@ -78,7 +78,7 @@ def estimate(
 
 
 def _pairs_of_frame(config: MatchConfig, later: int) -> float:
-    """With how many of so many later frames a frame is matched, tries included."""
+    """The number of pairs of a frame with this many later frames, including tries."""
     if config.pairs == "exhaustive":
         return later
     beyond = max(0, later - config.policy.temporal_range)

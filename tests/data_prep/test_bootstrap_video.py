@@ -102,7 +102,7 @@ def test_a_sequence_that_fails_does_not_stop_the_others(stretches: list[Sequence
 def test_a_model_that_is_there_is_kept_and_its_camera_is_taken(
     stretches: list[SequencePaths], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if it is the shorter sequence's: so a killed call goes on."""
+    """Even if it is the model of the shorter sequence: a killed call resumes this way."""
     done, other = sorted(stretches, key=frames_of)
     bootstrap.run(settings(done))
     before = TrainingPaths(done.root).motion.stat()

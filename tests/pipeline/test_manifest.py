@@ -240,7 +240,7 @@ for number in range(100_000):
         (lambda text: "[]", "is not a manifest"),
         (lambda text: "\0" * 100, "is not a manifest"),
         (lambda text: text.replace('"outputs"', '"output"'), "is not a manifest"),
-        (lambda text: text.replace('"format_version": 2', '"format_version": 999', 1), "is of format 999"),
+        (lambda text: text.replace('"format_version": 3', '"format_version": 999', 1), "has format 999"),
     ],
 )
 def test_a_damaged_manifest_is_reported(run: Run, damage, message: str) -> None:  # type: ignore[no-untyped-def]

@@ -144,18 +144,18 @@ def test_a_run_killed_after_a_stage_resumes_with_the_same_result(
 def test_tracks_of_the_first_sfm_are_reused_while_the_frames_are_unchanged(
     sequence: SequencePaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def correspond(output: str) -> Tracks:
+    def match(output: str) -> Tracks:
         config = configure(ReconstructConfig, sequence.root, tmp_path / output, until="match", **FAST)
         return Tracks.load(reconstruct(config)[0])
 
-    anew = correspond("anew")
+    first = match("first")
     bootstrap.run(configure(BootstrapConfig, sequence.root, points=FAST["points"]))
     with monkeypatch.context() as patched:
         patched.setattr(FlowFinder, "__call__", None)
         patched.setattr("descriptor.matching.match_stage.choose_keyframes", None)
-        known = correspond("known")
+        known = match("known")
     for name in ("frame_index", "frame", "track", "pixels"):
-        np.testing.assert_array_equal(getattr(known, name), getattr(anew, name))
+        np.testing.assert_array_equal(getattr(known, name), getattr(first, name))
     assert bootstrap.followed_before(sequence.root, FAST["points"] + 1) is None
     paths = BootstrapPaths.of(sequence)
     for path in (paths.keyframes, paths.tracks, paths.config):

@@ -15,6 +15,8 @@ from pipeline.data.phantom_files import PhantomPaths
 from pipeline.data.sequence import Sequence
 from pipeline.data.training_files import read_training_data
 from pipeline.errors import LumenError, NoReconstruction
+from pipeline.outputs.files import write_json
+from pipeline.outputs.folders import output_folder
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from quick_settings import FAST
@@ -66,11 +68,30 @@ def test_image_settings_are_rejected_for_a_sequence(sequence: SequencePaths, tmp
             reconstruct(configure(ReconstructConfig, sequence.root, tmp_path / "run", **{**FAST, **settings}))
 
 
-def test_a_run_of_an_older_format_is_rejected(sequence: SequencePaths, tmp_path: Path) -> None:
+def test_a_run_of_an_earlier_version_is_redone_and_the_log_says_so(
+    sequence: SequencePaths, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     paths = ReconstructionPaths(tmp_path / "run")
-    paths.root.mkdir()
-    paths.manifest.write_text('{"format_version": 0, "stages": {}}')
-    with pytest.raises(LumenError, match="format"):
+    config = configure(ReconstructConfig, sequence.root, paths.root, until="match", **FAST)
+    reconstruct(config)
+    made = paths.tracks.stat().st_mtime_ns
+    earlier = json.loads(paths.manifest.read_text())
+    earlier |= {"format_version": 2, "stages": {"correspond": earlier["stages"]["match"]}}
+    paths.manifest.write_text(json.dumps(earlier))
+    with output_folder(paths.root, "reconstruct.py"):
+        write_json(paths.stage_report("skeleton"), {})
+    (paths.root / "mine.txt").write_text("mine")
+    reconstruct(config)
+    assert "was made by an earlier version of LumenSfM" in caplog.text
+    assert paths.tracks.stat().st_mtime_ns > made and not paths.stage_report("skeleton").exists()
+    assert (paths.root / "mine.txt").read_text() == "mine"
+
+
+def test_a_run_of_a_later_version_is_rejected(sequence: SequencePaths, tmp_path: Path) -> None:
+    paths = ReconstructionPaths(tmp_path / "run")
+    with output_folder(paths.root, "reconstruct.py"):
+        write_json(paths.manifest, {"format_version": 99, "stages": {}})
+    with pytest.raises(LumenError, match="has format 99; this version reads up to"):
         reconstruct(configure(ReconstructConfig, sequence.root, paths.root, **FAST))
 
 

@@ -59,7 +59,7 @@ from sfm.map_stage import map_stage
 from sfm.mapping.config import MapConfig
 from sfm.mapping.sift import tracks_from_matches
 from sfm.output.export_stage import export_stage
-from sfm.output.outcome import Outcome, outcomes_of, table, write_index
+from sfm.output.index_page import Outcome, outcomes_of, table, write_index
 from sfm.output.report_stage import report_stage
 
 logger = logging.getLogger(__name__)

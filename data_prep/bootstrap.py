@@ -39,7 +39,7 @@ from pipeline.errors import LumenError, NoReconstruction
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.files import read_yaml, write_json
 from pipeline.outputs.folders import WorkFolder, joined_output, work_folder
-from pipeline.outputs.record import remove_own
+from pipeline.outputs.owned_files import remove_own
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
 from sfm.input_video import InputVideo

@@ -42,7 +42,7 @@ from pipeline.data.sequence import Calibration, Sequence
 from pipeline.errors import LumenError, require
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.folders import WorkFolder, work_folder
-from pipeline.outputs.record import remove_own
+from pipeline.outputs.owned_files import remove_own
 from pipeline.paths import RunPaths
 from pipeline.report import StageReport
 

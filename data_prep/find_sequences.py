@@ -12,7 +12,7 @@ from pipeline.command.config import to_mapping
 from pipeline.errors import LumenError, require
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.files import read_yaml, write_json
-from pipeline.outputs.record import OutputRecord
+from pipeline.outputs.owned_files import OutputRecord
 from pipeline.paths import RunPaths, SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 

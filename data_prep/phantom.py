@@ -41,7 +41,7 @@ from pipeline.data.phantom_files import DEPTH_UNIT_MM, PhantomPaths
 from pipeline.errors import explain_os_errors, require
 from pipeline.outputs.file_names import ffmpeg_url
 from pipeline.outputs.folders import work_folder
-from pipeline.outputs.record import own
+from pipeline.outputs.owned_files import own
 from pipeline.progress import progress
 from pipeline.report import StageReport
 

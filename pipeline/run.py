@@ -10,7 +10,7 @@ from pipeline.command.config import save_config
 from pipeline.errors import explain_os_errors
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.files import read_yaml, write_json
-from pipeline.outputs.record import remove_own
+from pipeline.outputs.owned_files import remove_own
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport
 

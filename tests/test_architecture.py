@@ -105,4 +105,4 @@ def test_the_code_that_watches_signals_imports_only_the_standard_library() -> No
 def test_every_package_is_installed() -> None:
     listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
     folders = {file.parent for package in FORBIDDEN for file in source_files(package)}
-    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} == listed
+    assert {str(folder.relative_to(ROOT)).replace("/", ".") for folder in folders} <= listed

@@ -24,7 +24,7 @@ from pipeline.data.training_files import read_mask
 from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.outputs.files import link_or_copy, write_bytes
 from pipeline.outputs.folders import joined_output
-from pipeline.outputs.record import remove_own
+from pipeline.outputs.owned_files import remove_own
 from pipeline.paths import SequencePaths
 from pipeline.progress import progress
 

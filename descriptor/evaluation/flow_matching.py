@@ -6,8 +6,8 @@ import numpy.typing as npt
 
 from descriptor.clips.clip import Clip
 from descriptor.clips.clip_frames import Remembered, read_recorded
+from descriptor.flow.checked_flow import PointSearch
 from descriptor.flow.even_light import even_out
-from descriptor.flow.point_search import PointSearch
 from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 
 Bytes = npt.NDArray[np.uint8]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from descriptor.flow.point_search import MIN_FOUND_SHARE, Floats, PointSearch
+from descriptor.flow.checked_flow import MIN_FOUND_SHARE, Floats, PointSearch
 from descriptor.flow.working_frames import WorkingFrames
 from pipeline.finder import Found
 

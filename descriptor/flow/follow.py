@@ -15,8 +15,8 @@ import cv2
 import msgspec
 import numpy as np
 
+from descriptor.flow.checked_flow import PointSearch
 from descriptor.flow.flow_finder import Directions
-from descriptor.flow.point_search import PointSearch
 from descriptor.flow.working_frames import WorkingFrame, WorkingFrames
 from pipeline.data.array_files import read_arrays, write_arrays
 from pipeline.data.tracks import MIN_FRAMES, Correspondences, Floats, Integers, Tracks

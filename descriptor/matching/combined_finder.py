@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from descriptor.flow.checked_flow import Floats
 from descriptor.flow.flow_finder import Directions, FlowFinder
-from descriptor.flow.point_search import Floats
 from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.guided_finder import GuidedFinder
 from pipeline.finder import Finder, Found

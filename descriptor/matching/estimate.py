@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from descriptor.flow.point_search import PointSearch
+from descriptor.flow.checked_flow import PointSearch
 from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.config import MatchConfig
 from descriptor.matching.guided_finder import GuidedFinder

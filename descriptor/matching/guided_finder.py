@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 
 from descriptor.base import DescriptorMap
-from descriptor.flow.point_search import Floats, PointSearch
+from descriptor.flow.checked_flow import Floats, PointSearch
 from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.described_frames import DescribedFrames
 from descriptor.matching.engines.search import SearchEngine

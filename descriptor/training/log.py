@@ -16,7 +16,7 @@ from torch.utils.tensorboard import summary
 from descriptor.training.paths import RunFolder
 from pipeline.errors import explain_os_errors
 from pipeline.outputs.files import atomic_write, write_json
-from pipeline.outputs.record import own
+from pipeline.outputs.owned_files import own
 
 Image = npt.NDArray[np.uint8]
 

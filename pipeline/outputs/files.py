@@ -14,7 +14,7 @@ import yaml
 from pipeline.arrays import Float64s
 from pipeline.errors import LumenError, explain_os_errors, require
 from pipeline.outputs.locks import LOCK_PREFIX
-from pipeline.outputs.record import RECORD_NAME, own, share_output
+from pipeline.outputs.owned_files import RECORD_NAME, own, share_output
 
 _ROWS_AT_ONCE = 1000
 _PARTIAL, _REPLACED = ".partial.", ".replaced."
@@ -37,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The temporary name is always the same, so a killed write leaves at most one file, which the next write replaces.
     Two processes therefore must not write the same path at the same time.
 
-    Inside an output folder that this process holds, the file is listed in its record (`pipeline.outputs.record`).
+    Inside an output folder that this process holds, the file is listed in its record (`pipeline.outputs.owned_files`).
 
     Raises:
         LumenError: if the file cannot be written (disk full, no permission, ...) or `path` is a file of the user;

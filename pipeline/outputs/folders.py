@@ -1,8 +1,8 @@
 """Output folders of commands: which existing folders are accepted, and which of their files are replaced or removed.
 
-An output folder is new, empty, or has LumenSfM's record of its files (`pipeline.outputs.record`); others are rejected.
-A command either writes to a hidden work folder and moves that into place as a whole (`work_folder`), or writes in place
-file by file (`output_folder`). Files of the user in an output folder are never changed.
+An output folder is new, empty, or has LumenSfM's record of its files (`pipeline.outputs.owned_files`); others are
+rejected. A command either writes to a hidden work folder and moves that into place as a whole (`work_folder`), or
+writes in place file by file (`output_folder`). Files of the user in an output folder are never changed.
 """
 
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.outputs.files import partial_path
 from pipeline.outputs.locks import held
-from pipeline.outputs.record import (
+from pipeline.outputs.owned_files import (
     RECORD_NAME,
     OutputRecord,
     files_under,

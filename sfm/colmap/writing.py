@@ -5,7 +5,7 @@ from pathlib import Path
 import pycolmap
 
 from pipeline.errors import explain_os_errors
-from pipeline.outputs.record import own, own_scratch
+from pipeline.outputs.owned_files import own, own_scratch
 
 _MODEL_FILES = tuple(f"{name}.bin" for name in ("cameras", "images", "points3D", "rigs", "frames"))
 # SQLite's files beside a database, and pair lists for pycolmap.

@@ -14,7 +14,7 @@ import pycolmap
 
 from pipeline.data.tracks import Integers, Tracks
 from pipeline.outputs.files import write_bytes
-from pipeline.outputs.record import own
+from pipeline.outputs.owned_files import own
 from pipeline.paths import SequencePaths
 from pipeline.progress import ProgressBar
 from sfm.colmap.database import Pair, write_database

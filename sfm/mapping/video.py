@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from pipeline.data.tracks import Integers, Tracks
 from pipeline.errors import NoReconstruction
 from sfm.mapping.incremental import frame_names, has_verified_pairs, map_images, write_keyframes
 from sfm.mapping.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
+from sfm.mapping.join_models import join_models
 from sfm.mapping.pure_rotation import covisible_neighbours, moving_runs, rotation_shares
 from sfm.mapping.track_model import (
     MIN_FRAME_POINTS,
@@ -22,9 +22,8 @@ from sfm.mapping.track_model import (
     model_from_keyframes,
     refine,
     register_frames,
-    triangulate_all,
 )
-from sfm.mapping.triangulation import Limits, camera_centers
+from sfm.mapping.triangulation import Limits
 
 # The first triangulation uses poses before bundle adjustment.
 _ROUGH_FACTOR = 2.0
@@ -32,10 +31,6 @@ _REGISTRATION_FACTOR = 4.0
 # Keyframes of earlier models that a further model also uses, so that the models share frames.
 _OVERLAP_KEYFRAMES = 5
 _KEYFRAME_VIEWS = 3
-_MIN_SHARED_FRAMES = 3
-_MIN_SHARED_POINTS = 30
-# Points of two models agree if they are within this share of their distance from the cameras.
-_SHARED_POINT_TOLERANCE = 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +107,7 @@ def map_video(
     if not models:
         why = failures[0] if failures else too_few_keyframes(keyframes)
         raise NoReconstruction(f"no reconstruction: {why}")
-    return VideoModels(_join(models, tracks, limits, log), reasons)
+    return VideoModels(join_models(models, tracks, limits, log), reasons)
 
 
 def _start(
@@ -221,54 +216,6 @@ def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) ->
         return keyframes[:0]
     first = max(0, int(longest[0]) - _OVERLAP_KEYFRAMES)
     return keyframes[first : int(longest[-1]) + _OVERLAP_KEYFRAMES + 1]
-
-
-def _join(models: list[TrackModel], tracks: Tracks, limits: Limits, log: Path) -> list[TrackModel]:
-    """Join models that share frames until no two can be joined; return all models, the largest first."""
-    models = sorted(models, key=_rank, reverse=True)
-    for first, base in enumerate(models):
-        for second in range(first + 1, len(models)):
-            poses = joined_poses(base, models[second], tracks)
-            if poses is None:
-                continue
-            shared = (base.registered & models[second].registered).sum()
-            logger.info("joining two models that share %d frames", shared)
-            joined = triangulate_all(base.camera, poses, tracks, _wider(limits, _ROUGH_FACTOR))
-            joined = refine(refine(joined, tracks, _wider(limits, _ROUGH_FACTOR), log), tracks, limits, log)
-            rest = [model for place, model in enumerate(models) if place not in (first, second)]
-            return _join([joined, *rest], tracks, limits, log)
-    return models
-
-
-def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> npt.NDArray[np.float64] | None:
-    """Express the poses of two models in the world of the first.
-
-    Returns:
-        (F, 3, 4) poses, or None if the models share too few frames or points, or disagree on them.
-    """
-    shared = base.registered & other.registered
-    common = np.flatnonzero(np.isfinite(base.points[:, 0]) & np.isfinite(other.points[:, 0]))
-    if shared.sum() < _MIN_SHARED_FRAMES or len(common) < _MIN_SHARED_POINTS:
-        return None
-    centers = camera_centers(base.cam_from_world)
-    distance = np.median(np.linalg.norm(base.points[common] - centers[shared].mean(axis=0), axis=1))
-    options = pycolmap.RANSACOptions()
-    options.max_error = _SHARED_POINT_TOLERANCE * float(distance)
-    options.random_seed = 0
-    # The stubs declare a Sim3d, but the function returns a dictionary that also holds the inliers.
-    found: Any = pycolmap.estimate_sim3d_robust(other.points[common], base.points[common], options)
-    if found is None or found["num_inliers"] < 0.5 * len(common):
-        return None
-    base_from_other = found["tgt_from_src"]
-    poses = base.cam_from_world.copy()
-    for row in np.flatnonzero(other.registered & ~base.registered):
-        moved = base_from_other.transform_camera_world(pycolmap.Rigid3d(other.cam_from_world[row]))
-        poses[row] = moved.matrix()
-    return poses
-
-
-def _rank(model: TrackModel) -> tuple[int, int]:
-    return int(model.registered.sum()), model.point_count
 
 
 def without_points(tracks: Tracks) -> dict[int, str]:

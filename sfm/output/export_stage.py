@@ -14,7 +14,7 @@ from pipeline.data.sequence_images import read_frame
 from pipeline.data.tracks import Tracks
 from pipeline.data.training_files import read_training_data
 from pipeline.outputs.files import copy_or_link
-from pipeline.outputs.record import remove_own, share_output
+from pipeline.outputs.owned_files import remove_own, share_output
 from pipeline.paths import SequencePaths
 from pipeline.reconstruction_paths import ReconstructionPaths
 from pipeline.report import StageReport

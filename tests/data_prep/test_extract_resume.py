@@ -15,7 +15,7 @@ from pipeline.data.images import write_image
 from pipeline.errors import LumenError
 from pipeline.outputs.files import partial_path, write_bytes
 from pipeline.outputs.folders import work_folder
-from pipeline.outputs.record import OutputRecord, recording
+from pipeline.outputs.owned_files import OutputRecord, recording
 from pipeline.paths import RunPaths
 from videos import endoscopic_frames, write_video
 

@@ -24,7 +24,7 @@ from pipeline.data.training_files import read_mask
 from pipeline.errors import LumenError
 from pipeline.outputs.files import partial_path, write_bytes, write_yaml
 from pipeline.outputs.folders import joined_output
-from pipeline.outputs.record import OutputRecord, files_under
+from pipeline.outputs.owned_files import OutputRecord, files_under
 from pipeline.paths import SequencePaths
 from videos import disc_mask, endoscopic_frames, write_video
 

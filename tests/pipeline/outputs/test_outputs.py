@@ -15,7 +15,7 @@ from data_prep.video.frame_source import source_places
 from pipeline.errors import LumenError
 from pipeline.outputs.files import atomic_write, partial_path, write_bytes
 from pipeline.outputs.folders import WorkFolder, check_no_overlap, joined_output, output_folder, work_folder
-from pipeline.outputs.record import RECORD_NAME, OutputRecord, own_scratch, recording, remove_own
+from pipeline.outputs.owned_files import RECORD_NAME, OutputRecord, own_scratch, recording, remove_own
 
 
 def make(output: Path, content: str, overwrite: bool = False, kind: str = "test.py") -> None:

@@ -13,9 +13,10 @@ from pipeline.data.tracks import Tracks
 from pipeline.errors import LumenError, NoReconstruction
 from sfm.evaluation.alignment import PathDifference, compare_paths
 from sfm.mapping.initialization import Start
+from sfm.mapping.join_models import join_models, joined_poses
 from sfm.mapping.track_model import TrackModel, refine, triangulate_all
 from sfm.mapping.triangulation import Limits
-from sfm.mapping.video import VideoModels, joined_poses, map_video
+from sfm.mapping.video import VideoModels, map_video
 from synthetic_video import SyntheticVideo, make_video, make_video_with_turns, split_tracks
 
 FRAMES = 40
@@ -275,7 +276,7 @@ def test_all_overlapping_models_are_joined_and_the_others_kept(video: SyntheticV
     """The second and third overlap only with the first; the last shares no frame with any."""
     parts = [range(8, 20), range(12), range(17, 32), range(32, FRAMES)]
     models = [part_of(video, parts[0])] + [in_other_world(part_of(video, rows)) for rows in parts[1:]]
-    joined = sfm.mapping.video._join(models, video.tracks, LIMITS, tmp_path / "log")
+    joined = join_models(models, video.tracks, LIMITS, tmp_path / "log")
     assert [rows_of(model) for model in joined] == [[row for row in range(32) if row not in (7, 9)], list(parts[3])]
     difference = against_truth(joined[0], video)
     assert 0 < difference.ate < 0.005 * difference.path_length

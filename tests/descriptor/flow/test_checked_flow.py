@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from descriptor.flow.point_search import PointSearch
+from descriptor.flow.checked_flow import PointSearch
 
 SIZE = 256
 

@@ -30,11 +30,12 @@ from descriptor.flow.follow import (
     report_tracks,
 )
 from descriptor.flow.working_frames import WorkingFrames
+from pipeline.arrays import Ints
 from pipeline.color_consistency import mean_colors
 from pipeline.command.bounds import NonNegativeInt, Settings
 from pipeline.command.config import Flat, from_mapping, save_config, to_mapping
 from pipeline.command.run_command import run_command
-from pipeline.data.tracks import Correspondences, Integers, Tracks
+from pipeline.data.tracks import Correspondences, Tracks
 from pipeline.errors import LumenError, NoReconstruction
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.files import read_yaml, write_json
@@ -237,7 +238,7 @@ def _match(config: BootstrapConfig, video: InputVideo, paths: BootstrapPaths, re
 
 def _keyframes(
     video: InputVideo, frames: WorkingFrames, paths: BootstrapPaths, report: StageReport
-) -> tuple[Integers, list[int]]:
+) -> tuple[Ints, list[int]]:
     """The keyframes and the frames that cannot be read; kept for a resumed run."""
     if not paths.keyframes.exists():
         chosen, unreadable = choose_keyframes(frames)
@@ -252,7 +253,7 @@ def _find_tracks(
     config: BootstrapConfig,
     video: InputVideo,
     frames: WorkingFrames,
-    keyframes: Integers,
+    keyframes: Ints,
     unreadable: list[int],
     paths: BootstrapPaths,
 ) -> Tracks:

@@ -19,15 +19,15 @@ from typing import Annotated, Any, Literal
 import cv2
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import tyro
 
 from data_prep.calibration.files import write_calibration
 from data_prep.calibration.opencv_storage import parse_storage
-from data_prep.calibration.pattern import Gray, Pattern, PatternKind, find_pattern
+from data_prep.calibration.pattern import Pattern, PatternKind, find_pattern
 from data_prep.calibration.plot import draw_residuals
 from data_prep.calibration.solve import MIN_VIEWS, Lens, Solution, View, solve
 from data_prep.video.image_source import list_images
+from pipeline.arrays import Bytes, Float64s
 from pipeline.command.bounds import Positive, Settings
 from pipeline.command.run_command import run_command
 from pipeline.data.images import is_own_plot, read_pixels, write_plot
@@ -97,7 +97,7 @@ class _Collected:
 
     views: list[View]
     problems: dict[str, str]
-    brightest: Gray
+    brightest: Bytes
 
 
 def run(config: CalibrateConfig) -> list[Path]:
@@ -159,7 +159,7 @@ def _is_calibration(path: Path) -> bool:
 def _collect(paths: list[Path], pattern: Pattern) -> _Collected:
     views: list[View] = []
     problems: dict[str, str] = {}
-    brightest: Gray | None = None
+    brightest: Bytes | None = None
     first = paths[0]
     for path in progress(paths, "detecting the pattern", unit="image"):
         gray = read_pixels(path, cv2.IMREAD_GRAYSCALE)
@@ -183,7 +183,7 @@ def _collect(paths: list[Path], pattern: Pattern) -> _Collected:
     return _Collected(views, problems, brightest)
 
 
-def _check_same_size(image: Gray, path: Path, other: Gray, first: Path) -> None:
+def _check_same_size(image: Bytes, path: Path, other: Bytes, first: Path) -> None:
     if image.shape != other.shape:
         sizes = [f"{each.shape[1]}x{each.shape[0]}" for each in (image, other)]
         raise LumenError(
@@ -212,7 +212,7 @@ def _swapped_hint(paths: list[Path], pattern: Pattern) -> str:
     return ""
 
 
-def _coverage(solution: Solution, brightest: Gray) -> tuple[npt.NDArray[np.float64], float]:
+def _coverage(solution: Solution, brightest: Bytes) -> tuple[Float64s, float]:
     """The convex hull of all points, (M, 2), and its share of the content area, the pixels that are ever bright."""
     points = np.concatenate([view.points_px for view in solution.views]).astype(np.float32)
     hull = np.asarray(cv2.convexHull(points)).reshape(-1, 2)

@@ -16,11 +16,11 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 import tyro
 
 from data_prep.simulation.training_data import is_phantom, write_phantom_training_data
+from pipeline.arrays import Float64s
 from pipeline.command.bounds import Positive, Settings
 from pipeline.command.run_command import run_command
 from pipeline.data.depth_files import copy_depth
@@ -223,7 +223,7 @@ def _mask(config: ConvertConfig, model: pycolmap.Reconstruction) -> Bytes:
     return np.full((camera.height, camera.width), 255, np.uint8)
 
 
-def _timestamps(config: ConvertConfig, data: TrainingData) -> npt.NDArray[np.float64]:
+def _timestamps(config: ConvertConfig, data: TrainingData) -> Float64s:
     """The timestamp of each view: from the sequence, or from the frame rate."""
     if config.fps is not None:
         return data.frame_index / config.fps
@@ -238,7 +238,7 @@ def _timestamps(config: ConvertConfig, data: TrainingData) -> npt.NDArray[np.flo
 
 
 def _write(
-    config: ConvertConfig, data: TrainingData, timestamps_s: npt.NDArray[np.float64] | None, paths: ConversionPaths
+    config: ConvertConfig, data: TrainingData, timestamps_s: Float64s | None, paths: ConversionPaths
 ) -> TrainingData:
     if timestamps_s is not None:
         write_tum(data, timestamps_s, paths.trajectory)

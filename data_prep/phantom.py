@@ -33,6 +33,7 @@ from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import join
 from data_prep.simulation.truth import PhantomTruth, frame_truths, write_truth
 from data_prep.simulation.video_camera import VideoCamera, exposure_gains
+from pipeline.arrays import Bytes, Float32s, Float64s
 from pipeline.command.bounds import Count, NonNegative, NonNegativeInt, Settings
 from pipeline.command.config import to_mapping
 from pipeline.command.run_command import run_command
@@ -47,7 +48,7 @@ from pipeline.report import StageReport
 
 logger = logging.getLogger(__name__)
 
-Rendered = tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]
+Rendered = tuple[Bytes, Float32s]
 _Side = Annotated[int, msgspec.Meta(ge=64, le=4096)]
 
 _FRAMES_AT_ONCE = 2
@@ -229,19 +230,19 @@ def _rendered(phantom: Phantom) -> Iterator[Rendered]:
             yield waiting.popleft().result()
 
 
-def _encodable(image: npt.NDArray[np.uint8]) -> av.VideoFrame:
+def _encodable(image: Bytes) -> av.VideoFrame:
     # PyAV's own conversion lowers every channel by about two levels.
     return av.VideoFrame.from_ndarray(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2YUV_I420), np.uint8), "yuv420p")
 
 
-def _write_depth(path: Path, depth_mm: npt.NDArray[np.float32]) -> None:
+def _write_depth(path: Path, depth_mm: Float32s) -> None:
     steps = np.clip(np.round(depth_mm / DEPTH_UNIT_MM), 0, 65535).astype(np.uint16)
     write_image(path, steps, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 def _exposure(
     meter: Renderer, poses: npt.NDArray, timestamps_s: npt.NDArray, timeline: Timeline, rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
+) -> Float64s:
     """Gains (N,); a duplicate has the gain of the frame it repeats."""
     brightness = np.empty(len(poses))
     for index, pose in enumerate(poses):

@@ -4,15 +4,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from descriptor.network_frame import NetworkFrame
+from pipeline.arrays import Bytes, Float64s
 from pipeline.errors import require
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class DescriptorMap:
     mask: Tensor
     frame: NetworkFrame
 
-    def at(self, keypoints: Floats) -> Tensor:
+    def at(self, keypoints: Float64s) -> Tensor:
         """Descriptors (N, C) at pixels (N, 2) of the image, interpolated and normalised; clamped at the border."""
         height, width = self.values.shape[1:]
         cells = torch.from_numpy(self.frame.network_from_image(keypoints)).to(self.values)
@@ -77,6 +74,6 @@ class Descriptor(ABC):
             LumenError: if their sizes differ, or the mask shows no tissue.
         """
 
-    def describe_at(self, image: Bytes, keypoints: Floats) -> Tensor:
+    def describe_at(self, image: Bytes, keypoints: Float64s) -> Tensor:
         """Descriptors (N, C) of an image (H, W, 3) uint8 RGB at pixels (N, 2), COLMAP's convention."""
         return self.describe(image, np.full(image.shape[:2], 255, np.uint8)).at(keypoints)

@@ -2,11 +2,11 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from descriptor.base import Bytes, Descriptor, DescriptorMap, check_sizes
+from descriptor.base import Descriptor, DescriptorMap, check_sizes
 from descriptor.network_frame import NetworkFrame, common_size
+from pipeline.arrays import AnyFloats, Bytes, Float32s
 from pipeline.conventions import colmap_from_index, opencv_from_colmap
 from pipeline.errors import require
 
@@ -37,7 +37,7 @@ class DenseSift(Descriptor):
         values = torch.from_numpy(described).permute(2, 0, 1)
         return DescriptorMap(torch.nn.functional.normalize(values, dim=0), torch.from_numpy(tissue), frame)
 
-    def _at(self, image: Bytes, places: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+    def _at(self, image: Bytes, places: AnyFloats) -> Float32s:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         # With an unset angle, OpenCV computes no descriptors.
         keypoints = [cv2.KeyPoint(float(x), float(y), _SIZE_PX, 0.0) for x, y in places]

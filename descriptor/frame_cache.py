@@ -27,11 +27,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.cache_root import check_cache_root
 from descriptor.clips.cache_root import default_cache_root as default_cache_root
 from descriptor.network_frame import NetworkFrame
+from pipeline.arrays import Bytes
 from pipeline.command.run_command import run_command
 from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, explain_os_errors, require
@@ -60,7 +60,7 @@ def small_frames(
     *,
     reuse: bool = True,
     limit_gb: float | None = DEFAULT_LIMIT_GB,
-) -> npt.NDArray[np.uint8]:
+) -> Bytes:
     """Frames of a sequence at the network's size, decoded or from the cache.
 
     Args:
@@ -185,7 +185,7 @@ def _is_in_use(path: Path) -> bool:
     return False
 
 
-def _mark_in_use(path: Path, frames: npt.NDArray[np.uint8]) -> None:
+def _mark_in_use(path: Path, frames: Bytes) -> None:
     """Record the time of use, and hold a shared lock on the file while its frames are referenced."""
     # A read-only cache is still usable.
     with suppress(OSError):
@@ -210,9 +210,9 @@ def _decode(paths: Sequence[Path], frame: NetworkFrame, path: Path, shape: tuple
         del frames
 
 
-def _open(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
+def _open(path: Path, shape: tuple[int, ...]) -> Bytes | None:
     try:
-        frames: npt.NDArray[np.uint8] = np.load(path, mmap_mode="r")
+        frames: Bytes = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):
         return None
     if frames.shape != shape or frames.dtype != np.uint8:
@@ -232,7 +232,7 @@ def _key(paths: Sequence[Path], frame: NetworkFrame) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
 
-def _read(path: Path, frame: NetworkFrame) -> npt.NDArray[np.uint8]:
+def _read(path: Path, frame: NetworkFrame) -> Bytes:
     image = read_image(path)
     if image is None:
         raise LumenError(f"{path} is missing or damaged: extract the sequence again")

@@ -8,10 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.arrays import Bools, Bytes, Float64s
 from pipeline.errors import LumenError, require
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,11 +43,11 @@ class NetworkFrame:
         )
         return cls((width, height), small_size, origin, size)
 
-    def network_from_image(self, pixels: Floats) -> Floats:
+    def network_from_image(self, pixels: Float64s) -> Float64s:
         """Pixels (..., 2) of the recorded frame → of the network's frame."""
         return np.asarray(pixels) * np.divide(self.small_size, self.image_size) - self.origin
 
-    def image_from_network(self, pixels: Floats) -> Floats:
+    def image_from_network(self, pixels: Float64s) -> Float64s:
         """Pixels (..., 2) of the network's frame → of the recorded frame."""
         return (np.asarray(pixels) + self.origin) * np.divide(self.image_size, self.small_size)
 
@@ -62,7 +60,7 @@ class NetworkFrame:
         self._check(image)
         return self._crop(cv2.resize(image, self.small_size, interpolation=cv2.INTER_AREA))
 
-    def cut_mask(self, mask: Bytes) -> npt.NDArray[np.bool_]:
+    def cut_mask(self, mask: Bytes) -> Bools:
         """A recorded mask (H, W) uint8 → (h, w) bool: pixels that show only tissue."""
         self._check(mask)
         return self._crop(cv2.resize(mask, self.small_size, interpolation=cv2.INTER_AREA)) == 255

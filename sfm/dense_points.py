@@ -9,18 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bools, Float32s, Float64s, Ints
 from pipeline.data.tracks import Tracks
 from pipeline.finder import Finder, Found
 from sfm.mapping.cleaning import depth_uncertainty
 from sfm.mapping.track_model import TrackModel, keep_points, triangulate_all
 from sfm.mapping.triangulation import Limits, bearing_vectors, camera_centers, reprojection_errors
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
 
 # An observation may be off by this many times the largest error from the point at the median depth.
 _NEAR = 4.0
@@ -48,7 +44,7 @@ class Lattice:
         cell_px: side of a cell, px.
     """
 
-    def __init__(self, usable: Booleans, frames: int, cell_px: int) -> None:
+    def __init__(self, usable: Bools, frames: int, cell_px: int) -> None:
         height, width = usable.shape
         self._cell_px = cell_px
         self._shape = -(-height // cell_px), -(-width // cell_px)
@@ -60,7 +56,7 @@ class Lattice:
         self._taken = np.zeros((frames, len(middles)), bool)
         self._covered = np.zeros(frames, np.int64)
 
-    def free(self, row: int, usable: Booleans | None = None) -> npt.NDArray[np.float32]:
+    def free(self, row: int, usable: Bools | None = None) -> Float32s:
         """Centres of the free usable cells of a frame: (N, 2) px.
 
         Args:
@@ -73,7 +69,7 @@ class Lattice:
             kept = kept & usable[index[:, 1], index[:, 0]]
         return self._middles[kept]
 
-    def admit(self, frame: Integers, pixels: npt.NDArray[np.float32], order: Integers) -> Booleans:
+    def admit(self, frame: Ints, pixels: Float32s, order: Ints) -> Bools:
         """Which observations may take their cell: (O,) bool, the first in `order` for each free cell."""
         place = self._place(frame, pixels)
         admitted = np.zeros(len(frame), bool)
@@ -82,7 +78,7 @@ class Lattice:
         admitted[first] = ~self._taken.reshape(-1)[place[first]]
         return admitted
 
-    def take(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> None:
+    def take(self, frame: Ints, pixels: Float32s) -> None:
         """Mark the cells of observations as taken."""
         place = np.unique(self._place(frame, pixels))
         place = place[~self._taken.reshape(-1)[place]]
@@ -95,11 +91,11 @@ class Lattice:
         """Number of cells that show tissue in every frame."""
         return int(self._usable.sum())
 
-    def coverage(self) -> Floats:
+    def coverage(self) -> Float64s:
         """(F,) share of the usable cells of each frame that are taken, 0..1."""
         return self._covered / max(1, self.usable_cells)
 
-    def _place(self, frame: Integers, pixels: npt.NDArray[np.float32]) -> Integers:
+    def _place(self, frame: Ints, pixels: Float32s) -> Ints:
         column, row = np.floor(pixels / self._cell_px).astype(np.int64).T
         rows, columns = self._shape
         cell = np.clip(row, 0, rows - 1) * columns + np.clip(column, 0, columns - 1)
@@ -111,10 +107,10 @@ def densify_from(
     find: Finder,
     lattice: Lattice,
     camera: pycolmap.Camera,
-    cam_from_world: Floats,
+    cam_from_world: Float64s,
     limits: DenseLimits,
-    usable: Booleans | None = None,
-) -> tuple[Tracks, Floats]:
+    usable: Bools | None = None,
+) -> tuple[Tracks, Float64s]:
     """Reconstruct the points of one reference frame, and mark the cells of their observations as taken.
 
     Args:
@@ -141,7 +137,7 @@ def densify_from(
     return Tracks(kept.frame_index, kept.frame, renumbered.astype(np.int64), kept.pixels), model.points[numbers]
 
 
-def joined(parts: Sequence[tuple[Tracks, Floats]], frame_index: Integers) -> tuple[Tracks, Floats]:
+def joined(parts: Sequence[tuple[Tracks, Float64s]], frame_index: Ints) -> tuple[Tracks, Float64s]:
     """Concatenate the points of several references: tracks sorted by frame, and points (T, 3)."""
     firsts = np.cumsum([0, *(tracks.track_count for tracks, _ in parts)])
     frame = np.concatenate([tracks.frame for tracks, _ in parts])
@@ -163,11 +159,11 @@ def _tracks(found: Sequence[Found], frames: int) -> Tracks:
 def _agree_on_depth(
     tracks: Tracks,
     reference: int,
-    pixels: npt.NDArray[np.float32],
+    pixels: Float32s,
     camera: pycolmap.Camera,
-    cam_from_world: Floats,
+    cam_from_world: Float64s,
     error_px: float,
-) -> Booleans:
+) -> Bools:
     """Which observations (O,) are close to the point at the median depth along its ray in the reference.
 
     Each other view gives one depth along the ray, the more accurate the larger the angle between the two rays. The
@@ -192,7 +188,7 @@ def _agree_on_depth(
     return near | ((tracks.frame == reference) & np.isfinite(median)[tracks.track])
 
 
-def _weighted_median(track: Integers, values: Floats, weights: Floats, count: int) -> Floats:
+def _weighted_median(track: Ints, values: Float64s, weights: Float64s, count: int) -> Float64s:
     """(count,) weighted median of the values of each track; NaN for a track without values."""
     order = np.lexsort((values, track))
     track, values = track[order], values[order]

@@ -6,17 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bools, Float64s
 from pipeline.data.array_files import read_arrays, write_arrays
 from pipeline.data.tracks import Tracks
 from pipeline.finder import Finder
 from pipeline.progress import ProgressBar
 from sfm.dense_points import DenseLimits, Lattice, densify_from, joined
-
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
 
 # A frame is skipped as a reference if a smaller share of its cells is free.
 _LEAST_FREE_SHARE = 0.02
@@ -41,12 +38,12 @@ def densify(
     find: Finder,
     lattice: Lattice,
     camera: pycolmap.Camera,
-    cam_from_world: Floats,
+    cam_from_world: Float64s,
     limits: DenseLimits,
     rules: ReferenceRules,
-    usable: Callable[[int], Booleans | None],
+    usable: Callable[[int], Bools | None],
     folder: Path,
-) -> tuple[Tracks, Floats]:
+) -> tuple[Tracks, Float64s]:
     """Reconstruct the dense points of the whole video.
 
     Args:
@@ -63,7 +60,7 @@ def densify(
         Tracks of T points, with frame rows as in `cam_from_world`, and the points (T, 3).
     """
     open_rows = _spread([int(row) for row in np.flatnonzero(np.isfinite(cam_from_world[:, 0, 0]))])
-    parts: list[tuple[Tracks, Floats]] = []
+    parts: list[tuple[Tracks, Float64s]] = []
     with ProgressBar("densifying", total=min(rules.most, len(open_rows)), unit="reference") as bar:
         while open_rows and len(parts) < rules.most:
             covered = lattice.coverage()[open_rows]
@@ -90,11 +87,11 @@ def _part(
     find: Finder,
     lattice: Lattice,
     camera: pycolmap.Camera,
-    cam_from_world: Floats,
+    cam_from_world: Float64s,
     limits: DenseLimits,
-    usable: Booleans,
+    usable: Bools,
     folder: Path,
-) -> tuple[Tracks, Floats]:
+) -> tuple[Tracks, Float64s]:
     """The points of a reference frame, from the cache of an earlier run if it holds them."""
     path = folder / f"{reference:06d}.npz"
     part = _load(path, len(cam_from_world))
@@ -108,7 +105,7 @@ def _part(
     return tracks, points
 
 
-def _load(path: Path, frames: int) -> tuple[Tracks, Floats] | None:
+def _load(path: Path, frames: int) -> tuple[Tracks, Float64s] | None:
     arrays = read_arrays(path, ("frame", "track", "pixels", "points"))
     if arrays is None:
         return None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bools, Float64s
 from pipeline.color_consistency import mean_colors
 from pipeline.command.bounds import Count, PositiveShare, Settings
 from pipeline.data.sequence_images import read_frame_mask
@@ -136,7 +136,7 @@ def _densify_model(
     limits = DenseLimits(video.limits(points), points.max_depth_uncertainty)
     rules = ReferenceRules(config.references, config.coverage)
 
-    def usable(row: int) -> npt.NDArray[np.bool_] | None:
+    def usable(row: int) -> Bools | None:
         if not finder.is_readable(row):
             return None
         return read_frame_mask(video.source, video.frame_index[row], video.mask) > 0
@@ -156,9 +156,7 @@ def _densify_model(
     return _figures(model, tracks, lattice, cell_px, paths.number)
 
 
-def _write(
-    video: InputVideo, model: TrackModel, tracks: Tracks, shades: npt.NDArray[np.float64], paths: ReconstructionPaths
-) -> None:
+def _write(video: InputVideo, model: TrackModel, tracks: Tracks, shades: Float64s, paths: ReconstructionPaths) -> None:
     tracks.save(paths.dense_tracks)
     reconstruction = colored_reconstruction(model, tracks, shades)
     write_binary_model(reconstruction, paths.dense)

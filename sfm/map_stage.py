@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Float64s, Ints
 from pipeline.color_consistency import mean_colors
-from pipeline.data.tracks import Correspondences, Integers, Tracks
+from pipeline.data.tracks import Correspondences, Tracks
 from pipeline.data.training_files import read_training_data
 from pipeline.errors import LumenError
 from pipeline.outputs.files import read_yaml
@@ -27,8 +27,6 @@ from sfm.mapping.triangulation import Limits
 from sfm.mapping.video import VideoModels, map_video, without_points
 from sfm.models import sample_colors
 from sfm.output.summary import list_unregistered, report_models
-
-Floats = npt.NDArray[np.float64]
 
 _FOCAL_SPREAD_WARNED = 1.1
 # Known poses are kept if this share of the frames still has one after the adjustment.
@@ -85,7 +83,7 @@ class SparseModels:
 
     models: list[TrackModel]
     tracks: Tracks
-    colors: Floats
+    colors: Float64s
     missing: dict[int, str]
 
 
@@ -98,7 +96,7 @@ def map_tracks(
     seed: int,
     report: StageReport,
     *,
-    poses: Floats | None = None,
+    poses: Float64s | None = None,
 ) -> SparseModels:
     """Map the tracks of a video, and remove the points that are not reliable.
 
@@ -166,7 +164,7 @@ def read_correspondences(paths: MappingPaths) -> Correspondences:
     return Correspondences(Tracks.load(paths.tracks), *read_keyframes(paths))
 
 
-def read_keyframes(paths: MappingPaths) -> tuple[Integers, list[int]]:
+def read_keyframes(paths: MappingPaths) -> tuple[Ints, list[int]]:
     """The rows of the keyframes, and of the frames that cannot be read; see `read_correspondences`."""
     known = read_yaml(paths.keyframes)
     try:
@@ -181,7 +179,7 @@ def model_numbers(paths: ReconstructionPaths) -> list[int]:
     return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
 
 
-def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floats:
+def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Float64s:
     """(F, 3, 4) cam_from_world of frames, NaN for those without a pose in a model."""
     rows = {index: row for row, index in enumerate(frame_index)}
     poses = np.full((len(rows), 3, 4), np.nan)
@@ -191,7 +189,7 @@ def poses_of(model: pycolmap.Reconstruction, frame_index: Iterable[int]) -> Floa
     return poses
 
 
-def _known_poses(video: InputVideo) -> Floats | None:
+def _known_poses(video: InputVideo) -> Float64s | None:
     """(F, 3, 4) of the sequence's training data, if every frame has one there."""
     if not TrainingPaths(video.paths.root).motion.exists():
         return None
@@ -199,13 +197,13 @@ def _known_poses(video: InputVideo) -> Floats | None:
     rows = {index: row for row, index in enumerate(video.frame_index)}
     if len(data.frame_index) < len(rows) or not set(data.frame_index.tolist()) <= set(rows):
         return None
-    poses: Floats = np.empty((len(rows), 3, 4))
+    poses: Float64s = np.empty((len(rows), 3, 4))
     poses[[rows[int(index)] for index in data.frame_index]] = data.cam_from_world
     return poses
 
 
 def _adjusted(
-    camera: pycolmap.Camera, poses: Floats, tracks: Tracks, limits: Limits, paths: MappingPaths
+    camera: pycolmap.Camera, poses: Float64s, tracks: Tracks, limits: Limits, paths: MappingPaths
 ) -> VideoModels | None:
     """The model with these poses adjusted; None if they do not fit the tracks."""
     nothing = np.full((tracks.track_count, 3), np.nan)

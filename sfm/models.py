@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bools, Float64s, Ints
 from pipeline.color_consistency import mean_colors
 from pipeline.conventions import opencv_from_colmap
 from pipeline.data.sequence_images import read_frame
@@ -22,8 +22,6 @@ from sfm.colmap.model import training_data_from_model
 from sfm.colmap.writing import write_binary_model
 from sfm.mapping.track_model import TrackModel, colored_reconstruction, keep_points
 from sfm.mapping.triangulation import reprojection_errors
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,15 @@ class ModelFigures:
     points: int
     observations: int
     mean_error_px: float
-    points_in_frame: npt.NDArray[np.int64]
-    error_px_in_frame: Floats
+    points_in_frame: Ints
+    error_px_in_frame: Float64s
 
     @property
     def mean_track_length(self) -> float:
         return self.observations / max(1, self.points)
 
 
-def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -> Floats:
+def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -> Float64s:
     """Sample the colour of every observation.
 
     Args:
@@ -64,7 +62,7 @@ def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -
     """
     rows = np.unique(tracks.frame).tolist()
 
-    def read(row: int) -> Floats:
+    def read(row: int) -> Float64s:
         part = tracks.in_frame(row)
         frame = read_frame(paths, int(tracks.frame_index[row]), size)
         if frame is None:
@@ -79,7 +77,7 @@ def sample_colors(paths: SequencePaths, tracks: Tracks, size: tuple[int, int]) -
 
 def into_pinhole(
     tracks: Tracks, models: Sequence[TrackModel], pinhole: pycolmap.Camera, mask: Bytes
-) -> tuple[Tracks, list[TrackModel], npt.NDArray[np.bool_]]:
+) -> tuple[Tracks, list[TrackModel], Bools]:
     """Undistort tracks and models; observations outside the undistorted content area are removed.
 
     Args:
@@ -101,7 +99,7 @@ def into_pinhole(
     return moved, [keep_points(model, moved, _view_counts(model, moved) >= 2) for model in inside], kept
 
 
-def _view_counts(model: TrackModel, tracks: Tracks) -> npt.NDArray[np.int64]:
+def _view_counts(model: TrackModel, tracks: Tracks) -> Ints:
     return np.bincount(tracks.track[model.used], minlength=len(model.points))
 
 
@@ -124,7 +122,7 @@ def figures_of(model: TrackModel, tracks: Tracks) -> ModelFigures:
 
 
 def write_model(
-    model: TrackModel, tracks: Tracks, colors: Floats, mask: Bytes, paths: SequencePaths, models: str, number: int
+    model: TrackModel, tracks: Tracks, colors: Float64s, mask: Bytes, paths: SequencePaths, models: str, number: int
 ) -> Path:
     """Write a model of undistorted frames as training data (layout 2) and as a binary COLMAP model, in one folder.
 

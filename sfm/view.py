@@ -18,7 +18,6 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import open3d as o3d
 import tyro
 
@@ -29,8 +28,6 @@ from pipeline.data.training_data import TrainingData
 from pipeline.errors import require
 from sfm.evaluate import read_reconstruction
 from sfm.output.cloud_plot import draw_cloud, extent_points, mosaic, viewpoints
-
-Floats = npt.NDArray[np.float64]
 
 _FRUSTA = 60
 _FRUSTUM_SHARE = 0.02

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
 from data_prep.calibration.opencv_storage import dump_storage, numbers_of, parse_storage
+from pipeline.arrays import Float64s
 from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.outputs.files import write_bytes
@@ -211,7 +211,7 @@ def _find(values: Mapping[str, Any], keys: Iterable[str]) -> Any:
     return next((values[key] for key in keys if values.get(key) is not None), None)
 
 
-def _numbers(name: str, value: Any) -> npt.NDArray[np.float64]:
+def _numbers(name: str, value: Any) -> Float64s:
     try:
         return numbers_of(value)
     except ValueError as error:
@@ -270,7 +270,7 @@ def _stated_model(values: Mapping[str, Any]) -> str | None:
     return "OPENCV_FISHEYE" if fisheye in ("1", "true") else None
 
 
-def _choose_model(stated: str | None, distortion: npt.NDArray[np.float64]) -> tuple[str, list[float]]:
+def _choose_model(stated: str | None, distortion: Float64s) -> tuple[str, list[float]]:
     """The COLMAP model and its coefficients after fx fy cx cy."""
     count = len(distortion)
     numbers = distortion.tolist()

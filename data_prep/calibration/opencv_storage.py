@@ -12,8 +12,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import numpy.typing as npt
 import yaml
+
+from pipeline.arrays import Float64s
 
 _FLOW_VALUES_PER_LINE = 8
 
@@ -73,7 +74,7 @@ def _xml_value(element: ElementTree.Element) -> Any:
     return (element.text or "").strip().strip('"')
 
 
-def numbers_of(value: Any) -> npt.NDArray[np.float64]:
+def numbers_of(value: Any) -> Float64s:
     """The numbers of a parsed value as a flat float64 array in row-major order.
 
     The value is a matrix, (nested) lists, or text such as "[[1. 0.] [0. 1.]]", the str() of a numpy array.

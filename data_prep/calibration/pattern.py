@@ -3,15 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Points = npt.NDArray[np.float64]
-Gray = npt.NDArray[np.uint8]
-AnyPoints = npt.NDArray[Any]
+from pipeline.arrays import AnyArray, Bytes, Float64s
+
 PatternKind = Literal["chessboard", "circles", "asymmetric_circles"]
 
 # Maximum deviation of a point from the best homography of the plane, as a fraction of the neighbour distance. Beyond it
@@ -43,7 +41,7 @@ class Pattern:
     spacing_mm: float
     row_spacing_mm: float
 
-    def object_points_mm(self) -> Points:
+    def object_points_mm(self) -> Float64s:
         """(rows * cols, 3) float64, mm, row by row in the plane z = 0, in the order of `find_pattern`."""
         row, column = np.mgrid[: self.rows, : self.cols].reshape(2, -1).astype(np.float64)
         if self.kind == "asymmetric_circles":
@@ -65,11 +63,11 @@ class Detection:
         problem: reason of the failure, if known; empty if the pattern was found.
     """
 
-    points_px: Points | None
+    points_px: Float64s | None
     problem: str
 
 
-def find_pattern(gray: Gray, pattern: Pattern) -> Detection:
+def find_pattern(gray: Bytes, pattern: Pattern) -> Detection:
     """Detect the whole pattern in an image (H, W) uint8, trying several normalisations and both polarities."""
     contrast = float(np.percentile(gray, 99)) - float(np.percentile(gray, 1))
     if contrast < _MIN_CONTRAST:
@@ -79,7 +77,7 @@ def find_pattern(gray: Gray, pattern: Pattern) -> Detection:
     return _find_circles(gray, pattern)
 
 
-def _find_chessboard(gray: Gray, pattern: Pattern) -> Detection:
+def _find_chessboard(gray: Bytes, pattern: Pattern) -> Detection:
     sector_flags = cv2.CALIB_CB_NORMALIZE_IMAGE | cv2.CALIB_CB_EXHAUSTIVE | cv2.CALIB_CB_ACCURACY
     classic_flags = cv2.CALIB_CB_ADAPTIVE_THRESH | cv2.CALIB_CB_NORMALIZE_IMAGE
     for variant in (gray, _flattened(gray)):
@@ -92,7 +90,7 @@ def _find_chessboard(gray: Gray, pattern: Pattern) -> Detection:
     return Detection(None, f"no board of {board} found: is all of it in view, in focus and free of glare?")
 
 
-def _refine_corners(gray: Gray, corners: AnyPoints, pattern: Pattern) -> Points:
+def _refine_corners(gray: Bytes, corners: AnyArray, pattern: Pattern) -> Float64s:
     """Sub-pixel corners; the search window excludes neighbouring corners."""
     points = np.ascontiguousarray(corners.reshape(-1, 1, 2), dtype=np.float32)
     half_px = int(np.clip(_neighbour_distance_px(points[:, 0], pattern) / 3, 2, 11))
@@ -100,7 +98,7 @@ def _refine_corners(gray: Gray, corners: AnyPoints, pattern: Pattern) -> Points:
     return cv2.cornerSubPix(gray, points, (half_px, half_px), (-1, -1), criteria).reshape(-1, 2).astype(np.float64)
 
 
-def _find_circles(gray: Gray, pattern: Pattern) -> Detection:
+def _find_circles(gray: Bytes, pattern: Pattern) -> Detection:
     needed = pattern.rows * pattern.cols
     most, most_polarity = 0, "dark"
     for share in _MIN_CIRCLE_SHARES:
@@ -121,7 +119,7 @@ def _find_circles(gray: Gray, pattern: Pattern) -> Detection:
     return Detection(None, problem)
 
 
-def _circle_grid(image: Gray, pattern: Pattern, detector: cv2.SimpleBlobDetector) -> Points | None:
+def _circle_grid(image: Bytes, pattern: Pattern, detector: cv2.SimpleBlobDetector) -> Float64s | None:
     grid = cv2.CALIB_CB_ASYMMETRIC_GRID if pattern.kind == "asymmetric_circles" else cv2.CALIB_CB_SYMMETRIC_GRID
     for flags in (grid, grid | cv2.CALIB_CB_CLUSTERING):
         found, centres = cv2.findCirclesGrid(image, pattern.size, None, flags, detector)
@@ -130,7 +128,7 @@ def _circle_grid(image: Gray, pattern: Pattern, detector: cv2.SimpleBlobDetector
     return None
 
 
-def _circle_variants(gray: Gray) -> Iterator[tuple[Gray, str]]:
+def _circle_variants(gray: Bytes) -> Iterator[tuple[Bytes, str]]:
     """Images with dark circles, the least processed first, and the original polarity of the circles."""
     for invert in (False, True):
         for treat in (_smooth, _smooth_flattened, _equalised):
@@ -138,19 +136,19 @@ def _circle_variants(gray: Gray) -> Iterator[tuple[Gray, str]]:
             yield np.asarray(255 - image if invert else image, np.uint8), "bright" if invert else "dark"
 
 
-def _smooth(gray: Gray) -> Gray:
+def _smooth(gray: Bytes) -> Bytes:
     return np.asarray(cv2.GaussianBlur(gray, (0, 0), max(0.8, min(gray.shape) / 800)), np.uint8)
 
 
-def _smooth_flattened(gray: Gray) -> Gray:
+def _smooth_flattened(gray: Bytes) -> Bytes:
     return _flattened(_smooth(gray))
 
 
-def _equalised(gray: Gray) -> Gray:
+def _equalised(gray: Bytes) -> Bytes:
     return np.asarray(cv2.createCLAHE(3.0, (8, 8)).apply(_smooth(gray)), np.uint8)
 
 
-def _flattened(gray: Gray) -> Gray:
+def _flattened(gray: Bytes) -> Bytes:
     """The image divided by its local mean, which falls off towards the edge of the view; 128 = local mean."""
     values = gray.astype(np.float32) + 1
     small = cv2.resize(values, None, fx=0.125, fy=0.125, interpolation=cv2.INTER_AREA)
@@ -177,7 +175,7 @@ def _blob_detector(min_area_px: float, max_area_px: float) -> cv2.SimpleBlobDete
     return cv2.SimpleBlobDetector.create(params)
 
 
-def _is_grid(points: AnyPoints, pattern: Pattern) -> bool:
+def _is_grid(points: AnyArray, pattern: Pattern) -> bool:
     """Whether points (N, 2) are a perspective view of the pattern."""
     homography, _ = cv2.findHomography(pattern.object_points_mm()[:, :2], points.astype(np.float64))
     if homography is None:
@@ -187,7 +185,7 @@ def _is_grid(points: AnyPoints, pattern: Pattern) -> bool:
     return bool(misfit_px.max() < _MAX_GRID_MISFIT * _neighbour_distance_px(points, pattern))
 
 
-def _neighbour_distance_px(points: AnyPoints, pattern: Pattern) -> float:
+def _neighbour_distance_px(points: AnyArray, pattern: Pattern) -> float:
     along_rows = np.diff(points.reshape(pattern.rows, pattern.cols, 2), axis=1)
     down = np.diff(points.reshape(pattern.rows, pattern.cols, 2), axis=0)
     return float(min(np.median(np.linalg.norm(step, axis=-1)) for step in (along_rows, down)))

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from data_prep.calibration.solve import Solution
+from pipeline.arrays import Bytes, Float64s
 
-Image = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 _HEIGHT = 900
@@ -26,7 +26,7 @@ _MAGNIFICATIONS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _VECTOR_LENGTH = 26.0
 
 
-def draw_residuals(solution: Solution, background: Image, hull_px: npt.NDArray[np.float64]) -> Image:
+def draw_residuals(solution: Solution, background: Bytes, hull_px: Float64s) -> Bytes:
     """Draw a solution.
 
     Args:
@@ -57,9 +57,7 @@ def draw_residuals(solution: Solution, background: Image, hull_px: npt.NDArray[n
     return np.vstack([title, body])
 
 
-def _residual_panel(
-    solution: Solution, background: Image, hull_px: npt.NDArray[np.float64], scale: float
-) -> tuple[Image, int]:
+def _residual_panel(solution: Solution, background: Bytes, hull_px: Float64s, scale: float) -> tuple[Bytes, int]:
     size = (round(background.shape[1] * scale), round(background.shape[0] * scale))
     dimmed = (cv2.resize(background, size, interpolation=cv2.INTER_AREA) * 0.45).astype(np.uint8)
     panel = np.ascontiguousarray(np.repeat(dimmed[..., None], 3, axis=-1))
@@ -82,12 +80,12 @@ def _residual_panel(
     return panel, magnification
 
 
-def _subpixel(points_px: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.int32]:
+def _subpixel(points_px: Float64s, scale: float) -> npt.NDArray[np.int32]:
     """Convert image points (N, 2) in OpenCV's convention to drawing coordinates with four fractional bits."""
     return np.round(((points_px + 0.5) * scale - 0.5) * 16).astype(np.int32)
 
 
-def _scale_bar(panel: Image, length_per_px: float, typical_px: float) -> None:
+def _scale_bar(panel: Bytes, length_per_px: float, typical_px: float) -> None:
     """Draw a line whose length is a round number of residual pixels."""
     value_px = 10.0 ** np.floor(np.log10(4 * typical_px))
     value_px *= max(step for step in (1, 2, 5) if step * value_px <= 4 * typical_px)
@@ -97,7 +95,7 @@ def _scale_bar(panel: Image, length_per_px: float, typical_px: float) -> None:
     _write(panel, f"= {value_px:g} px", (30 + length, top + 6), 0.6, _YELLOW)
 
 
-def _bar_panel(solution: Solution, height: int) -> Image:
+def _bar_panel(solution: Solution, height: int) -> Bytes:
     panel = np.full((height, _BAR_PANEL_WIDTH, 3), _DARK, np.uint8)
     _write(panel, "error of each image, px (RMS)", (20, 34), 0.65)
     rows = [
@@ -132,6 +130,6 @@ def _shortened(name: str, longest: int = 20) -> str:
     return text if len(text) <= longest else ".." + text[2 - longest :]
 
 
-def _write(image: Image, text: str, where: Sequence[int], size: float, colour: Colour = _WHITE) -> None:
+def _write(image: Bytes, text: str, where: Sequence[int], size: float, colour: Colour = _WHITE) -> None:
     font: Any = cv2.FONT_HERSHEY_SIMPLEX
     cv2.putText(image, text, (int(where[0]), int(where[1])), font, size, colour, 1, cv2.LINE_AA)

@@ -6,10 +6,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
-from data_prep.calibration.pattern import Pattern, Points
+from data_prep.calibration.pattern import Pattern
+from pipeline.arrays import Float64s
 from pipeline.conventions import colmap_from_opencv
 from pipeline.errors import LumenError, require
 
@@ -56,7 +56,7 @@ class View:
     """A pattern detected in an image: file name and (rows * cols, 2) float64 points, px in OpenCV's convention."""
 
     name: str
-    points_px: Points
+    points_px: Float64s
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Solution:
 
     camera: pycolmap.Camera
     views: tuple[View, ...]
-    residuals_px: Points
+    residuals_px: Float64s
     deviations: dict[str, float]
     dropped: tuple[tuple[View, float], ...] = ()
 
@@ -83,7 +83,7 @@ class Solution:
         return float(np.sqrt((self.residuals_px**2).sum(axis=-1).mean()))
 
     @property
-    def view_errors_px(self) -> Points:
+    def view_errors_px(self) -> Float64s:
         """RMS distance of each view: (V,) float64."""
         return np.sqrt((self.residuals_px**2).sum(axis=-1).mean(axis=-1))
 
@@ -136,7 +136,7 @@ def _check_solution(solution: Solution) -> None:
     )
 
 
-def _limit_px(errors_px: Points) -> float:
+def _limit_px(errors_px: Float64s) -> float:
     median = float(np.median(errors_px))
     spread = 1.4826 * float(np.median(np.abs(errors_px - median)))
     return max(2 * median, median + 4 * spread, _GOOD_VIEW_PX)
@@ -146,8 +146,8 @@ def _limit_px(errors_px: Points) -> float:
 class _Fit:
     """OpenCV's result: matrix (3, 3), coefficients (D,), and a rotation vector (3,) and translation (3,) per view."""
 
-    matrix: Points
-    coefficients: Points
+    matrix: Float64s
+    coefficients: Float64s
     rotations: Sequence[Any]
     translations: Sequence[Any]
 
@@ -237,8 +237,8 @@ def _fisheye_flag(name: str) -> int:
 
 
 def _project(
-    pattern: Pattern, fit: _Fit, rotation: Points, translation: Points, lens: Lens
-) -> tuple[Points, Points, npt.NDArray[np.float64]]:
+    pattern: Pattern, fit: _Fit, rotation: Float64s, translation: Float64s, lens: Lens
+) -> tuple[Float64s, Float64s, Float64s]:
     """The pattern's points (N, 2), and their derivatives by the free parameters (2N, F) and by the pose (2N, 6)."""
     objects = pattern.object_points_mm()[:, None]
     if lens.fisheye:

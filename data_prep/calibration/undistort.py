@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 from cv2.typing import MatLike as Image
 from cv2.typing import MatLike as Mask
 
+from pipeline.arrays import Float32s, Float64s, Ints
 from pipeline.conventions import colmap_from_index, opencv_from_colmap
 from pipeline.errors import LumenError
-
-Array = npt.NDArray[np.float64]
 
 _PINHOLE_MODELS = ("SIMPLE_PINHOLE", "PINHOLE")
 # With zero coefficients these models are pinholes; a fisheye with zeros is not.
@@ -57,8 +55,8 @@ class Undistortion:
     """
 
     camera: pycolmap.Camera
-    map_x: npt.NDArray[np.float32]
-    map_y: npt.NDArray[np.float32]
+    map_x: Float32s
+    map_y: Float32s
     is_identity: bool
     field_of_view_before: FieldOfView
     field_of_view_after: FieldOfView
@@ -142,7 +140,7 @@ def plan_undistortion(
     )
 
 
-def _remap(image: Image, map_x: npt.NDArray[np.float32], map_y: npt.NDArray[np.float32], interpolation: int) -> Image:
+def _remap(image: Image, map_x: Float32s, map_y: Float32s, interpolation: int) -> Image:
     # Float maps are as fast as OpenCV's fixed-point maps, which round positions to 1/32 px.
     remapped = cv2.remap(image, map_x, map_y, interpolation, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     return np.asarray(remapped, dtype=np.uint8)
@@ -168,7 +166,7 @@ def _pinhole(camera: pycolmap.Camera, params: list[float]) -> pycolmap.Camera:
     return pycolmap.Camera(model="PINHOLE", width=camera.width, height=camera.height, params=params)
 
 
-def _directions(azimuth_rad: Array, angle_rad: Array) -> Array:
+def _directions(azimuth_rad: Float64s, angle_rad: Float64s) -> Float64s:
     """Unit rays (..., 3) at an angle from the optical axis, azimuth 0 along x; the arguments broadcast."""
     x = np.sin(angle_rad) * np.cos(azimuth_rad)
     y = np.sin(angle_rad) * np.sin(azimuth_rad)
@@ -194,7 +192,7 @@ def _valid_half_angle_deg(camera: pycolmap.Camera) -> float:
     return float(angle_deg[np.argmax(folds)] if folds.any() else angle_deg[-1])
 
 
-def _project(camera: pycolmap.Camera, rays: Array) -> Array:
+def _project(camera: pycolmap.Camera, rays: Float64s) -> Float64s:
     """Project rays (N, 3) to pixels (N, 2) in COLMAP's convention; NaN if a ray has no projection."""
     return np.asarray(camera.img_from_cam(np.ascontiguousarray(rays)))
 
@@ -219,13 +217,13 @@ def _keep_within(camera: pycolmap.Camera, content: Mask, half_angle_deg: float) 
     return kept
 
 
-def _outline_index(area: Mask) -> npt.NDArray[np.int64]:
+def _outline_index(area: Mask) -> Ints:
     """Indices (N, 2) as (column, row) of an area's boundary pixels, including those at the image border."""
     inner = cv2.erode(area, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
     return np.argwhere(area != inner)[:, ::-1]
 
 
-def _rays(camera: pycolmap.Camera, index: npt.NDArray[np.int64]) -> Array:
+def _rays(camera: pycolmap.Camera, index: Ints) -> Float64s:
     """Unit rays (M, 3) through the centres of pixels (N, 2), without pixels that the model cannot invert; M <= N."""
     pixels = colmap_from_index(index)
     rays = np.asarray(camera.cam_ray_from_img(np.ascontiguousarray(pixels)))
@@ -233,7 +231,7 @@ def _rays(camera: pycolmap.Camera, index: npt.NDArray[np.int64]) -> Array:
     return rays[np.hypot(*(again - pixels).T) < _MAX_INVERSION_ERROR_PX]
 
 
-def _pinhole_for(camera: pycolmap.Camera, rays: Array) -> pycolmap.Camera:
+def _pinhole_for(camera: pycolmap.Camera, rays: Float64s) -> pycolmap.Camera:
     points = rays[:, :2] / rays[:, 2:]
     low, high = points.min(axis=0), points.max(axis=0)
     size = np.array([camera.width, camera.height])
@@ -248,7 +246,7 @@ def _pinhole_for(camera: pycolmap.Camera, rays: Array) -> pycolmap.Camera:
 
 def _maps(
     camera: pycolmap.Camera, pinhole: pycolmap.Camera, kept: Mask, half_angle_deg: float
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+) -> tuple[Float32s, Float32s]:
     """Position of each pixel of the pinhole image in the distorted one; `_OUTSIDE_PX` if it shows no kept content."""
     rows, columns = np.mgrid[: camera.height, : camera.width]
     pixels = colmap_from_index(np.stack([columns.ravel(), rows.ravel()], axis=-1))
@@ -275,6 +273,6 @@ def _field_of_view(camera: pycolmap.Camera, area: Mask) -> FieldOfView:
     return FieldOfView(horizontal, vertical, max(horizontal, vertical, largest))
 
 
-def _largest_angle_deg(rays: Array) -> float:
+def _largest_angle_deg(rays: Float64s) -> float:
     """The largest angle between any two of the rays (N, 3)."""
     return float(np.rad2deg(np.arccos(np.clip(rays @ rays.T, -1, 1)).max(initial=0.0)))

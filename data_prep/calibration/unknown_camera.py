@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
 import pycolmap
 
 from data_prep.calibration.files import read_calibration
 from data_prep.calibration.undistort_sequence import undistort_sequence
-from pipeline.data.tracks import Integers, Tracks
+from pipeline.arrays import Float64s, Ints
+from pipeline.data.tracks import Tracks
 from pipeline.data.training_data import Bytes
 from pipeline.data.training_files import read_mask
 from pipeline.errors import LumenError
@@ -53,7 +52,7 @@ def known_camera(video: InputVideo, calibration: Path | None) -> MappingCamera |
 def find_camera(
     video: InputVideo,
     tracks: Tracks,
-    keyframes: Integers,
+    keyframes: Ints,
     choice: Literal["auto"] | CameraModel,
     limits: Limits,
     paths: BootstrapPaths,
@@ -83,8 +82,8 @@ def find_camera(
 
 
 def undistort_with_models(
-    video: InputVideo, tracks: Tracks, models: Sequence[TrackModel], colors: npt.NDArray[np.float64]
-) -> tuple[Tracks, list[TrackModel], npt.NDArray[np.float64], Bytes]:
+    video: InputVideo, tracks: Tracks, models: Sequence[TrackModel], colors: Float64s
+) -> tuple[Tracks, list[TrackModel], Float64s, Bytes]:
     """Undistort the sequence in place, and take tracks and models over into its new pixels.
 
     Args:

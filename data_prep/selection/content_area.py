@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cv2.typing import MatLike as Image
 from cv2.typing import MatLike as Mask
 
+from pipeline.arrays import Bools
 from pipeline.errors import LumenError
 
 # Levels are max(B, G, R), 0..255.
@@ -85,7 +86,7 @@ def resize_mask(mask: Mask, width: int, height: int) -> Mask:
     return np.where(resized >= 128, 255, 0).astype(np.uint8)
 
 
-def _area_without_dark_border(changes: npt.NDArray[np.bool_]) -> Mask:
+def _area_without_dark_border(changes: Bools) -> Mask:
     """The whole frame, unless it has a bright border that never changes."""
     area = _main_region(changes, changes)
     share = float(area.mean()) / 255
@@ -119,7 +120,7 @@ def _overlap(first: Mask, second: Mask) -> float:
     return shared / max(1, either)
 
 
-def _main_region(is_bright: npt.NDArray[np.bool_], changes: npt.NDArray[np.bool_]) -> Mask:
+def _main_region(is_bright: Bools, changes: Bools) -> Mask:
     shorter = min(is_bright.shape)
     opening = _disc(max(1, round(_OPENING * shorter)))
     closing = _disc(max(1, round(_CLOSING * shorter)))
@@ -134,7 +135,7 @@ def _main_region(is_bright: npt.NDArray[np.bool_], changes: npt.NDArray[np.bool_
     return _fill_holes(_largest_component(cv2.morphologyEx(region, cv2.MORPH_OPEN, opening)))
 
 
-def _snap_to_edge(region: Mask, bright: Mask, border: float, changes: npt.NDArray[np.bool_]) -> Mask:
+def _snap_to_edge(region: Mask, bright: Mask, border: float, changes: Bools) -> Mask:
     """Move the region's outline to the nearest strong edge: bright tissue casts a glow on the border."""
     shorter = min(region.shape)
     # Edges are ratios of levels, so that a dim edge weighs as much as one next to saturated tissue.

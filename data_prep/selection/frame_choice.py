@@ -5,14 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.selection.frame_quality import DARK_EXPOSURE, DARK_SHARE, WHITE_SHARE, FrameQuality
 from data_prep.selection.out_of_body import FOREIGN_COLOUR_LOG2, find_out_of_body
 from data_prep.selection.view_changes import ViewChanges, find_flashes, find_steady_views, find_view_changes
-
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
+from pipeline.arrays import Bools, Float64s
 
 _LOST_VIEW_S = 1.0
 _FEATURELESS = 0.12
@@ -134,7 +131,7 @@ def choose_frames(qualities: Sequence[FrameQuality], rules: ChoiceRules, diagona
     return segments if rules.max_frames is None else _thin_out(segments, rules.max_frames)
 
 
-def _find_flags(qualities: Sequence[FrameQuality], changed: Booleans, rules: ChoiceRules) -> list[list[str]]:
+def _find_flags(qualities: Sequence[FrameQuality], changed: Bools, rules: ChoiceRules) -> list[list[str]]:
     sharpness = np.array([quality.sharpness for quality in qualities])
     dark = np.array([quality.is_dark for quality in qualities])
     white = np.array([quality.is_white for quality in qualities])
@@ -164,14 +161,14 @@ def _find_flags(qualities: Sequence[FrameQuality], changed: Booleans, rules: Cho
     return [[name for name, found in tests.items() if found[i]] for i in range(len(qualities))]
 
 
-def _repeated(qualities: Sequence[FrameQuality], good: Booleans, timestamps_s: Floats) -> Booleans:
+def _repeated(qualities: Sequence[FrameQuality], good: Bools, timestamps_s: Float64s) -> Bools:
     change = np.array([quality.change for quality in qualities])
     motion_px = np.array([quality.motion_px for quality in qualities])
     usual = _local_quantile(change, _USUAL_QUANTILE, good, timestamps_s)
     return (motion_px < _REPEAT_MOTION_PX) & (change < np.maximum(_REPEAT_CHANGE, _REPEAT_SHARE * usual))
 
 
-def _local_quantile(values: Floats, share: float, good: Booleans, timestamps_s: Floats) -> Floats:
+def _local_quantile(values: Float64s, share: float, good: Bools, timestamps_s: Float64s) -> Float64s:
     """(N,): the quantile of the good frames' values around each good frame."""
     first = np.searchsorted(timestamps_s, timestamps_s - _NEIGHBOURHOOD_S)
     end = np.searchsorted(timestamps_s, timestamps_s + _NEIGHBOURHOOD_S, side="right")
@@ -208,7 +205,7 @@ def _split_at_cuts(
 
 
 def _cut_between(
-    qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], changed: Booleans, before: int, after: int
+    qualities: Sequence[FrameQuality], flags: Sequence[Sequence[str]], changed: Bools, before: int, after: int
 ) -> str | None:
     # Views are comparable across these frames; across other unusable frames they are not.
     if all(_BRIDGED.intersection(flags[i]) for i in range(before + 1, after)):

@@ -6,11 +6,8 @@ is still inside the body.
 """
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Booleans = npt.NDArray[np.bool_]
+from pipeline.arrays import Bools, Float64s, Ints
 
 # Distance in log2(R/G), log2(B/G).
 FOREIGN_COLOUR_LOG2 = 0.6
@@ -22,7 +19,7 @@ _COLOUR_SPREADS = 4.0
 _STEADY_CHANGES = 0.5
 
 
-def find_out_of_body(colour: Floats, seen: Booleans, steady: Booleans) -> Booleans:
+def find_out_of_body(colour: Float64s, seen: Bools, steady: Bools) -> Bools:
     """Find the frames that were filmed outside the body.
 
     Args:
@@ -46,7 +43,7 @@ def find_out_of_body(colour: Floats, seen: Booleans, steady: Booleans) -> Boolea
     return found
 
 
-def _far_from_tissue(colour: Floats) -> Booleans:
+def _far_from_tissue(colour: Float64s) -> Bools:
     """(N,): frames whose colour is far from the video's tissue."""
     # The reddish frames are tissue even if much of the video is outside the body.
     reddish = colour[:, 0] > _REDDISH_LOG2
@@ -57,7 +54,7 @@ def _far_from_tissue(colour: Floats) -> Booleans:
     return distance > max(FOREIGN_COLOUR_LOG2, _COLOUR_SPREADS * float(np.median(distance[tissue])))
 
 
-def _foreign_runs(colour: Floats, foreign: Booleans, steady: Booleans) -> tuple[Integers, Floats, Integers, Integers]:
+def _foreign_runs(colour: Float64s, foreign: Bools, steady: Bools) -> tuple[Ints, Float64s, Ints, Ints]:
     """Runs of foreign-coloured frames with a continuous view.
 
     Returns:

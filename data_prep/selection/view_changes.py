@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.selection.frame_quality import DOUBTFUL_CONTINUITY, FrameQuality
-
-Booleans = npt.NDArray[np.bool_]
+from pipeline.arrays import Bools
 
 # Between different places, flow tracks up to 0.25 of the pixels.
 _LOST_CONTINUITY = 0.35
@@ -31,8 +29,8 @@ class ViewChanges:
         doubtful: (N,) those with camera motion so fast that the view may still be the same.
     """
 
-    changed: Booleans
-    doubtful: Booleans
+    changed: Bools
+    doubtful: Bools
 
 
 def find_view_changes(qualities: Sequence[FrameQuality]) -> ViewChanges:
@@ -46,13 +44,13 @@ def find_view_changes(qualities: Sequence[FrameQuality]) -> ViewChanges:
     return ViewChanges(changed, changed & _has_neighbour(lost & ~changed))
 
 
-def _has_neighbour(chosen: Booleans) -> Booleans:
+def _has_neighbour(chosen: Bools) -> Bools:
     """(N,): whether the previous or the next frame is chosen."""
     padded = np.pad(chosen, 1)
     return np.asarray(padded[:-2] | padded[2:])
 
 
-def find_flashes(qualities: Sequence[FrameQuality], changed: Booleans) -> Booleans:
+def find_flashes(qualities: Sequence[FrameQuality], changed: Bools) -> Bools:
     """(N,): frames that match neither the previous nor the next frame, while these match each other."""
     flashes = np.zeros(len(qualities), bool)
     fits_before = np.array([_skips_one(following) for following in qualities[1:]], bool)
@@ -60,7 +58,7 @@ def find_flashes(qualities: Sequence[FrameQuality], changed: Booleans) -> Boolea
     return flashes
 
 
-def find_steady_views(qualities: Sequence[FrameQuality], flashes: Booleans) -> Booleans:
+def find_steady_views(qualities: Sequence[FrameQuality], flashes: Bools) -> Bools:
     """(N,): frames that certainly show the view of the previous frame, or of the frame before a flash."""
     after_flash = np.concatenate([[False], flashes[:-1]])
     return np.array(

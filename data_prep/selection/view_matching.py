@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from cv2.typing import MatLike as Image
 from cv2.typing import MatLike as Mask
+
+from pipeline.arrays import Bools, Float32s
 
 _FEATURES = 1000
 _CONTRAST = 0.01
@@ -32,8 +33,8 @@ class Keypoints:
         descriptors: (N, 128) float32 RootSIFT unit vectors.
     """
 
-    places: npt.NDArray[np.float32]
-    descriptors: npt.NDArray[np.float32]
+    places: Float32s
+    descriptors: Float32s
 
 
 def find_keypoints(luma: Image, mask: Mask) -> Keypoints:
@@ -76,7 +77,7 @@ def count_shared_places(first: Keypoints, second: Keypoints, diagonal_px: float)
     return max(min(len(np.unique(number[who])) for number in numbers) for who in support)
 
 
-def _match(first: Keypoints, second: Keypoints) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _match(first: Keypoints, second: Keypoints) -> tuple[Float32s, Float32s]:
     """The places (M, 4) of mutual nearest neighbours that pass the ratio test."""
     if min(len(first.places), len(second.places)) < 2:
         return first.places[:0], second.places[:0]
@@ -89,9 +90,7 @@ def _match(first: Keypoints, second: Keypoints) -> tuple[npt.NDArray[np.float32]
     return first.places[chosen], second.places[nearest[chosen]]
 
 
-def _support(
-    before: npt.NDArray[np.float32], after: npt.NDArray[np.float32], diagonal_px: float
-) -> npt.NDArray[np.bool_]:
+def _support(before: Float32s, after: Float32s, diagonal_px: float) -> Bools:
     """(M, M): which matches (columns) agree with the transform proposed by a match (row)."""
     turn, octaves = after[:, 2] - before[:, 2], after[:, 3] - before[:, 3]
     difference = np.abs((turn[:, None] - turn + np.pi) % (2 * np.pi) - np.pi)

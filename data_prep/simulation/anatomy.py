@@ -4,12 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.simulation.noise import SolidNoise
 from data_prep.simulation.surface import Curve, Surface, curve_through, make_surface, smooth, sweep
-
-Float64 = npt.NDArray[np.float64]
+from pipeline.arrays import Float64s
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ def make_sinus(rng: np.random.Generator) -> Anatomy:
 ANATOMIES: dict[str, Callable[[np.random.Generator], Anatomy]] = {"colon": make_colon, "sinus": make_sinus}
 
 
-def unit_offsets(points_mm: Float64, centres_mm: Float64) -> Float64:
+def unit_offsets(points_mm: Float64s, centres_mm: Float64s) -> Float64s:
     """Unit vectors from the centre of each row (rows, 3) to its points (rows, columns, 3)."""
     offsets = points_mm - centres_mm[:, None]
     return offsets / np.maximum(np.linalg.norm(offsets, axis=-1, keepdims=True), 1e-9)
@@ -90,7 +88,7 @@ def _meander(
     return curve_through(np.cumsum(directions * step_mm, axis=0), step_mm)
 
 
-def _fold_depth_mm(rng: np.random.Generator, along: Float64, band_angle: Float64) -> Float64:
+def _fold_depth_mm(rng: np.random.Generator, along: Float64s, band_angle: Float64s) -> Float64s:
     """Semilunar folds: thin crests that extend into the lumen between two bands and end at the bands."""
     depth = np.zeros(np.broadcast_shapes(along.shape, band_angle.shape))
     for band in range(3):
@@ -170,12 +168,12 @@ def _turbinate(
     return make_surface(points, axis, seen_from="outside")
 
 
-def _thickness(forward: Float64) -> Float64:
+def _thickness(forward: Float64s) -> Float64s:
     """Relative thickness from the head (0) to the tail (1)."""
     return np.sqrt(np.clip(1 - np.abs(2 * forward - 1) ** 3.2, 0, None)) * (1.0 - 0.25 * forward)
 
 
-def _even_along_outline(profile: Callable[[Float64], Float64], slimness: float, rows: int) -> Float64:
+def _even_along_outline(profile: Callable[[Float64s], Float64s], slimness: float, rows: int) -> Float64s:
     """Positions from 0 to 1, (rows,), evenly spaced along the outline of a body with this profile."""
     # Denser samples near the ends, where the outline is steep.
     fine = (1 - np.cos(np.linspace(0, np.pi, 20 * rows))) / 2
@@ -183,7 +181,7 @@ def _even_along_outline(profile: Callable[[Float64], Float64], slimness: float, 
     return np.interp(np.linspace(outline[0], outline[-1], rows), outline, fine)
 
 
-def _undulation_mm(rng: np.random.Generator, points_mm: Float64, octaves: tuple[tuple[float, float], ...]) -> Float64:
+def _undulation_mm(rng: np.random.Generator, points_mm: Float64s, octaves: tuple[tuple[float, float], ...]) -> Float64s:
     """Solid noise (rows, columns, 1), mm, from pairs of wavelength and amplitude, mm."""
     total = np.zeros((*points_mm.shape[:-1], 1))
     for length_mm, amplitude_mm in octaves:
@@ -191,7 +189,7 @@ def _undulation_mm(rng: np.random.Generator, points_mm: Float64, octaves: tuple[
     return total
 
 
-def _rounded_ends(arc_mm: Float64, radius_mm: float) -> Float64:
+def _rounded_ends(arc_mm: Float64s, radius_mm: float) -> Float64s:
     """A factor that closes both ends of a tube like half-ellipsoids of this length."""
     inside = np.minimum(arc_mm - arc_mm[0], arc_mm[-1] - arc_mm)
     return np.sqrt(np.clip(1 - np.clip(1 - inside / radius_mm, 0, 1) ** 2, 0, 1))

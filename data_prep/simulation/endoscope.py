@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bools, Bytes, Float64s
 from pipeline.conventions import colmap_from_index
 from pipeline.errors import LumenError
 
 ContentShape = Literal["round", "octagonal", "rounded_rectangle", "full"]
-Float64 = npt.NDArray[np.float64]
 
 _PINHOLE_FIELD_DEG = 85.0
 _FISHEYE_FIELD_DEG = 125.0
@@ -48,7 +47,7 @@ class ContentArea:
             return 0.48 * min(self.height, self.width)
         return float(np.hypot(*self._half_size_px()))
 
-    def signed_distance_px(self, points_px: Float64) -> Float64:
+    def signed_distance_px(self, points_px: Float64s) -> Float64s:
         """Distance of points (N, 2), COLMAP px, to the outline: (N,), negative inside."""
         offset = points_px - self.centre_px
         if self.shape == "full":
@@ -65,12 +64,12 @@ class ContentArea:
         outside = np.linalg.norm(np.maximum(beyond, 0), axis=-1)
         return outside + np.minimum(np.max(beyond, axis=-1), 0) - rounding
 
-    def contains(self, points_px: Float64) -> npt.NDArray[np.bool_]:
+    def contains(self, points_px: Float64s) -> Bools:
         """Whether points (N, 2), COLMAP px, lie inside the outline and the frame."""
         in_frame = np.all((points_px >= 0) & (points_px < (self.width, self.height)), axis=-1)
         return in_frame & (self.signed_distance_px(points_px) <= 0)
 
-    def mask(self) -> npt.NDArray[np.uint8]:
+    def mask(self) -> Bytes:
         """(height, width) uint8, 255 where the pixel centre is inside."""
         inside = self.contains(pixel_centres(self.width, self.height))
         return (inside.reshape(self.height, self.width) * 255).astype(np.uint8)
@@ -94,13 +93,13 @@ def make_camera(content: ContentArea, fisheye: bool) -> pycolmap.Camera:
     return _camera("OPENCV_FISHEYE", content, [focal, focal * 1.003, *principal, *_FISHEYE_COEFFICIENTS])
 
 
-def pixel_centres(width: int, height: int) -> Float64:
+def pixel_centres(width: int, height: int) -> Float64s:
     """COLMAP coordinates (width x height, 2) of all pixel centres, row by row."""
     columns, rows = np.meshgrid(np.arange(width), np.arange(height))
     return colmap_from_index(np.stack([columns, rows], axis=-1).reshape(-1, 2))
 
 
-def directions_from_img(camera: pycolmap.Camera, points_px: Float64) -> Float64:
+def directions_from_img(camera: pycolmap.Camera, points_px: Float64s) -> Float64s:
     """Viewing directions (N, 3) of COLMAP pixels (N, 2), in the camera frame with z = 1."""
     normalised = camera.cam_from_img(points_px)
     if normalised is None:

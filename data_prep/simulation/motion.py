@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.simulation.anatomy import Anatomy
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import Curve, curve_through, smooth, unit
-
-Float64 = npt.NDArray[np.float64]
+from pipeline.arrays import Bools, Float64s, Ints
 
 _SPEED_MM_S = 10.0
 _WANTED_CLEARANCE_MM = 3.2
@@ -32,12 +30,12 @@ class Timeline:
         is_black: (N,) bool.
     """
 
-    segment: npt.NDArray[np.int64]
-    content_index: npt.NDArray[np.int64]
-    is_black: npt.NDArray[np.bool_]
+    segment: Ints
+    content_index: Ints
+    is_black: Bools
 
     @property
-    def is_duplicate(self) -> npt.NDArray[np.bool_]:
+    def is_duplicate(self) -> Bools:
         return self.content_index != np.arange(len(self.content_index))
 
 
@@ -79,7 +77,7 @@ class Flight:
         self._look_beside_mm = np.array(anatomy.look_beside_mm)
         self._rng = rng
 
-    def poses(self, timestamps_s: Float64, segment: npt.NDArray[np.int64]) -> Float64:
+    def poses(self, timestamps_s: Float64s, segment: Ints) -> Float64s:
         """`cam_from_world` (N, 3, 4) at timestamps (N,), s; each segment starts at another point of the path."""
         travelled = _travelled_mm(timestamps_s)
         usable = self._way.length_mm - self._look_ahead_mm
@@ -94,7 +92,7 @@ class Flight:
             place = (arc[-1] + usable * self._rng.uniform(0.42, 0.58)) % usable
         return poses
 
-    def _look(self, arc_mm: Float64, time_s: Float64) -> Float64:
+    def _look(self, arc_mm: Float64s, time_s: Float64s) -> Float64s:
         way = self._way
         sway = _sway(self._rng, time_s, 5)
         radius = np.maximum(np.linalg.norm(sway[:2], axis=0), 1.0)
@@ -108,7 +106,7 @@ class Flight:
         return _poses_from_directions(centre, forward, up, yaw, pitch, roll)
 
 
-def keep_clear(way: Curve, scene: SurfaceScene, wanted_mm: float) -> tuple[Curve, Float64]:
+def keep_clear(way: Curve, scene: SurfaceScene, wanted_mm: float) -> tuple[Curve, Float64s]:
     """Move a path away from surfaces where it is closer than `wanted_mm` and there is room.
 
     Returns:
@@ -129,7 +127,7 @@ def keep_clear(way: Curve, scene: SurfaceScene, wanted_mm: float) -> tuple[Curve
     return cleared, scene.distance_mm(cleared.points_mm)
 
 
-def _travelled_mm(timestamps_s: Float64) -> Float64:
+def _travelled_mm(timestamps_s: Float64s) -> Float64s:
     """Distance travelled since time 0; a video shorter than a cycle contains a whole, faster cycle."""
     duration = float(timestamps_s[-1]) + 1 / _GRID_HZ
     cycle = min(_CYCLE_S, max(duration, 0.5))
@@ -139,7 +137,7 @@ def _travelled_mm(timestamps_s: Float64) -> Float64:
     return np.interp(timestamps_s, time, np.cumsum(speed) / _GRID_HZ)
 
 
-def _sway(rng: np.random.Generator, time_s: Float64, channels: int) -> Float64:
+def _sway(rng: np.random.Generator, time_s: Float64s, channels: int) -> Float64s:
     """Slow hand motion with slight tremor, within ±1: (channels, N)."""
     frequencies_hz = np.array([0.13, 0.31, 0.74, 2.3]) * rng.uniform(0.8, 1.25, size=(channels, 4))
     weights = np.array([0.5, 0.32, 0.15, 0.03])
@@ -149,8 +147,8 @@ def _sway(rng: np.random.Generator, time_s: Float64, channels: int) -> Float64:
 
 
 def _poses_from_directions(
-    centre_mm: Float64, forward: Float64, up: Float64, yaw_rad: Float64, pitch_rad: Float64, roll_rad: Float64
-) -> Float64:
+    centre_mm: Float64s, forward: Float64s, up: Float64s, yaw_rad: Float64s, pitch_rad: Float64s, roll_rad: Float64s
+) -> Float64s:
     """Poses with camera axes right, down, forward (COLMAP), rotated by yaw, pitch and roll: (N, 3, 4)."""
     right = unit(np.cross(forward, up))
     up = np.cross(right, forward)
@@ -163,7 +161,7 @@ def _poses_from_directions(
     return np.concatenate([rotation, translation[..., None]], axis=-1)
 
 
-def _lower_envelope(values: Float64, window: int) -> Float64:
+def _lower_envelope(values: Float64s, window: int) -> Float64s:
     """A smooth lower bound (N,) of the values (N,)."""
     padded = np.pad(values, window, mode="edge")
     return smooth(np.lib.stride_tricks.sliding_window_view(padded, 2 * window + 1).min(axis=-1), window)

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from data_prep.simulation.noise import SolidNoise
 from data_prep.simulation.surface import Surface, cell_corners, unit
 from data_prep.simulation.vessels import VesselPainter
+from pipeline.arrays import Float32s
 
-Float32 = npt.NDArray[np.float32]
 Colour = tuple[float, float, float]
 
 MIP_LEVELS = 6
@@ -97,9 +97,9 @@ class Atlas:
 
     colour: npt.NDArray[np.uint16]
     normal: npt.NDArray[np.int16]
-    corners: Float32
-    texel_mm: Float32
-    level_offsets: Float32
+    corners: Float32s
+    texel_mm: Float32s
+    level_offsets: Float32s
 
 
 def paint(surfaces: Sequence[Surface], tissue: Tissue, rng: np.random.Generator, detail: float) -> Atlas:
@@ -153,13 +153,13 @@ class _TextureFields:
             normal[band] = _tilted(unit(normals), slopes) * 32767
         return colour, normal
 
-    def _vessels(self, surface: Surface, per_cell: int) -> Float32:
+    def _vessels(self, surface: Surface, per_cell: int) -> Float32s:
         row_mm, column_mm = _texel_sizes_mm(surface, per_cell)
         columns = (surface.points_mm.shape[1] - 1) * per_cell + 1
         painter = VesselPainter(row_mm, column_mm, per_cell, columns)
         return painter.density(self._tissue.vessels_per_cm2, self._tissue.vessel_width_mm, self._rng)
 
-    def _redness(self, points_mm: Float32, cell_mm: float, *, coarse: bool) -> Float32:
+    def _redness(self, points_mm: Float32s, cell_mm: float, *, coarse: bool) -> Float32s:
         """Colour variation from the octaves that the grid can (`coarse`) or cannot represent."""
         total = np.zeros(points_mm.shape[:-1], dtype=np.float32)
         for length_mm, field, strength in self._blotches:
@@ -167,7 +167,7 @@ class _TextureFields:
                 total += strength * field.value(points_mm)
         return total
 
-    def _slope(self, points_mm: Float32, cell_mm: float, *, coarse: bool) -> Float32:
+    def _slope(self, points_mm: Float32s, cell_mm: float, *, coarse: bool) -> Float32s:
         """Gradient (..., 3) of the relief from the octaves that the grid can (`coarse`) or cannot represent."""
         total = np.zeros(points_mm.shape, dtype=np.float32)
         for length_mm, field, height_mm in self._relief:
@@ -179,7 +179,7 @@ class _TextureFields:
             total += height_mm * where * wrinkles.gradient(points_mm)
         return total
 
-    def _colour(self, redness: Float32, vessels: Float32) -> Float32:
+    def _colour(self, redness: Float32s, vessels: Float32s) -> Float32s:
         tissue = self._tissue
         pale, rosy, deep = (np.array(colour, dtype=np.float32) for colour in (tissue.pale, tissue.rosy, tissue.deep))
         amount = np.tanh(redness)[..., None]
@@ -193,13 +193,13 @@ def _height_mm(wavelength_mm: float, slope: float) -> float:
     return slope * wavelength_mm / (2 * np.pi)
 
 
-def _tilted(normals: Float32, slope: Float32) -> Float32:
+def _tilted(normals: Float32s, slope: Float32s) -> Float32s:
     """Normals of a surface displaced by a height field with this gradient in space."""
     tangential = slope - normals * np.sum(slope * normals, axis=-1, keepdims=True)
     return unit(normals - tangential)
 
 
-def _refine(grid: Float32, per_cell: int, band: slice) -> Float32:
+def _refine(grid: Float32s, per_cell: int, band: slice) -> Float32s:
     """Interpolate a grid (rows, columns, ...) linearly, `per_cell` samples per cell, and return the rows `band`."""
     columns = (grid.shape[1] - 1) * per_cell + 1
     x, y = np.meshgrid(np.arange(columns), np.arange(band.start, band.stop))
@@ -207,7 +207,7 @@ def _refine(grid: Float32, per_cell: int, band: slice) -> Float32:
     return cv2.remap(grid, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE).astype(np.float32, copy=False)
 
 
-def _texel_sizes_mm(surface: Surface, per_cell: int) -> tuple[Float32, Float32]:
+def _texel_sizes_mm(surface: Surface, per_cell: int) -> tuple[Float32s, Float32s]:
     """Mean height and width of the texels in each row of cells, mm."""
     points = surface.points_mm
     along = np.linalg.norm(np.diff(points, axis=0), axis=-1).mean(axis=1)
@@ -220,7 +220,7 @@ def _cell_mm(surface: Surface) -> float:
     return float(np.sqrt(np.median(row_mm) * np.median(column_mm)))
 
 
-def _triangle_texel_mm(surface: Surface, per_cell: int) -> Float32:
+def _triangle_texel_mm(surface: Surface, per_cell: int) -> Float32s:
     corners = cell_corners(surface.points_mm)
     area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1)
     return np.maximum(np.sqrt(area) / per_cell, 1e-4).astype(np.float32)
@@ -232,7 +232,7 @@ def _with_margin(tile: npt.NDArray) -> npt.NDArray:
     return np.pad(tile, ((_MARGIN, _MARGIN), (0, 0), (0, 0)), mode="edge")
 
 
-def _mip_atlas(tiles: list[npt.NDArray]) -> tuple[npt.NDArray, Float32]:
+def _mip_atlas(tiles: list[npt.NDArray]) -> tuple[npt.NDArray, Float32s]:
     """Stack tiles vertically, with their coarser levels to the right, from top to bottom."""
     coarsest = 1 << (MIP_LEVELS - 1)
     height = -(-sum(tile.shape[0] for tile in tiles) // coarsest) * coarsest

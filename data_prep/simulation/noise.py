@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from pipeline.arrays import AnyFloats, Float32s
 
 _CHUNK = 1 << 14
 
@@ -31,7 +30,7 @@ class SolidNoise:
         self._phases = rng.uniform(0, 2 * np.pi, size=waves).astype(np.float32)
         self._amplitude = np.float32(np.sqrt(2 / waves))
 
-    def value(self, points_mm: npt.NDArray[np.floating]) -> Float32:
+    def value(self, points_mm: AnyFloats) -> Float32s:
         """Value of the field at points (..., 3), mm → (...) float32."""
         flat = np.ascontiguousarray(points_mm, dtype=np.float32).reshape(-1, 3)
         out = np.zeros(len(flat), dtype=np.float32)
@@ -41,7 +40,7 @@ class SolidNoise:
                 out[chunk] += np.cos(phase)
         return (out * self._amplitude).reshape(points_mm.shape[:-1])
 
-    def gradient(self, points_mm: npt.NDArray[np.floating]) -> Float32:
+    def gradient(self, points_mm: AnyFloats) -> Float32s:
         """Gradient of the field at points (..., 3), mm → (..., 3) float32, 1/mm."""
         flat = np.ascontiguousarray(points_mm, dtype=np.float32).reshape(-1, 3)
         out = np.zeros((3, len(flat)), dtype=np.float32)
@@ -53,7 +52,7 @@ class SolidNoise:
                     out[axis, chunk] -= slope * wave[axis]
         return (out.T * self._amplitude).reshape(points_mm.shape)
 
-    def _phases_at(self, points_mm: Float32) -> Iterator[tuple[Float32, Float32]]:
+    def _phases_at(self, points_mm: Float32s) -> Iterator[tuple[Float32s, Float32s]]:
         """The vector of each wave and its phase (N,) at points (N, 3)."""
         # BLAS is slower for such thin products: on a busy machine its threads wait for each other.
         x, y, z = np.ascontiguousarray(points_mm.T)

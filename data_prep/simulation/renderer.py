@@ -15,9 +15,7 @@ import pycolmap
 from data_prep.simulation.endoscope import ContentArea, directions_from_img, pixel_centres
 from data_prep.simulation.mucosa import MIP_LEVELS, Atlas
 from data_prep.simulation.scene import Hits, SurfaceScene
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from pipeline.arrays import Float32s, Float64s
 
 EDGE_PX = 1.5
 _LOOKUP_COLUMNS = 1024
@@ -37,8 +35,8 @@ class Light:
         depth_mm: (H, W) float32, along the optical axis to the pixel centre; 0 = none or outside the content area.
     """
 
-    radiance: Float32
-    depth_mm: Float32
+    radiance: Float32s
+    depth_mm: Float32s
 
 
 class Renderer:
@@ -61,7 +59,7 @@ class Renderer:
         self._spread = np.linalg.norm(self._directions, axis=1)
         self._beam = (1 / self._spread) ** 1.2
 
-    def render(self, cam_from_world: Float64) -> Light:
+    def render(self, cam_from_world: Float64s) -> Light:
         """Render the light of a frame at pose `cam_from_world` (3, 4)."""
         world_from_cam = cam_from_world[:, :3].T
         centre = -world_from_cam @ cam_from_world[:, 3]
@@ -76,8 +74,8 @@ class Renderer:
         return Light(self._image(radiance), self._image(depth))
 
     def _shade(
-        self, centre: Float64, points: Float32, directions: Float32, distance: Float32, hits: Hits, pose: Float64
-    ) -> Float32:
+        self, centre: Float64s, points: Float32s, directions: Float32s, distance: Float32s, hits: Hits, pose: Float64s
+    ) -> Float32s:
         view = -directions / self._spread[:, None]
         pixel, level = self._footprint(hits, distance)
         colour = self._look_up(self._atlas.colour, pixel, level) / np.float32(65535)
@@ -99,21 +97,21 @@ class Renderer:
         nearness = np.minimum(1, np.median(distance) / distance)[:, None]
         return direct + colour * nearness * self._indirect_light(direct) + film[:, None]
 
-    def _footprint(self, hits: Hits, distance: Float32) -> tuple[Float32, Float32]:
+    def _footprint(self, hits: Hits, distance: Float32s) -> tuple[Float32s, Float32s]:
         """Atlas position (N, 2) of each hit, and the mip level (N,) whose texels match the pixel size."""
         pixel = np.einsum("nk,nkc->nc", hits.weights, self._atlas.corners[hits.triangle])
         size_mm = distance * self._pixel_rad * 1.4
         level = np.log2(size_mm / self._atlas.texel_mm[hits.triangle])
         return pixel, np.clip(level, 0, MIP_LEVELS - 1)
 
-    def _look_up(self, texture: npt.NDArray, pixel: Float32, level: Float32) -> Float32:
+    def _look_up(self, texture: npt.NDArray, pixel: Float32s, level: Float32s) -> Float32s:
         """Texture values (N, 3) float32 at atlas positions (N, 2), interpolated between the two nearest mip levels."""
         level = np.clip(level, 0, MIP_LEVELS - 1.001)
         low = np.floor(level)
         blend = (level - low)[:, None]
         return (1 - blend) * self._at_level(texture, pixel, low) + blend * self._at_level(texture, pixel, low + 1)
 
-    def _at_level(self, texture: npt.NDArray, pixel: Float32, level: Float32) -> Float32:
+    def _at_level(self, texture: npt.NDArray, pixel: Float32s, level: Float32s) -> Float32s:
         shrink = np.exp2(-level)[:, None]
         place = (pixel + np.float32(0.5)) * shrink - np.float32(0.5) + self._atlas.level_offsets[level.astype(np.intp)]
         # cv2.remap limits the sides of its output to 32767, so the list of pixels is folded into rows.
@@ -124,20 +122,20 @@ class Renderer:
         values = cv2.remap(texture, columns, lines, cv2.INTER_LINEAR)
         return values.reshape(-1, 3)[: len(place)].astype(np.float32)
 
-    def _indirect_light(self, direct: Float32) -> Float32:
+    def _indirect_light(self, direct: Float32s) -> Float32s:
         """Approximate interreflection: light (N, 3) from the surrounding tissue, reddish, also in crevices."""
         image = cv2.resize(self._image(np.minimum(direct, 4.0)), None, fx=1 / 8, fy=1 / 8, interpolation=cv2.INTER_AREA)
         blurred = cv2.GaussianBlur(image, (0, 0), self._size[0] / 8 / 9)
         full = cv2.resize(blurred, self._size[::-1], interpolation=cv2.INTER_LINEAR)
         return full.reshape(-1, 3)[self._shown] * _BOUNCE
 
-    def _image(self, values: npt.NDArray) -> Float32:
+    def _image(self, values: npt.NDArray) -> Float32s:
         image = np.zeros((self._size[0] * self._size[1], *values.shape[1:]), dtype=np.float32)
         image[self._shown] = values
         return image.reshape(*self._size, *values.shape[1:])
 
 
-def _gloss(normals: Float32, halfway: Float32) -> Float32:
+def _gloss(normals: Float32s, halfway: Float32s) -> Float32s:
     """Blinn-Phong reflection of the wet film: a broad sheen (exponent 32) and a sharp highlight (exponent 512)."""
     cosine = np.einsum("ij,ij->i", normals, _normalised(halfway))
     power = np.clip(cosine, 0, 1)
@@ -149,5 +147,5 @@ def _gloss(normals: Float32, halfway: Float32) -> Float32:
     return sheen + power
 
 
-def _normalised(vectors: Float32) -> Float32:
+def _normalised(vectors: Float32s) -> Float32s:
     return vectors / np.maximum(np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None], 1e-6)

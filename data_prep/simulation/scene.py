@@ -3,13 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import open3d as o3d
 
 from data_prep.simulation.surface import Mesh
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from pipeline.arrays import AnyFloats, Bools, Float32s, Float64s, Ints
 
 
 @dataclass(frozen=True)
@@ -22,9 +19,9 @@ class Hits:
         weights: (N, 3) float32, barycentric weights of the triangle's corners.
     """
 
-    distance: Float32
-    triangle: npt.NDArray[np.int64]
-    weights: Float32
+    distance: Float32s
+    triangle: Ints
+    weights: Float32s
 
 
 class SurfaceScene:
@@ -36,7 +33,7 @@ class SurfaceScene:
         self._scene.add_triangles(vertices, triangles)
         self._corners = mesh.vertices_mm[mesh.triangles.astype(np.int64)]
 
-    def cast(self, origin_mm: Float64, directions: npt.NDArray[np.floating]) -> Hits:
+    def cast(self, origin_mm: Float64s, directions: AnyFloats) -> Hits:
         """Cast rays from one point (3,) along directions (N, 3)."""
         answer = self._scene.cast_rays(_rays(origin_mm, directions))
         triangle = answer["primitive_ids"].numpy().astype(np.int64)
@@ -45,7 +42,7 @@ class SurfaceScene:
         uv = answer["primitive_uvs"].numpy()
         return Hits(distance, triangle, np.concatenate([1 - uv.sum(axis=1, keepdims=True), uv], axis=1))
 
-    def cast_exactly(self, origin_mm: Float64, directions: Float64) -> Float64:
+    def cast_exactly(self, origin_mm: Float64s, directions: Float64s) -> Float64s:
         """Distance along each ray to the triangle it hits, in float64: (N,), infinite for a miss."""
         hits = self.cast(origin_mm, directions)
         corners = self._corners[hits.triangle].astype(np.float64)
@@ -55,22 +52,22 @@ class SurfaceScene:
         usable = np.isfinite(hits.distance) & (np.abs(exact - hits.distance) < 1e-3 * np.abs(hits.distance))
         return np.where(usable, exact, hits.distance.astype(np.float64))
 
-    def is_lit(self, points_mm: Float32, light_mm: Float64) -> npt.NDArray[np.bool_]:
+    def is_lit(self, points_mm: Float32s, light_mm: Float64s) -> Bools:
         """Whether the segment between each point (N, 3) and a light (3,) is unobstructed."""
         rays = _rays(light_mm, points_mm - light_mm.astype(np.float32))
         return ~self._scene.test_occlusions(rays, tnear=0.0, tfar=0.97).numpy()
 
-    def closest_points(self, points_mm: Float64) -> Float64:
+    def closest_points(self, points_mm: Float64s) -> Float64s:
         """The nearest surface point (N, 3) to each point (N, 3), mm."""
         query = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_mm, dtype=np.float32))
         return self._scene.compute_closest_points(query)["points"].numpy().astype(np.float64)
 
-    def distance_mm(self, points_mm: Float64) -> Float64:
+    def distance_mm(self, points_mm: Float64s) -> Float64s:
         """Unsigned distance of points (N, 3) to the nearest surface: (N,), mm."""
         return np.linalg.norm(points_mm - self.closest_points(points_mm), axis=-1)
 
 
-def _rays(origin_mm: Float64, directions: npt.NDArray[np.floating]) -> o3d.core.Tensor:
+def _rays(origin_mm: Float64s, directions: AnyFloats) -> o3d.core.Tensor:
     rays = np.empty((len(directions), 6), dtype=np.float32)
     rays[:, :3] = origin_mm
     rays[:, 3:] = directions

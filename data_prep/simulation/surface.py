@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
+from pipeline.arrays import Float32s, Float64s
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,8 @@ class Surface:
         normals: (rows, columns, 3) float32, unit length, towards the camera's side.
     """
 
-    points_mm: Float32
-    normals: Float32
+    points_mm: Float32s
+    normals: Float32s
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Mesh:
         triangles: (T, 3) uint32, vertex indices.
     """
 
-    vertices_mm: Float32
+    vertices_mm: Float32s
     triangles: npt.NDArray[np.uint32]
 
 
@@ -46,24 +45,24 @@ class Curve:
         arc_mm: (N,) float64, arc length from the start.
     """
 
-    points_mm: Float64
-    tangents: Float64
-    rights: Float64
-    ups: Float64
-    arc_mm: Float64
+    points_mm: Float64s
+    tangents: Float64s
+    rights: Float64s
+    ups: Float64s
+    arc_mm: Float64s
 
     @property
     def length_mm(self) -> float:
         return float(self.arc_mm[-1])
 
-    def at(self, values: Float64, arc_mm: Float64) -> Float64:
+    def at(self, values: Float64s, arc_mm: Float64s) -> Float64s:
         """Interpolate an attribute (N, 3) or (N,) at arc lengths (M,), mm."""
         if values.ndim == 1:
             return np.interp(arc_mm, self.arc_mm, values)
         return np.stack([np.interp(arc_mm, self.arc_mm, column) for column in values.T], axis=-1)
 
 
-def curve_through(points_mm: Float64, step_mm: float, up: Sequence[float] = (0.0, 1.0, 0.0)) -> Curve:
+def curve_through(points_mm: Float64s, step_mm: float, up: Sequence[float] = (0.0, 1.0, 0.0)) -> Curve:
     """Resample a dense polyline (N, 3) evenly by arc length, with `up` parallel-transported along it."""
     lengths = np.linalg.norm(np.diff(points_mm, axis=0), axis=1)
     arc = np.concatenate([[0.0], np.cumsum(lengths)])
@@ -78,14 +77,14 @@ def curve_through(points_mm: Float64, step_mm: float, up: Sequence[float] = (0.0
     return Curve(points, tangents, np.cross(ups, tangents), ups, even)
 
 
-def sweep(curve: Curve, right_mm: Float64, up_mm: Float64) -> Float64:
+def sweep(curve: Curve, right_mm: Float64s, up_mm: Float64s) -> Float64s:
     """Sweep cross-sections along a curve: offsets (rows, columns) to its right and up → points (rows, columns, 3)."""
     return (
         curve.points_mm[:, None] + right_mm[..., None] * curve.rights[:, None] + up_mm[..., None] * curve.ups[:, None]
     )
 
 
-def make_surface(points_mm: Float64, centres_mm: Float64, *, seen_from: str) -> Surface:
+def make_surface(points_mm: Float64s, centres_mm: Float64s, *, seen_from: str) -> Surface:
     """Compute the normals of a grid (rows, columns, 3).
 
     Args:
@@ -133,7 +132,7 @@ def unit(vectors: npt.NDArray) -> npt.NDArray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
 
 
-def smooth(values: Float64, window: int) -> Float64:
+def smooth(values: Float64s, window: int) -> Float64s:
     """Average (N,) or (N, D) over `window` samples twice, along the first axis, with constant padding."""
     flat = values.reshape(len(values), -1)
     kernel = np.convolve(np.ones(window), np.ones(window)) / window**2

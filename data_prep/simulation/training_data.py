@@ -7,7 +7,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
 from data_prep.calibration.undistort import Undistortion, plan_undistortion
@@ -15,6 +14,7 @@ from data_prep.selection.writer import FrameFormat, write_frames
 from data_prep.simulation.endoscope import directions_from_img, pixel_centres
 from data_prep.simulation.truth import OCCLUSION_TOLERANCE_MM, PhantomTruth
 from data_prep.video.frame_source import open_source
+from pipeline.arrays import Bools, Bytes, Float64s, Ints
 from pipeline.conventions import colmap_from_index
 from pipeline.data.depth_files import MOST_STEPS, write_depth, write_depth_scale
 from pipeline.data.phantom_files import PhantomPaths
@@ -24,11 +24,6 @@ from pipeline.data.training_files import write_training_data
 from pipeline.errors import LumenError, require
 from pipeline.paths import SequencePaths, TrainingPaths
 from pipeline.progress import progress
-
-Booleans = npt.NDArray[np.bool_]
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 _POINTS = 4000
 _SEED = 0
@@ -72,7 +67,7 @@ def write_phantom_training_data(phantom: Path, root: Path, jpeg_quality: int = 9
     return data
 
 
-def _usable_frames(truth: PhantomTruth, phantom: Path) -> Integers:
+def _usable_frames(truth: PhantomTruth, phantom: Path) -> Ints:
     """Indices (V,) of the frames with their own content."""
     usable = [frame for frame in truth.frames if not frame.is_black and not frame.is_duplicate]
     cuts = len({frame.segment for frame in usable}) - 1
@@ -97,7 +92,7 @@ class _TrueViews:
         frames: (V,) int64, indices of the frames to use.
     """
 
-    def __init__(self, truth: PhantomTruth, camera: pycolmap.Camera, mask: Bytes, frames: Integers) -> None:
+    def __init__(self, truth: PhantomTruth, camera: pycolmap.Camera, mask: Bytes, frames: Ints) -> None:
         self.mask, self.frames = mask, frames
         self.cam_from_world = truth.cam_from_world[frames]
         self.pinhole = np.tile(np.asarray(camera.params, np.float64), (len(frames), 1))
@@ -105,13 +100,13 @@ class _TrueViews:
         rotations, translations = self.cam_from_world[:, :, :3], self.cam_from_world[:, :, 3]
         self._centres = -np.einsum("nji,nj->ni", rotations, translations)
 
-    def cast(self, view: int, pixels: Floats) -> tuple[Floats, Floats]:
+    def cast(self, view: int, pixels: Float64s) -> tuple[Float64s, Float64s]:
         """Depth (N,), mm, along the axis at pixels (N, 2), infinite without a surface, and the points (N, 3) there."""
         directions = directions_from_img(self._camera, pixels) @ self.cam_from_world[view, :, :3]
         depth = self._scene.cast_exactly(self._centres[view], directions)
         return depth, self._centres[view] + np.where(np.isfinite(depth), depth, 0)[:, None] * directions
 
-    def sees(self, view: int, points: Floats) -> Booleans:
+    def sees(self, view: int, points: Float64s) -> Bools:
         """Which points (N, 3) a view sees: inside the content area and not occluded."""
         count = len(points)
         poses = np.broadcast_to(self.cam_from_world[view], (count, 3, 4))
@@ -125,7 +120,7 @@ class _TrueViews:
 def _write_frames(
     video: Path,
     paths: SequencePaths,
-    frames: Integers,
+    frames: Ints,
     mask: Bytes,
     undistortion: Undistortion,
     jpeg_quality: int,
@@ -190,7 +185,7 @@ def _model(view: _TrueViews, paths: SequencePaths) -> TrainingData:
     )
 
 
-def _sample_surface(view: _TrueViews, paths: SequencePaths) -> tuple[Floats, Bytes]:
+def _sample_surface(view: _TrueViews, paths: SequencePaths) -> tuple[Float64s, Bytes]:
     """Points (P, 3) at random pixels of every frame, and their RGB colours (P, 3)."""
     random = np.random.default_rng(_SEED)
     height, width = view.mask.shape

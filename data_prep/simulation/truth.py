@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import open3d as o3d
 import pycolmap
 
@@ -14,13 +13,11 @@ from data_prep.simulation.endoscope import ContentArea, directions_from_img, pix
 from data_prep.simulation.motion import Timeline
 from data_prep.simulation.scene import SurfaceScene
 from data_prep.simulation.surface import Mesh
+from pipeline.arrays import Bools, Float32s, Float64s
 from pipeline.data.images import write_image
 from pipeline.data.phantom_files import DEPTH_UNIT_MM, FORMAT_VERSION, FrameTruth, PhantomPaths, read_facts
 from pipeline.errors import LumenError, explain_os_errors
 from pipeline.outputs.files import atomic_write, write_yaml
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 OCCLUSION_TOLERANCE_MM = 0.005
 
@@ -43,7 +40,7 @@ class PhantomTruth:
     camera: pycolmap.Camera
     content: ContentArea
     frames: tuple[FrameTruth, ...]
-    cam_from_world: Float64
+    cam_from_world: Float64s
     mesh: Mesh
     scene: SurfaceScene
 
@@ -70,7 +67,7 @@ class PhantomTruth:
             scene=SurfaceScene(mesh),
         )
 
-    def depth(self, frame: int) -> Float32:
+    def depth(self, frame: int) -> Float32s:
         """Depth along the optical axis at every pixel centre: (H, W) float32, mm; 0 = black or outside."""
         image = np.zeros(self.camera.height * self.camera.width, dtype=np.float32)
         if not self.frames[frame].is_black:
@@ -80,13 +77,13 @@ class PhantomTruth:
             image[inside] = np.where(np.isfinite(depth), depth, 0)
         return image.reshape(self.camera.height, self.camera.width)
 
-    def points(self, frame: int, pixels: Float64) -> tuple[Float64, npt.NDArray[np.bool_]]:
+    def points(self, frame: int, pixels: Float64s) -> tuple[Float64s, Bools]:
         """The surface points (N, 3), mm, at pixels (N, 2) of a frame, and whether each pixel shows a surface (N,)."""
         depth, directions = self._cast(frame, np.asarray(pixels, dtype=np.float64))
         shown = np.isfinite(depth) & self.content.contains(pixels) & (not self.frames[frame].is_black)
         return self._centre(frame) + np.where(shown, depth, 0)[:, None] * directions, shown
 
-    def correspondence(self, frame_a: int, frame_b: int, pixels: Float64) -> tuple[Float64, npt.NDArray[np.bool_]]:
+    def correspondence(self, frame_a: int, frame_b: int, pixels: Float64s) -> tuple[Float64s, Bools]:
         """Find the pixels of frame a in frame b.
 
         Args:
@@ -111,21 +108,21 @@ class PhantomTruth:
         visible[visible] = (1 - nearest) * np.linalg.norm(rays, axis=-1) <= OCCLUSION_TOLERANCE_MM
         return projected, visible
 
-    def distance_to_surface(self, points_mm: Float64) -> Float64:
+    def distance_to_surface(self, points_mm: Float64s) -> Float64s:
         """Distance of world points (N, 3) to the nearest surface: (N,), mm."""
         return self.scene.distance_mm(np.asarray(points_mm, dtype=np.float64))
 
-    def _cast(self, frame: int, pixels: Float64) -> tuple[Float64, Float64]:
+    def _cast(self, frame: int, pixels: Float64s) -> tuple[Float64s, Float64s]:
         """Depth (N,) along the optical axis, infinite for a miss, and world directions (N, 3) with unit depth."""
         directions = directions_from_img(self.camera, pixels) @ self.cam_from_world[frame, :, :3]
         return self.scene.cast_exactly(self._centre(frame), directions), directions
 
-    def _centre(self, frame: int) -> Float64:
+    def _centre(self, frame: int) -> Float64s:
         pose = self.cam_from_world[frame]
         return -pose[:, :3].T @ pose[:, 3]
 
 
-def frame_truths(timeline: Timeline, timestamps_s: Float64, gains: Float64) -> tuple[FrameTruth, ...]:
+def frame_truths(timeline: Timeline, timestamps_s: Float64s, gains: Float64s) -> tuple[FrameTruth, ...]:
     """One entry per frame, from arrays (N,)."""
     return tuple(
         FrameTruth(

@@ -2,9 +2,8 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Float32 = npt.NDArray[np.float32]
+from pipeline.arrays import Float32s
 
 _STEP_MM = 0.4
 _BEND_RAD = 0.11
@@ -20,14 +19,14 @@ _NARROWEST_ROW = 0.35
 class VesselPainter:
     """Generates vessel trees as random walks that bend, thin out and branch."""
 
-    def __init__(self, row_mm: Float32, column_mm: Float32, per_cell: int, columns: int) -> None:
+    def __init__(self, row_mm: Float32s, column_mm: Float32s, per_cell: int, columns: int) -> None:
         """Create an empty layer for a tube; each row of cells has texels of `row_mm` x `column_mm`, (rows,)."""
         self._row_mm = row_mm
         self._column_mm = column_mm
         self._per_cell = per_cell
         self._layer = np.zeros((len(row_mm) * per_cell + 1, columns), dtype=np.uint8)
 
-    def density(self, trees_per_cm2: float, width_mm: float, rng: np.random.Generator) -> Float32:
+    def density(self, trees_per_cm2: float, width_mm: float, rng: np.random.Generator) -> Float32s:
         """Add trees of about this width; return the vessel density of each texel: (rows, columns) in 0-1."""
         rows, columns = self._layer.shape
         area_cm2 = float(np.sum(self._row_mm * self._column_mm)) * self._per_cell * (columns - 1) / 100

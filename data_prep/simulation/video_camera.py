@@ -2,14 +2,10 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from data_prep.simulation.endoscope import ContentArea, pixel_centres
 from data_prep.simulation.renderer import EDGE_PX
-
-Float32 = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
-Image = npt.NDArray[np.uint8]
+from pipeline.arrays import Bytes, Float32s, Float64s
 
 _BLACK_LEVEL = 2
 _SHOT_NOISE = 5e-4
@@ -34,11 +30,11 @@ class VideoCamera:
         self._tone = _tone_curve()
         self._overlay = _overlay(distance_px) if overlay_text else None
 
-    def black(self) -> Image:
+    def black(self) -> Bytes:
         """A black frame (H, W, 3) BGR uint8."""
         return np.zeros((*self._alpha.shape[:2], 3), dtype=np.uint8)
 
-    def expose(self, radiance: Float32, gain: float, rng: np.random.Generator) -> Image:
+    def expose(self, radiance: Float32s, gain: float, rng: np.random.Generator) -> Bytes:
         """Expose light (H, W, 3) linear RGB with a gain → (H, W, 3) BGR uint8."""
         soft = cv2.GaussianBlur(radiance, (0, 0), self._softness_px) if self._softness_px > 0.2 else radiance
         signal = soft * self._vignette * np.float32(gain)
@@ -52,7 +48,7 @@ class VideoCamera:
             image = np.maximum(image, self._overlay[..., None])
         return np.ascontiguousarray(image)
 
-    def _glare(self, signal: Float32) -> Float32:
+    def _glare(self, signal: Float32s) -> Float32s:
         """Stray light around overexposed pixels."""
         height, width = signal.shape[:2]
         small = cv2.resize(np.minimum(signal, 3.0), (width // 8, height // 8), interpolation=cv2.INTER_AREA)
@@ -61,8 +57,8 @@ class VideoCamera:
 
 
 def exposure_gains(
-    brightness: Float64, timestamps_s: Float64, change_at_s: float, change: float, target: float = 0.24
-) -> Float64:
+    brightness: Float64s, timestamps_s: Float64s, change_at_s: float, change: float, target: float = 0.24
+) -> Float64s:
     """Gains of a delayed auto-exposure, with one change by the operator.
 
     Args:
@@ -87,7 +83,7 @@ def exposure_gains(
     return np.exp(smoothed + ramp * np.log(change))
 
 
-def _tone_curve() -> Float32:
+def _tone_curve() -> Float32s:
     """Map the signal from 0 to _TONE_RANGE to 0-255: a toe that deepens shadows, a shoulder, then the sRGB curve."""
     signal = np.arange(_TONE_STEPS) / _TONE_STEPS * _TONE_RANGE
     contrasty = signal**2 / (signal + _TOE)
@@ -97,7 +93,7 @@ def _tone_curve() -> Float32:
     return (255 * curve).astype(np.float32)
 
 
-def _overlay(distance_px: Float64) -> Image:
+def _overlay(distance_px: Float64s) -> Bytes:
     """Overlay text of a recorder, (H, W) uint8, outside the content area."""
     height, width = distance_px.shape
     layer = np.zeros((height, width), dtype=np.uint8)

@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.network_frame import NetworkFrame
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from pipeline.arrays import Bools, Bytes, Float64s, Ints
 
 
 @dataclass(frozen=True)
@@ -22,8 +19,8 @@ class PointPairs:
         source, target: (K, 2) float64 px of the network's frame, COLMAP's convention.
     """
 
-    source: Floats
-    target: Floats
+    source: Float64s
+    target: Float64s
 
     def __len__(self) -> int:
         return len(self.source)
@@ -62,15 +59,15 @@ class Clip:
     """
 
     name: str
-    frame_index: Integers
-    images: npt.NDArray[np.uint8]
-    mask: npt.NDArray[np.bool_]
+    frame_index: Ints
+    images: Bytes
+    mask: Bools
     frame: NetworkFrame
     correspondence: Correspondence
     image_paths: Sequence[Path]
-    content: npt.NDArray[np.uint8]
+    content: Bytes
 
-    def rows_within(self, row: int, distances: tuple[int, int], rows: Integers | None = None) -> Integers:
+    def rows_within(self, row: int, distances: tuple[int, int], rows: Ints | None = None) -> Ints:
         """Rows (of `rows`, or all) whose frames are `distances` (smallest, largest) before or after that of a row."""
         rows = np.arange(len(self.frame_index)) if rows is None else rows
         distance = np.abs(self.frame_index[rows] - self.frame_index[row])

@@ -7,16 +7,16 @@ from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import Clip
+from pipeline.arrays import Bytes
 from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError
 
 Value = TypeVar("Value")
 
 
-def read_recorded(clip: Clip, row: int) -> npt.NDArray[np.uint8]:
+def read_recorded(clip: Clip, row: int) -> Bytes:
     """Read a frame at the recorded size, (H, W, 3) RGB.
 
     Raises:

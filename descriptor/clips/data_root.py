@@ -10,7 +10,8 @@ from descriptor.clips.clip import Clip
 from descriptor.clips.depth_correspondence import DepthCorrespondence
 from descriptor.clips.sparse_correspondence import SparseCorrespondence
 from descriptor.frame_cache import DEFAULT_LIMIT_GB, default_cache_root, small_frames
-from descriptor.network_frame import Bytes, NetworkFrame, common_size, fitting_downsampling
+from descriptor.network_frame import NetworkFrame, common_size, fitting_downsampling
+from pipeline.arrays import Bytes
 from pipeline.data.training_data import PoseDirection, TrainingData
 from pipeline.data.training_files import read_training_data
 from pipeline.errors import LumenError, require

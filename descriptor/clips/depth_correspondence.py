@@ -6,20 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import PointPairs
 from descriptor.clips.sparse_correspondence import on_tissue
 from descriptor.network_frame import NetworkFrame
+from pipeline.arrays import Bools, Float32s, Float64s, Ints
 from pipeline.conventions import colmap_from_index, index_from_colmap, opencv_from_colmap
 from pipeline.data.depth_files import Steps, read_depth, read_depth_scale
 from pipeline.data.training_data import TrainingData, project
 from pipeline.errors import LumenError
 from pipeline.paths import TrainingPaths
-
-Booleans = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 # Maximum distance of a point from the visible surface, as a share of the depth; one step of the depth map is added.
 _DEPTH_TOLERANCE = 0.005
@@ -46,9 +42,7 @@ class DepthCorrespondence:
         LumenError: if the sequence has no depth, or its `depth/scale.yaml` is missing or damaged.
     """
 
-    def __init__(
-        self, data: TrainingData, sequence: Path, frame: NetworkFrame, mask: Booleans, stride: int = 1
-    ) -> None:
+    def __init__(self, data: TrainingData, sequence: Path, frame: NetworkFrame, mask: Bools, stride: int = 1) -> None:
         paths = TrainingPaths.with_depth(sequence)
         if paths is None:
             raise LumenError(f"{sequence} has no depth maps ({TrainingPaths(sequence).depths.name}/)")
@@ -82,7 +76,7 @@ class DepthCorrespondence:
         kept[kept] = self._is_visible(moved[kept], target_depth[kept], seen[1])
         return PointPairs(in_source[kept], in_target[kept])
 
-    def _carry(self, pixels: Floats, depth: Floats, source: int, target: int) -> tuple[Floats, Floats]:
+    def _carry(self, pixels: Float64s, depth: Float64s, source: int, target: int) -> tuple[Float64s, Float64s]:
         """Project pixels (N, 2) of the recorded source frame into the target: (N, 2) px, and depth (N,)."""
         fx, fy, cx, cy = self._data.pinhole[source]
         points = np.column_stack([(pixels - [cx, cy]) / [fx, fy], np.ones(len(pixels))]) * depth[:, None]
@@ -96,7 +90,7 @@ class DepthCorrespondence:
             np.broadcast_to(self._data.pinhole[target], (count, 4)),
         )
 
-    def _is_visible(self, pixels: Floats, depth: Floats, seen: "_DepthMap") -> Booleans:
+    def _is_visible(self, pixels: Float64s, depth: Float64s, seen: "_DepthMap") -> Bools:
         """Whether points at pixels (N, 2) of the recorded frame, with depth (N,), lie on its visible surface."""
         height, width = seen.steps.shape
         exact = opencv_from_colmap(pixels)
@@ -117,7 +111,7 @@ class DepthCorrespondence:
         return np.where(seen.is_smooth[row, column], on_surface, in_front)
 
 
-def _recorded_pixels(frame: NetworkFrame, mask: Booleans, stride: int) -> Integers:
+def _recorded_pixels(frame: NetworkFrame, mask: Bools, stride: int) -> Ints:
     """Columns and rows (K, 2) of the recorded pixels that contain the centres of a lattice of network pixels."""
     lattice = np.zeros_like(mask)
     lattice[stride // 2 :: stride, stride // 2 :: stride] = True
@@ -141,7 +135,7 @@ class _DepthMap:
     """
 
     steps: Steps
-    is_smooth: Booleans
+    is_smooth: Bools
 
     @classmethod
     def of(cls, steps: Steps) -> "_DepthMap":
@@ -152,7 +146,7 @@ class _DepthMap:
         return cls(steps, along[:-1] & along[1:] & down[:, :-1] & down[:, 1:])
 
 
-def _is_continuous(inverse: npt.NDArray[np.float32]) -> Booleans:
+def _is_continuous(inverse: Float32s) -> Bools:
     """Whether each pixel and the next in its row lie on one surface: (H, W - 1), from (H, W) inverse depth."""
     slope = np.diff(inverse, axis=1)
     bend = np.abs(np.diff(slope, axis=1))

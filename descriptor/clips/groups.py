@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import Clip, PointPairs
+from pipeline.arrays import Bools, Bytes, Ints
 
 # Attempts to draw frames with common points before giving up.
 _ATTEMPTS = 100
@@ -22,8 +22,8 @@ class Group:
         pairs: (source, target), indices of frames of the group → their shared points; each pair once.
     """
 
-    images: npt.NDArray[np.uint8]
-    masks: npt.NDArray[np.bool_]
+    images: Bytes
+    masks: Bools
     pairs: dict[tuple[int, int], PointPairs]
 
 
@@ -42,7 +42,7 @@ class GroupSampler:
     def __init__(
         self,
         clips: Sequence[Clip],
-        rows: Sequence[npt.NDArray[np.int64]],
+        rows: Sequence[Ints],
         adjacent_range: tuple[int, int],
         frames: int,
         points: int,
@@ -66,7 +66,7 @@ class GroupSampler:
                 return Group(np.asarray(clip.images[rows]), masks, pairs)
         return None
 
-    def _stretch(self, which: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    def _stretch(self, which: int, random: np.random.Generator) -> Ints:
         """Random rows within the largest distance of each other."""
         rows, index = self._rows[which], self._clips[which].frame_index[self._rows[which]]
         highest = self._adjacent_range[1]
@@ -75,9 +75,7 @@ class GroupSampler:
         inside = rows[(index >= first) & (index <= first + highest)]
         return np.sort(random.choice(inside, min(self._frames, len(inside)), replace=False))
 
-    def _pairs(
-        self, clip: Clip, rows: npt.NDArray[np.int64], random: np.random.Generator
-    ) -> dict[tuple[int, int], PointPairs]:
+    def _pairs(self, clip: Clip, rows: Ints, random: np.random.Generator) -> dict[tuple[int, int], PointPairs]:
         low, high = self._adjacent_range
         pairs = {}
         for target in range(len(rows)):

@@ -3,15 +3,12 @@
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import PointPairs
 from descriptor.network_frame import NetworkFrame
+from pipeline.arrays import Bools, Bytes, Float64s, Ints
 from pipeline.color_consistency import color_inconsistency
 from pipeline.data.training_data import TrainingData
-
-Booleans = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
 
 # Points per block of the visibility computation, to bound memory.
 _POINTS_AT_ONCE = 4096
@@ -31,7 +28,7 @@ class SparseCorrespondence:
     """
 
     def __init__(
-        self, data: TrainingData, frame: NetworkFrame, mask: Booleans, kept: Booleans, visibility_overlap: int
+        self, data: TrainingData, frame: NetworkFrame, mask: Bools, kept: Bools, visibility_overlap: int
     ) -> None:
         self._data, self._frame, self._mask = data, frame, mask
         self._visible = _visible_points(data, kept, visibility_overlap)
@@ -40,9 +37,9 @@ class SparseCorrespondence:
     def pruned(
         cls,
         data: TrainingData,
-        images: npt.NDArray[np.uint8],
+        images: Bytes,
         frame: NetworkFrame,
-        mask: Booleans,
+        mask: Bools,
         visibility_overlap: int,
         inlier_percentage: float,
     ) -> Self:
@@ -68,13 +65,13 @@ class SparseCorrespondence:
         both = inside[0] & inside[1]
         return PointPairs(pixels[0][both], pixels[1][both])
 
-    def _project(self, points: Integers, row: int) -> tuple[npt.NDArray[np.float64], Booleans]:
+    def _project(self, points: Ints, row: int) -> tuple[Float64s, Bools]:
         recorded, depth = self._data.project(points, np.full(len(points), row))
         pixels = self._frame.network_from_image(recorded)
         return pixels, on_tissue(pixels, self._mask) & (depth > 0)
 
 
-def on_tissue(pixels: npt.NDArray[np.float64], mask: Booleans) -> Booleans:
+def on_tissue(pixels: Float64s, mask: Bools) -> Bools:
     """Which pixels (N, 2) of the network's frame lie inside the frame and on its mask (H, W)."""
     height, width = mask.shape
     with np.errstate(invalid="ignore"):
@@ -84,14 +81,14 @@ def on_tissue(pixels: npt.NDArray[np.float64], mask: Booleans) -> Booleans:
     return inside
 
 
-def _visible_points(data: TrainingData, kept: Booleans, overlap: int) -> list[Integers]:
+def _visible_points(data: TrainingData, kept: Bools, overlap: int) -> list[Ints]:
     """The visible points of each view, ascending."""
     # An observation makes a point visible in a range of views: +1 at its start, -1 after its end.
     listed = data.frame_index[data.observation_view]
     begin = np.searchsorted(data.frame_index, listed - overlap)
     end = np.searchsorted(data.frame_index, listed + overlap, side="right")
     views = len(data.frame_index)
-    found: list[list[Integers]] = [[] for _ in range(views)]
+    found: list[list[Ints]] = [[] for _ in range(views)]
     for first in range(0, len(data.points), _POINTS_AT_ONCE):
         stop = min(first + _POINTS_AT_ONCE, len(data.points))
         part = slice(*np.searchsorted(data.observation_point, [first, stop]))
@@ -105,7 +102,7 @@ def _visible_points(data: TrainingData, kept: Booleans, overlap: int) -> list[In
     return [np.concatenate(parts) if parts else np.zeros(0, np.int64) for parts in found]
 
 
-def _colors(data: TrainingData, images: npt.NDArray[np.uint8], frame: NetworkFrame) -> npt.NDArray[np.float64]:
+def _colors(data: TrainingData, images: Bytes, frame: NetworkFrame) -> Float64s:
     """The colour (O, 3) at each observation; NaN outside the network's frame."""
     pixels = frame.network_from_image(data.project(data.observation_point, data.observation_view)[0])
     colors = np.full((len(pixels), 3), np.nan)

@@ -2,16 +2,13 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import Clip
 from descriptor.clips.clip_frames import Remembered, read_recorded
 from descriptor.flow.checked_flow import PointSearch
 from descriptor.flow.even_light import even_out
+from pipeline.arrays import Bytes, Float64s
 from pipeline.conventions import colmap_from_opencv, opencv_from_colmap
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 # Both matchers use half the recorded size and the green channel, in which vessels have the highest contrast.
 _SHRINK = 2
@@ -28,7 +25,7 @@ class FlowMatcher:
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         self._grey = Remembered(_equalized_green, _KEPT_FRAMES)
 
-    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+    def match(self, clip: Clip, source: int, target: int, points: Float64s) -> Float64s:
         """See `PairMatcher.match`."""
         flow = self._flow.calc(self._grey(clip, source), self._grey(clip, target), None)  # type: ignore[call-overload]
         small = points / _SHRINK
@@ -51,7 +48,7 @@ class TrackMatcher:
         self._content = Remembered(lambda clip, row: _half_size(clip.content), 1)
         self._even = Remembered(self._even_green, _KEPT_FRAMES)
 
-    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+    def match(self, clip: Clip, source: int, target: int, points: Float64s) -> Float64s:
         """See `PairMatcher.match`."""
         search = PointSearch(self._even(clip, source), opencv_from_colmap(points / _SHRINK).astype(np.float32))
         step = 1 if target > source else -1

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib import pyplot
 from matplotlib.collections import LineCollection
 
-from descriptor.evaluation.pck import Distances, Errors, Floats, PairSample
+from descriptor.evaluation.pck import Distances, Errors, PairSample
+from pipeline.arrays import Float64s
 from pipeline.outputs.files import atomic_write
 
 _POINTS = 60
@@ -55,7 +56,7 @@ def draw_matches(
     pyplot.close(figure)
 
 
-def _draw_pair(panel: Any, pair: PairSample, found: Floats, errors: Floats) -> None:
+def _draw_pair(panel: Any, pair: PairSample, found: Float64s, errors: Float64s) -> None:
     clip = pair.clip
     chosen = np.linspace(0, len(errors) - 1, min(_POINTS, len(errors))).astype(int)
     in_frame = clip.frame.network_from_image

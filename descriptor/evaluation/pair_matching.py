@@ -3,16 +3,14 @@
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.base import Descriptor
 from descriptor.clips.clip import Clip
 from descriptor.clips.clip_frames import Remembered, read_recorded
 from descriptor.matching.engines.torch_search import TorchSearch
 from descriptor.matching.matcher import SearchableFrame, summit
+from pipeline.arrays import Float64s
 from pipeline.conventions import colmap_from_index
-
-Floats = npt.NDArray[np.float64]
 
 _DESCRIBED_FRAMES = 16
 
@@ -26,7 +24,7 @@ class PairMatcher(Protocol):
 
     name: str
 
-    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+    def match(self, clip: Clip, source: int, target: int, points: Float64s) -> Float64s:
         """Match points (K, 2) of the recorded frame at row `source` to the frame at row `target`: (K, 2) px.
 
         NaN for points without a match.
@@ -46,7 +44,7 @@ class DescriptorMatcher:
         self._descriptor, self._engine = descriptor, TorchSearch()
         self._describe = Remembered(self._searchable, _DESCRIBED_FRAMES)
 
-    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+    def match(self, clip: Clip, source: int, target: int, points: Float64s) -> Float64s:
         """See `PairMatcher.match`."""
         wanted = self._describe(clip, source).described.at(points)
         searched = self._describe(clip, target)
@@ -70,7 +68,7 @@ class RandomMatcher:
     def __init__(self, seed: int) -> None:
         self._random = np.random.default_rng(seed)
 
-    def match(self, clip: Clip, source: int, target: int, points: Floats) -> Floats:
+    def match(self, clip: Clip, source: int, target: int, points: Float64s) -> Float64s:
         """See `PairMatcher.match`."""
         row, column = np.nonzero(clip.content)
         chosen = self._random.integers(0, len(row), len(points))

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import Clip
 from descriptor.evaluation.pair_matching import PairMatcher
+from pipeline.arrays import Float64s
 from pipeline.errors import LumenError
 from pipeline.progress import progress
 
-Floats = npt.NDArray[np.float64]
 Distances = tuple[int, int]
 
 DISTANCES: tuple[Distances, ...] = ((1, 5), (6, 10), (11, 20), (21, 30), (31, 45), (46, 60))
@@ -53,8 +52,8 @@ class PairSample:
     clip: Clip
     source: int
     target: int
-    points: Floats
-    truth: Floats
+    points: Float64s
+    truth: Float64s
 
 
 @dataclass
@@ -66,14 +65,14 @@ class Errors:
         found: matches in pixels of the recorded frames, in the same order.
     """
 
-    by_distance: dict[Distances, list[Floats]] = field(default_factory=dict)
-    found: dict[Distances, list[Floats]] = field(default_factory=dict)
+    by_distance: dict[Distances, list[Float64s]] = field(default_factory=dict)
+    found: dict[Distances, list[Float64s]] = field(default_factory=dict)
 
     def of_found(self) -> "Errors":
         """The errors of the points that have a match."""
         return Errors({key: [each[~np.isnan(each)] for each in own] for key, own in self.by_distance.items()})
 
-    def at(self, distances: Distances) -> Floats:
+    def at(self, distances: Distances) -> Float64s:
         """All errors at a distance between frames."""
         parts = self.by_distance.get(distances, [])
         return np.concatenate(parts) if parts else np.zeros(0)

@@ -7,10 +7,11 @@ from typing import Self
 
 import torch
 
-from descriptor.base import Bytes, Descriptor, DescriptorMap, check_sizes
+from descriptor.base import Descriptor, DescriptorMap, check_sizes
 from descriptor.checkpoint import Checkpoint, fill
 from descriptor.fcdensenet.network import FCDenseNet, NetworkShape, shape_of
 from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_size
+from pipeline.arrays import Bytes
 from pipeline.errors import LumenError
 
 METHOD = "fcdensenet"

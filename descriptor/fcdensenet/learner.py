@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +20,7 @@ from descriptor.fcdensenet.train_config import TrainConfig
 from descriptor.fcdensenet.validation import THRESHOLDS_PX, Validation, validate
 from descriptor.training.augmentation import augment
 from descriptor.training.muon import Muon
+from pipeline.arrays import Bytes, Ints
 from pipeline.errors import LumenError
 
 # Independent of the training groups, so that runs can be compared.
@@ -38,7 +38,7 @@ class Frames:
     """Clips, and the usable rows of each."""
 
     clips: Sequence[Clip]
-    rows: Sequence[npt.NDArray[np.int64]]
+    rows: Sequence[Ints]
 
 
 class FCDenseNetTraining:
@@ -105,7 +105,7 @@ class FCDenseNetTraining:
         """See `TrainingMethod.validate`."""
         return validate(self.network, self._validation, self._config.cross_check_distance)
 
-    def plots(self) -> dict[str, npt.NDArray[np.uint8]]:
+    def plots(self) -> dict[str, Bytes]:
         """See `TrainingMethod.plots`."""
         group, config = self._validation[0], self._config
         with torch.no_grad():

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Frames = npt.NDArray[np.uint8]
-Masks = npt.NDArray[np.bool_]
+from pipeline.arrays import Bools, Bytes, Float32s
 
 DOWN_BLOCKS = 5
 LAYERS_PER_BLOCK = 3
@@ -158,12 +156,12 @@ class FCDenseNet(nn.Module):
         ends = {self.firstconv, self.finalConv}
         return [each.weight for each in self.modules() if isinstance(each, nn.Conv2d) and each not in ends]
 
-    def input(self, frames: Frames, masks: Masks) -> Tensor:
-        """Frames (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, on the network's device."""
+    def input(self, frames: Bytes, masks: Bools) -> Tensor:
+        """Bytes (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, -1..1, on the network's device."""
         images = normalize_locally(frames, masks, self.contrast_radius)
         return network_input(torch.from_numpy(images).to(self.finalConv.weight.device))
 
-    def describe(self, frames: Frames, masks: Masks) -> Tensor:
+    def describe(self, frames: Bytes, masks: Bools) -> Tensor:
         """Compact descriptors of frames.
 
         Args:
@@ -261,7 +259,7 @@ def network_input(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).to(torch.float32).mul_(2 / 255).sub_(1)
 
 
-def normalize_locally(frames: Frames, masks: npt.NDArray[np.bool_], radius_px: float) -> Frames:
+def normalize_locally(frames: Bytes, masks: Bools, radius_px: float) -> Bytes:
     """Normalise local mean and deviation of each channel (divisive normalisation).
 
     The light moves with the scope, so shading depends on the view and texture on the tissue. Mean and deviation are
@@ -286,5 +284,5 @@ def normalize_locally(frames: Frames, masks: npt.NDArray[np.bool_], radius_px: f
     return changed
 
 
-def _blur(values: npt.NDArray[np.float32], radius_px: float) -> npt.NDArray[np.float32]:
+def _blur(values: Float32s, radius_px: float) -> Float32s:
     return np.asarray(cv2.GaussianBlur(values, (0, 0), radius_px), np.float32).reshape(values.shape)

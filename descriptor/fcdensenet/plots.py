@@ -1,14 +1,14 @@
 """Images for TensorBoard: descriptors as colours, and heatmaps beside the ground truth."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from descriptor.clips.groups import Group
 from descriptor.fcdensenet.response_loss import interpolate
+from pipeline.arrays import AnyFloats, Bytes
 
-_Image = npt.NDArray[np.uint8]
+_Image = Bytes
 
 _HEATMAPS = 4
 
@@ -62,6 +62,6 @@ def descriptor_colors(described: Tensor, group: Group) -> _Image:
     return np.concatenate([np.concatenate(list(rows), axis=1) for rows in (group.images, painted)], axis=0)
 
 
-def _grey(values: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def _grey(values: AnyFloats) -> Bytes:
     levels = (np.clip(values, 0, 1) * 255).astype(np.uint8)
     return np.repeat(levels[..., None], 3, axis=2)

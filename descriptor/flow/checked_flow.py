@@ -2,12 +2,10 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
+from pipeline.arrays import Bools, Float32s
 from pipeline.image_sampling import sample
-
-Floats = npt.NDArray[np.float32]
 
 _MAX_RETURN_ERROR_PX = 0.5
 # A frame with a smaller share of found points does not initialise the flow of the next frame.
@@ -25,7 +23,7 @@ class PointSearch:
         preset: preset of cv2.DISOpticalFlow.
     """
 
-    def __init__(self, image: Image, points: Floats, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
+    def __init__(self, image: Image, points: Float32s, preset: int = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) -> None:
         self.points = points
         self._image = image
         self._flow = cv2.DISOpticalFlow.create(preset)
@@ -33,7 +31,7 @@ class PointSearch:
         self._there = np.zeros((*image.shape, 2), np.float32)
         self._back = self._there.copy()
 
-    def advance(self, image: Image, mask: Image) -> tuple[npt.NDArray[np.bool_], Floats]:
+    def advance(self, image: Image, mask: Image) -> tuple[Bools, Float32s]:
         """Find the points in a frame close to the previous one.
 
         Args:
@@ -51,7 +49,7 @@ class PointSearch:
             self._there, self._back = there, back
         return found, places
 
-    def jump(self, image: Image, mask: Image, motion: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    def jump(self, image: Image, mask: Image, motion: Float32s) -> tuple[Bools, Float32s]:
         """Find the points in any frame to which the motion is approximately known.
 
         The frame is first warped by the motion onto the points' frame. Flow, which compares upright patches of one
@@ -74,13 +72,13 @@ class PointSearch:
         there = (places + sample(motion, places)).astype(np.float32)
         return found & _is_inside(there, mask), there
 
-    def _improve(self, image: Image, there: Floats, back: Floats) -> tuple[Floats, Floats]:
+    def _improve(self, image: Image, there: Float32s, back: Float32s) -> tuple[Float32s, Float32s]:
         return (
             np.asarray(self._flow.calc(self._image, image, there.copy()), np.float32),
             np.asarray(self._flow.calc(image, self._image, back.copy()), np.float32),
         )
 
-    def _return(self, flow_there: Floats, flow_back: Floats) -> tuple[npt.NDArray[np.bool_], Floats]:
+    def _return(self, flow_there: Float32s, flow_back: Float32s) -> tuple[Bools, Float32s]:
         """Whether each point passes the forward-backward check, and its position."""
         there = (self.points + sample(flow_there, self.points)).astype(np.float32)
         gap = there + sample(flow_back, there) - self.points
@@ -89,7 +87,7 @@ class PointSearch:
         return close, (there - 0.5 * gap).astype(np.float32)
 
 
-def _is_inside(points: Floats, mask: Image) -> npt.NDArray[np.bool_]:
+def _is_inside(points: Float32s, mask: Image) -> Bools:
     """Which points (N, 2) lie on the mask."""
     index = np.round(points).astype(int)
     inside = ((index >= 0) & (index < (mask.shape[1], mask.shape[0]))).all(axis=1)

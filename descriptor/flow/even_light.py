@@ -2,8 +2,9 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from cv2.typing import MatLike as Image
+
+from pipeline.arrays import Float32s
 
 _DENOISE_PX = 0.8
 # Structures wider than this are shading, not tissue.
@@ -12,7 +13,7 @@ _CONTRAST = 40.0
 _LEAST_DEVIATION = 1.0
 
 
-def even_out(image: Image, content: npt.NDArray[np.float32]) -> Image:
+def even_out(image: Image, content: Float32s) -> Image:
     """Subtract the local mean and divide by the local deviation, both computed inside the content area only.
 
     Args:
@@ -28,9 +29,7 @@ def even_out(image: Image, content: npt.NDArray[np.float32]) -> Image:
     return np.clip(128 + _CONTRAST * signal / (deviation + _LEAST_DEVIATION), 0, 255).astype(np.uint8)
 
 
-def _local_mean(
-    values: npt.NDArray[np.float32], weight: npt.NDArray[np.float32], sigma_px: float
-) -> npt.NDArray[np.float32]:
+def _local_mean(values: Float32s, weight: Float32s, sigma_px: float) -> Float32s:
     total = cv2.GaussianBlur(values * weight, (0, 0), sigma_px)
-    mean: npt.NDArray[np.float32] = total / (cv2.GaussianBlur(weight, (0, 0), sigma_px) + 1e-3)
+    mean: Float32s = total / (cv2.GaussianBlur(weight, (0, 0), sigma_px) + 1e-3)
     return mean

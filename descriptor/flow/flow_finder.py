@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from descriptor.flow.checked_flow import MIN_FOUND_SHARE, Floats, PointSearch
+from descriptor.flow.checked_flow import MIN_FOUND_SHARE, PointSearch
 from descriptor.flow.working_frames import WorkingFrames
+from pipeline.arrays import Float32s
 from pipeline.finder import Found
 
 # The search in one direction stops after more than this many consecutive frames with too few points found. A flash or a
@@ -16,7 +17,7 @@ _MAX_MISSES = 3
 Directions = Sequence[Iterable[int]]
 
 
-def search_by_flow(frames: WorkingFrames, row: int, points: Floats, directions: Directions) -> Iterator[Found]:
+def search_by_flow(frames: WorkingFrames, row: int, points: Float32s, directions: Directions) -> Iterator[Found]:
     """Find points of a frame in other frames.
 
     Args:
@@ -57,7 +58,7 @@ class FlowFinder:
     def __init__(self, frames: WorkingFrames, directions: Callable[[int], Directions]) -> None:
         self._frames, self._directions = frames, directions
 
-    def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
+    def __call__(self, reference: int, pixels: Float32s) -> Iterator[Found]:
         """Find pixels of a frame; see `pipeline.finder.Finder`."""
         points = self._frames.working_from_colmap(pixels)
         for row, which, places in search_by_flow(self._frames, reference, points, self._directions(reference)):

@@ -18,8 +18,9 @@ import numpy as np
 from descriptor.flow.checked_flow import PointSearch
 from descriptor.flow.flow_finder import Directions
 from descriptor.flow.working_frames import WorkingFrame, WorkingFrames
+from pipeline.arrays import Float32s, Ints
 from pipeline.data.array_files import read_arrays, write_arrays
-from pipeline.data.tracks import MIN_FRAMES, Correspondences, Floats, Integers, Tracks
+from pipeline.data.tracks import MIN_FRAMES, Correspondences, Tracks
 from pipeline.errors import NoReconstruction
 from pipeline.finder import Finder, Found
 from pipeline.progress import progress
@@ -51,7 +52,7 @@ DEFAULT_POINTS = 1000
 logger = logging.getLogger(__name__)
 
 
-def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
+def choose_keyframes(frames: WorkingFrames) -> tuple[Ints, list[int]]:
     """Choose keyframes by the image motion since the last keyframe and the share of points still found.
 
     With fewer than 8 keyframes, because the sequence is short or the camera slow, the spacing is reduced.
@@ -67,7 +68,7 @@ def choose_keyframes(frames: WorkingFrames) -> tuple[Integers, list[int]]:
     return keyframes, unreadable
 
 
-def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, list[int]]:
+def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Ints, list[int]]:
     """Keyframes at every motion of a share of the image diagonal, and the rows that cannot be read."""
     keyframes: list[int] = []
     unreadable = []
@@ -91,7 +92,7 @@ def _keyframes_every(motion: float, frames: WorkingFrames) -> tuple[Integers, li
     return np.array(keyframes, np.int64), unreadable
 
 
-def check_keyframes(frames: WorkingFrames, keyframes: Integers, unreadable: Sequence[int], report: StageReport) -> None:
+def check_keyframes(frames: WorkingFrames, keyframes: Ints, unreadable: Sequence[int], report: StageReport) -> None:
     """Check that there is something to follow, and report frames that cannot be read.
 
     Raises:
@@ -123,7 +124,7 @@ def report_tracks(found: Correspondences, report: StageReport) -> None:
     logger.info("%d tracks, mean length %.1f frames", tracks.track_count, length)
 
 
-def follow_points(frames: WorkingFrames, keyframes: Integers, find: Finder, points: int, folder: Path) -> Tracks:
+def follow_points(frames: WorkingFrames, keyframes: Ints, find: Finder, points: int, folder: Path) -> Tracks:
     """Find the points of every keyframe in the frames around it.
 
     Args:
@@ -148,7 +149,7 @@ def follow_points(frames: WorkingFrames, keyframes: Integers, find: Finder, poin
     return _tracks([part for part in parts if part is not None], keyframes, frames.frame_index)
 
 
-def keyframe_directions(frame_count: int, keyframes: Integers) -> Callable[[int], Directions]:
+def keyframe_directions(frame_count: int, keyframes: Ints) -> Callable[[int], Directions]:
     """Rows to search for a keyframe's points: all frames up to the second keyframe before and after, and further
     keyframes."""
     rows = keyframes.tolist()
@@ -178,7 +179,7 @@ class KnownPoints:
         self._by_track = np.argsort(tracks.track, kind="stable")
         self._first = np.searchsorted(tracks.track[self._by_track], np.arange(tracks.track_count + 1))
 
-    def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
+    def __call__(self, reference: int, pixels: Float32s) -> Iterator[Found]:
         """Find pixels of a frame; see `pipeline.finder.Finder`."""
         tracks = self._tracks
         there = np.arange(len(tracks.frame))[tracks.in_frame(reference)]
@@ -196,7 +197,7 @@ class KnownPoints:
                 yield row, points[part], tracks.pixels[observations[part]]
 
 
-def _seed(frame: WorkingFrame, points: int) -> Floats:
+def _seed(frame: WorkingFrame, points: int) -> Float32s:
     """Corners (N, 2) float32, distributed over the mask."""
     area_px = cv2.countNonZero(frame.mask)
     spacing_px = max(_MIN_SPACING_PX, _SPACING * float(np.sqrt(area_px / points)))
@@ -223,9 +224,9 @@ def _part(folder: Path, row: int) -> Path:
 class _Part:
     """Observations of the points of one keyframe: rows of frames (O,), point indices (O,), pixels (O, 2)."""
 
-    frame: Integers
-    point: Integers
-    pixels: Floats
+    frame: Ints
+    point: Ints
+    pixels: Float32s
 
     @classmethod
     def of(cls, found: Iterator[Found]) -> "_Part":
@@ -242,7 +243,7 @@ class _Part:
         return None if arrays is None else cls(**arrays)
 
 
-def _tracks(parts: list[_Part], keyframes: Integers, frame_index: Sequence[int]) -> Tracks:
+def _tracks(parts: list[_Part], keyframes: Ints, frame_index: Sequence[int]) -> Tracks:
     """Merge the points of all keyframes into tracks; observations are ordered by frame."""
     counts = [int(part.point.max(initial=-1)) + 1 for part in parts]
     firsts = np.cumsum([0, *counts])

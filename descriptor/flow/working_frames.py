@@ -7,10 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
 from descriptor.flow.even_light import even_out
+from pipeline.arrays import Float32s
 from pipeline.conventions import WORKING_SIZE_PX, colmap_from_opencv, opencv_from_colmap
 from pipeline.data.sequence_images import read_frame, read_frame_mask
 from pipeline.paths import SequencePaths
@@ -76,12 +76,12 @@ class WorkingFrames:
         self._held.move_to_end(row)
         return self._held[row]
 
-    def colmap_from_working(self, points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def colmap_from_working(self, points: Float32s) -> Float32s:
         """OpenCV's pixels of a working frame (N, 2) → the sequence's pixels in COLMAP's convention."""
         full = colmap_from_opencv(points.astype(np.float64)) * self._full_from_working + self._corner
         return full.astype(np.float32)
 
-    def working_from_colmap(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def working_from_colmap(self, pixels: Float32s) -> Float32s:
         """The inverse of `colmap_from_working`."""
         small = (pixels.astype(np.float64) - self._corner) / self._full_from_working
         return opencv_from_colmap(small).astype(np.float32)

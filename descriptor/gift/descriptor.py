@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from descriptor.base import Bytes, Descriptor, DescriptorMap, Floats, check_sizes
+from descriptor.base import Descriptor, DescriptorMap, check_sizes
 from descriptor.checkpoint import Checkpoint, fill
 from descriptor.gift.homography import MIDDLE_GREY
 from descriptor.gift.network import FEATURES, LENGTH, Embedder, Extractor, as_input, group_features
 from descriptor.gift.transformations import TransformationGroup
 from descriptor.network_frame import FittingDownsampling, NetworkFrame, common_size
+from pipeline.arrays import Bytes, Float64s
 from pipeline.conventions import colmap_from_index
 from pipeline.errors import LumenError, require
 
@@ -115,7 +116,7 @@ class GiftDescriptor(Descriptor):
         return DescriptorMap(values.permute(2, 0, 1), torch.from_numpy(tissue), cells)
 
     @torch.inference_mode()
-    def describe_at(self, image: Bytes, keypoints: Floats) -> Tensor:
+    def describe_at(self, image: Bytes, keypoints: Float64s) -> Tensor:
         """See `Descriptor.describe_at`; the image is not resized.
 
         Raises:
@@ -123,7 +124,7 @@ class GiftDescriptor(Descriptor):
         """
         return self._at(image, keypoints)
 
-    def _at(self, image: Bytes, keypoints: Floats) -> Tensor:
+    def _at(self, image: Bytes, keypoints: Float64s) -> Tensor:
         least = self.network.group.least_side_px
         require(
             min(image.shape[:2]) >= least,

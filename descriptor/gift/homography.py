@@ -5,12 +5,10 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bytes, Float64s
 from pipeline.conventions import opencv_homography_from_colmap
 
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 Random = np.random.Generator
 Kind = Literal["near_identity", "left_right", "up_down", "forward_backward", "scale", "rotation"]
 
@@ -34,7 +32,7 @@ _ROTATION_DEG = 90.0
 _FOCAL = 1.2
 
 
-def random_homography(size: tuple[int, int], random: Random, kind: Kind | None = None) -> Floats:
+def random_homography(size: tuple[int, int], random: Random, kind: Kind | None = None) -> Float64s:
     """A homography (3, 3) from pixels of an image to pixels of a view of the same size, COLMAP's convention.
 
     Args:
@@ -48,7 +46,7 @@ def random_homography(size: tuple[int, int], random: Random, kind: Kind | None =
     return about_middle(_motion(kind, max(size), random), size) @ jitter((height, width), random)
 
 
-def _motion(kind: Kind, side: int, random: Random) -> Floats:
+def _motion(kind: Kind, side: int, random: Random) -> Float64s:
     """The homography of a kind of motion, with the image centre at the origin, px."""
     if kind == "left_right":
         return _tilt(0.0, math.radians(_TILT_DEG * random.uniform(-1, 1)), side)
@@ -64,13 +62,13 @@ def _motion(kind: Kind, side: int, random: Random) -> Floats:
     return np.eye(3)
 
 
-def similarity(scale: float, angle_rad: float) -> Floats:
+def similarity(scale: float, angle_rad: float) -> Float64s:
     """Scaling and rotation (from x towards y) about the origin: (3, 3)."""
     cosine, sine = scale * math.cos(angle_rad), scale * math.sin(angle_rad)
     return np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
 
 
-def _tilt(down_rad: float, across_rad: float, side: int) -> Floats:
+def _tilt(down_rad: float, across_rad: float, side: int) -> Float64s:
     """Rotate the image plane about the horizontal and vertical axes through its centre, and project it."""
     focal = _FOCAL * side
     about_x = np.array(
@@ -84,14 +82,14 @@ def _tilt(down_rad: float, across_rad: float, side: int) -> Floats:
     return np.diag([focal, focal, 1]) @ np.column_stack([rotated, [0, 0, focal]])
 
 
-def about_middle(motion: Floats, size: tuple[int, int]) -> Floats:
+def about_middle(motion: Float64s, size: tuple[int, int]) -> Float64s:
     """Move the centre of a motion (3, 3) from the origin to the centre of an image of `size` (height, width)."""
     height, width = size
     to_middle = np.array([[1, 0, -width / 2], [0, 1, -height / 2], [0, 0, 1]])
     return np.asarray(np.linalg.inv(to_middle) @ motion @ to_middle)
 
 
-def jitter(size: tuple[int, int], random: Random) -> Floats:
+def jitter(size: tuple[int, int], random: Random) -> Float64s:
     """A homography that slightly displaces the four corners of an image of `size` (height, width)."""
     height, width = size
     corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], float)
@@ -102,13 +100,13 @@ def jitter(size: tuple[int, int], random: Random) -> Floats:
     return np.append(np.linalg.solve(np.array(rows), moved.ravel()), 1.0).reshape(3, 3)
 
 
-def apply(homography: Floats, pixels: Floats) -> Floats:
+def apply(homography: Float64s, pixels: Float64s) -> Float64s:
     """Map pixels (N, 2): (N, 2)."""
     moved = np.column_stack([pixels, np.ones(len(pixels))]) @ homography.T
     return np.asarray(moved[:, :2] / moved[:, 2:])
 
 
-def local_similarity(homography: Floats, pixels: Floats) -> tuple[Floats, Floats]:
+def local_similarity(homography: Float64s, pixels: Float64s) -> tuple[Float64s, Float64s]:
     """The local scale (N,) and rotation (N,) of a homography at pixels, in degrees from x towards y.
 
     Computed from its Jacobian: the square root of the determinant, and the nearest rotation.
@@ -121,7 +119,7 @@ def local_similarity(homography: Floats, pixels: Floats) -> tuple[Floats, Floats
     return scale, np.degrees(turn)
 
 
-def view_of(image: Bytes, homography: Floats, size: tuple[int, int] | None = None) -> Bytes:
+def view_of(image: Bytes, homography: Float64s, size: tuple[int, int] | None = None) -> Bytes:
     """Warp an image (H, W, 3) by a homography between pixels, COLMAP's convention; grey outside the image.
 
     Args:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.gift.homography import (
     MIDDLE_GREY,
@@ -19,12 +18,9 @@ from descriptor.gift.homography import (
 )
 from descriptor.gift.images import ImageSet
 from descriptor.training.augmentation import change_appearance
+from pipeline.arrays import Bools, Bytes, Float32s, Float64s
 from pipeline.conventions import colmap_from_index, index_from_colmap, opencv_homography_from_colmap
 from pipeline.errors import LumenError
-
-Bytes = npt.NDArray[np.uint8]
-Booleans = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
 
 # Attempts to draw a pair with common points before giving up.
 _ATTEMPTS = 50
@@ -56,10 +52,10 @@ class ImagePair:
     """
 
     images: tuple[Bytes, Bytes]
-    shown: tuple[Booleans, Booleans]
-    points: Floats
-    scale: Floats
-    rotation_deg: Floats
+    shown: tuple[Bools, Bools]
+    points: Float64s
+    scale: Float64s
+    rotation_deg: Float64s
 
     def reversed(self) -> "ImagePair":
         """The pair with the views exchanged."""
@@ -131,7 +127,7 @@ class PairSampler:
         return pair if pair is None or is_enlarged or random.random() < 0.5 else pair.reversed()
 
     def _pair(
-        self, size: tuple[int, int], other: tuple[int, int], homography: Floats, random: np.random.Generator
+        self, size: tuple[int, int], other: tuple[int, int], homography: Float64s, random: np.random.Generator
     ) -> ImagePair | None:
         """An image of one size and a view of another size; None if they share too few points."""
         image, shown = self._images.cut(int(random.integers(len(self._images))), size, random)
@@ -151,7 +147,7 @@ class PairSampler:
         points = np.stack([first_points, second_points])
         return ImagePair(views, (shown, second_shown), points, scale, rotation)
 
-    def _corners(self, image: Bytes, shown: Booleans, random: np.random.Generator) -> Floats:
+    def _corners(self, image: Bytes, shown: Bools, random: np.random.Generator) -> Float64s:
         """Corners of the image at several sizes, in px of the image."""
         grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) / 255, np.float32)
         # The border of invalid pixels creates false corners.
@@ -181,31 +177,31 @@ def _scaled(size: tuple[int, ...], factor: float) -> tuple[int, int]:
     return round(height * factor), round(width * factor)
 
 
-def _resized(values: npt.NDArray[np.float32], size: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _resized(values: Float32s, size: tuple[int, int]) -> Float32s:
     return np.asarray(cv2.resize(values, size[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _seen(image: Bytes, shown: Booleans, homography: Floats, size: tuple[int, int]) -> tuple[Bytes, Booleans]:
+def _seen(image: Bytes, shown: Bools, homography: Float64s, size: tuple[int, int]) -> tuple[Bytes, Bools]:
     """Warp an image (H, W, 3) and its mask (H, W) to a view of `size`."""
     matrix = opencv_homography_from_colmap(homography)
     mask = cv2.warpPerspective(shown.astype(np.uint8) * 255, matrix, size[::-1]) == 255
     return np.where(mask[..., None], view_of(image, homography, size), np.uint8(MIDDLE_GREY)), mask
 
 
-def _seen_from(second_shown: Booleans, homography: Floats, size: tuple[int, int]) -> Booleans:
+def _seen_from(second_shown: Bools, homography: Float64s, size: tuple[int, int]) -> Bools:
     """The pixels of an image of `size` that are visible in its view."""
     flags = cv2.WARP_INVERSE_MAP | cv2.INTER_NEAREST
     matrix = opencv_homography_from_colmap(homography)
     return np.asarray(cv2.warpPerspective(second_shown.astype(np.uint8), matrix, size[::-1], flags=flags) > 0)
 
 
-def _changed(image: Bytes, shown: Booleans, strength: float, random: np.random.Generator) -> Bytes:
+def _changed(image: Bytes, shown: Bools, strength: float, random: np.random.Generator) -> Bytes:
     if strength <= 0:
         return image
     return np.where(shown[..., None], change_appearance(image, strength, random), np.uint8(MIDDLE_GREY))
 
 
-def _inside(points: Floats, shown: Booleans, border_px: float) -> Booleans:
+def _inside(points: Float64s, shown: Bools, border_px: float) -> Bools:
     """Which points (N, 2) lie on valid pixels of a view, away from its edge."""
     height, width = shown.shape
     border = np.array([border_px, border_px])

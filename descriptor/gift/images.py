@@ -6,15 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.gift.homography import MIDDLE_GREY
+from pipeline.arrays import Bools, Bytes
 from pipeline.data.images import read_pixels
 from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, require
 from pipeline.paths import AnyPath, SequencePaths
 
-Bytes = npt.NDArray[np.uint8]
 Random = np.random.Generator
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
@@ -66,7 +65,7 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def cut(self, number: int, size: tuple[int, int], random: Random) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+    def cut(self, number: int, size: tuple[int, int], random: Random) -> tuple[Bytes, Bools]:
         """Crop and resize an image at random: (h, w, 3) RGB, and (h, w) bool, True for usable pixels.
 
         Other pixels are middle grey.

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -21,6 +20,7 @@ from descriptor.gift.loss import lattice_offset, moved_on_lattice, spread_loss, 
 from descriptor.gift.network import as_input, group_features
 from descriptor.gift.train_config import GiftTrainConfig
 from descriptor.training.muon import Muon
+from pipeline.arrays import Bytes, Float64s, Ints
 from pipeline.conventions import colmap_from_index
 
 _VALIDATION_PAIRS = 8
@@ -50,9 +50,9 @@ class Described:
     points: Tensor
     counterparts: Tensor
     grid: Tensor
-    grid_px: npt.NDArray[np.float64]
+    grid_px: Float64s
     shared: Tensor
-    used: npt.NDArray[np.int64]
+    used: Ints
 
 
 class GiftTraining:
@@ -148,7 +148,7 @@ class GiftTraining:
         )
 
     @torch.no_grad()
-    def plots(self) -> dict[str, npt.NDArray[np.uint8]]:
+    def plots(self) -> dict[str, Bytes]:
         """See `TrainingMethod.plots`: matches among a pair's points; correct ones are green, others red."""
         pair = self._validation[0]
         found = self._describe(pair)
@@ -196,7 +196,7 @@ class GiftTraining:
             used.nonzero()[:, 0].cpu().numpy(),
         )
 
-    def _group_features(self, pair: ImagePair, grid_px: npt.NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    def _group_features(self, pair: ImagePair, grid_px: Float64s) -> tuple[Tensor, Tensor]:
         """Features of the points in the first view, and of counterparts and grid in the second."""
         places = [pair.points[0], np.concatenate([pair.points[1], grid_px])]
         if pair.images[0].shape == pair.images[1].shape:
@@ -209,11 +209,11 @@ class GiftTraining:
         )
         return first, second
 
-    def _features_at(self, images: npt.NDArray[np.uint8], places: npt.NDArray[np.float64]) -> Tensor:
+    def _features_at(self, images: Bytes, places: Float64s) -> Tensor:
         where = torch.from_numpy(places).to(self._device)
         return group_features(self.network.extractor, self.network.group, as_input(images, self._device), where)
 
-    def _grid(self, pair: ImagePair) -> npt.NDArray[np.float64]:
+    def _grid(self, pair: ImagePair) -> Float64s:
         """Centres of every N-th valid pixel of the second view, in both directions."""
         step = max(1, round(self._config.hem_interval * self._unit_px(pair)))
         shown = pair.shown[1][step // 2 :: step, step // 2 :: step]

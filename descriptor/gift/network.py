@@ -1,13 +1,12 @@
 """GIFT's two networks: an extractor of local features, and an embedder with convolutions over the group."""
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from descriptor.gift.homography import MIDDLE_GREY
 from descriptor.gift.transformations import TransformationGroup
+from pipeline.arrays import Bytes
 
 FEATURES = 32
 _HIDDEN = 64
@@ -18,7 +17,7 @@ _KEYPOINTS_AT_ONCE = 4096
 _GREYS = 128.0
 
 
-def as_input(images: npt.NDArray[np.uint8], device: torch.device) -> Tensor:
+def as_input(images: Bytes, device: torch.device) -> Tensor:
     """Images (N, H, W, 3) uint8 RGB → (N, 3, H, W) float32, about -1..1; middle grey becomes 0."""
     return (torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() - MIDDLE_GREY) / _GREYS
 

@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Protocol
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,10 +12,9 @@ from descriptor.base import Descriptor
 from descriptor.keypoints.detectors import Keypoints
 from descriptor.keypoints.peers import PEERS
 from descriptor.registry import load_descriptor
+from pipeline.arrays import Bytes
 from pipeline.conventions import opencv_from_colmap
 from pipeline.errors import LumenError, require
-
-Bytes = npt.NDArray[np.uint8]
 
 # Size of keypoints from detectors without scale, px.
 _SIFT_SIZE_PX = 12.0

@@ -6,17 +6,14 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from descriptor.checkpoint import Checkpoint
+from pipeline.arrays import Bytes, Float64s
 from pipeline.conventions import colmap_from_index, colmap_from_opencv
 from pipeline.errors import LumenError
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 _HARRIS_QUALITY, _HARRIS_SPACING_PX = 1e-4, 4.0
 _SUPERPOINT_CELL_PX, _SUPERPOINT_RADIUS_PX, _SUPERPOINT_BORDER_PX = 8, 4, 4
@@ -32,7 +29,7 @@ class Keypoints:
         sift: N OpenCV keypoints with size, orientation and octave, if detected by SIFT.
     """
 
-    pixels: Floats
+    pixels: Float64s
     sift: tuple[cv2.KeyPoint, ...] | None = None
 
     def __len__(self) -> int:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from descriptor.device import choose_device
@@ -20,13 +19,12 @@ from descriptor.keypoints.hpatches import Form, HomographyPair, HPatches
 from descriptor.keypoints.relative_pose import PosePair, read_pairs, rotation_error
 from descriptor.training.log_folder import log_folder
 from descriptor.training.recorded_settings import numbered, save_recorded
+from pipeline.arrays import Bools, Bytes, Float64s, Ints
 from pipeline.command.bounds import NonNegativeInt, PositiveShare, Settings
 from pipeline.errors import require
 from pipeline.outputs.files import write_json, write_text
 from pipeline.progress import progress
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 MatcherName = Literal["nearest", "mutual", "ratio"]
 
 logger = logging.getLogger(__name__)
@@ -193,18 +191,18 @@ class KeypointMatcher:
         """Name in the format of GIFT's tables."""
         return f"{self._detector.name}_det {self._called}_desc match_{self._how}"
 
-    def prepare(self, image: npt.NDArray[np.uint8]) -> tuple[Floats, Tensor]:
+    def prepare(self, image: Bytes) -> tuple[Float64s, Tensor]:
         """Keypoints (N, 2) px of an image (H, W, 3) and their descriptors (N, C)."""
         keypoints = self._detector.detect(image, self._count)
         return keypoints.pixels, self._describer.describe(image, keypoints)
 
-    def match(self, first: Tensor, second: Tensor) -> npt.NDArray[np.int64]:
+    def match(self, first: Tensor, second: Tensor) -> Ints:
         """Rows (K, 2) of matched descriptors."""
         return match_descriptors(first, second, self._how, self._ratio)
 
 
 def homography_figures(
-    pair: HomographyPair, first: tuple[Floats, Tensor], matcher: KeypointMatcher
+    pair: HomographyPair, first: tuple[Float64s, Tensor], matcher: KeypointMatcher
 ) -> HomographyFigures:
     """Shares of keypoints whose match agrees with the homography, in both directions.
 
@@ -256,7 +254,7 @@ def pose_line(config: KeypointConfig, name: str, found: Sequence[PoseFigures]) -
     return f"{data} {name} ang diff {angles.mean():.3f} inlier {inliers:.3f} correct{correct}"
 
 
-def match_descriptors(first: Tensor, second: Tensor, how: MatcherName, ratio: float = 0.8) -> Integers:
+def match_descriptors(first: Tensor, second: Tensor, how: MatcherName, ratio: float = 0.8) -> Ints:
     """Match descriptors of length 1.
 
     Args:
@@ -277,7 +275,7 @@ def match_descriptors(first: Tensor, second: Tensor, how: MatcherName, ratio: fl
     return matches[is_clear] if how == "ratio" else matches
 
 
-def _nearest(first: Tensor, second: Tensor, ratio: float) -> tuple[Integers, npt.NDArray[np.bool_]]:
+def _nearest(first: Tensor, second: Tensor, ratio: float) -> tuple[Ints, Bools]:
     """The nearest neighbour in the second of each of the first, and whether it passes the ratio test."""
     found, clear = [], []
     for part in first.split(max(1, _NUMBERS_AT_ONCE // len(second))):

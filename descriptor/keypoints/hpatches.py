@@ -10,15 +10,14 @@ from typing import Literal
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from descriptor.gift.homography import Floats, about_middle, similarity, view_of
+from descriptor.gift.homography import about_middle, similarity, view_of
+from pipeline.arrays import Bytes, Float64s
 from pipeline.conventions import colmap_homography_from_opencv
 from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, require
 from pipeline.outputs.files import read_numbers
 
-Bytes = npt.NDArray[np.uint8]
 Form = Literal["plain", "es", "er"]
 
 _IMAGES = 6
@@ -40,7 +39,7 @@ class HomographyPair:
     name: str
     first: Bytes
     second: Bytes
-    second_from_first: Floats
+    second_from_first: Float64s
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class HPatches:
         return HomographyPair(pair.name, pair.first, view_of(pair.second, motion), motion @ pair.second_from_first)
 
 
-def read_homography(path: Path) -> Floats:
+def read_homography(path: Path) -> Float64s:
     """Read a published homography (3, 3) and convert it from OpenCV's to COLMAP's pixel convention.
 
     Raises:
@@ -125,6 +124,6 @@ def read_homography(path: Path) -> Floats:
     return colmap_homography_from_opencv(read_numbers(path, (3, 3), "homography"))
 
 
-def _smaller(image: Bytes, size: tuple[int, int]) -> Floats:
+def _smaller(image: Bytes, size: tuple[int, int]) -> Float64s:
     """Map from pixels of an image of `size` (width, height) to pixels of the downsampled image."""
     return np.diag([image.shape[1] / size[0], image.shape[0] / size[1], 1.0])

@@ -6,16 +6,14 @@ from io import StringIO
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from descriptor.keypoints.detectors import Keypoints
+from pipeline.arrays import Bytes
 from pipeline.conventions import opencv_from_colmap
 from pipeline.errors import LumenError
-
-Bytes = npt.NDArray[np.uint8]
 
 # Image sides for XFeat's network are multiples of this.
 _XFEAT_MULTIPLE = 32

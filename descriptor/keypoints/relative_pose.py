@@ -6,15 +6,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bytes, Float64s
 from pipeline.conventions import opencv_from_colmap
 from pipeline.data.sequence_images import read_image
 from pipeline.errors import LumenError, require
 from pipeline.outputs.files import read_numbers
-
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float64]
 
 _RANSAC_PX, _RANSAC_CONFIDENCE = 3.0, 0.999
 _LEAST_MATCHES = 5
@@ -36,9 +33,9 @@ class PosePair:
     name: str
     first: Bytes
     second: Bytes
-    first_camera: Floats
-    second_camera: Floats
-    second_from_first: Floats
+    first_camera: Float64s
+    second_camera: Float64s
+    second_from_first: Float64s
 
 
 def read_pairs(root: Path) -> Iterator[PosePair]:
@@ -64,7 +61,7 @@ def _read(path: Path) -> Bytes:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def rotation_error(pair: PosePair, first: Floats, second: Floats) -> tuple[float, int]:
+def rotation_error(pair: PosePair, first: Float64s, second: Float64s) -> tuple[float, int]:
     """The angle between the rotation estimated from matches and the true rotation, and the number of inliers.
 
     The essential matrix is estimated by RANSAC with a threshold of 3 px divided by the focal length, as in GIFT.

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from descriptor.flow.checked_flow import Floats
 from descriptor.flow.flow_finder import Directions, FlowFinder
 from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.guided_finder import GuidedFinder
+from pipeline.arrays import Float32s
 from pipeline.finder import Finder, Found
 
 # Where flow found this share of the points, descriptors have little to add.
@@ -30,7 +30,7 @@ class CombinedFinder:
     def __init__(self, flow: Finder | None, guided: GuidedFinder | None, rows: Callable[[int], Iterable[int]]) -> None:
         self._flow, self._guided, self._rows = flow, guided, rows
 
-    def __call__(self, reference: int, pixels: Floats) -> Iterator[Found]:
+    def __call__(self, reference: int, pixels: Float32s) -> Iterator[Found]:
         """Find pixels of a frame; see `pipeline.finder.Finder`. A pixel is found once in a frame."""
         by_flow: dict[int, np.ndarray] = {}
         if self._flow is not None:

@@ -4,17 +4,15 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.base import Descriptor
 from descriptor.matching.engines.search import SearchEngine
 from descriptor.matching.matcher import SearchableFrame
+from pipeline.arrays import Bytes
 from pipeline.data.sequence_images import read_frame
 from pipeline.paths import SequencePaths
 
 _MOST_BYTES = 10**9
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class DescribedFrames:

@@ -10,15 +10,13 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from descriptor.base import DescriptorMap
 from descriptor.matching.described_frames import DescribedFrames
-
-Floats = npt.NDArray[np.float32]
+from pipeline.arrays import Float32s
 
 # Size of the vocabulary; number of sampled frames, and of sampled descriptors per frame.
 _WORDS = 256
@@ -26,7 +24,7 @@ _SAMPLED_FRAMES, _SAMPLES = 60, 250
 _ITERATIONS = 15
 
 
-def find_words(samples: Floats, seed: int) -> Floats:
+def find_words(samples: Float32s, seed: int) -> Float32s:
     """Unit-length visual words (W, C) of samples (N, C), by k-means; empty without samples."""
     if not len(samples):
         return samples
@@ -37,7 +35,7 @@ def find_words(samples: Floats, seed: int) -> Floats:
     return np.asarray(centers / np.maximum(np.linalg.norm(centers, axis=1, keepdims=True), 1e-12), np.float32)
 
 
-def word_frequencies(described: DescriptorMap, words: Tensor) -> Floats:
+def word_frequencies(described: DescriptorMap, words: Tensor) -> Float32s:
     """Bag of words (W,): square roots of the shares of tissue assigned to each word, unit length; 0 without tissue."""
     if not len(words):
         return np.zeros(0, np.float32)
@@ -63,7 +61,7 @@ class FrameSimilarity:
     def __init__(self, described: DescribedFrames, frame_count: int, seed: int) -> None:
         self._described, self._count, self._seed = described, frame_count, seed
         self._words: Tensor | None = None
-        self._frequencies: dict[int, Floats | None] = {}
+        self._frequencies: dict[int, Float32s | None] = {}
 
     def most_similar(self, row: int, among: Sequence[int], most: int, apart: int, least: float = 0.0) -> list[int]:
         """The rows most similar to a row, ascending.
@@ -84,7 +82,7 @@ class FrameSimilarity:
                 chosen.append(among[place])
         return sorted(chosen)
 
-    def between(self, row: int, others: Sequence[int]) -> Floats:
+    def between(self, row: int, others: Sequence[int]) -> Float32s:
         """Similarity (N,) of frames to a frame, 0..1; 0 for frames that cannot be read."""
         if not others:
             return np.zeros(0, np.float32)
@@ -92,7 +90,7 @@ class FrameSimilarity:
         vectors = [self._of(other) for other in others]
         return np.array([0 if own is None or each is None else own @ each for each in vectors], np.float32)
 
-    def _of(self, row: int) -> Floats | None:
+    def _of(self, row: int) -> Float32s | None:
         if row not in self._frequencies:
             if self._words is None:
                 self._words = self._find_words()

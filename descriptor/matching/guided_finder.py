@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from descriptor.base import DescriptorMap
-from descriptor.flow.checked_flow import Floats, PointSearch
+from descriptor.flow.checked_flow import PointSearch
 from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.described_frames import DescribedFrames
 from descriptor.matching.engines.search import SearchEngine
 from descriptor.matching.matcher import SearchableFrame
+from pipeline.arrays import Bools, Float32s, Float64s, Ints
 
 # Match every N-th cell in both directions: neighbouring cells are redundant.
 _STEP = 2
@@ -36,9 +36,6 @@ _MIN_FOUND_SHARE = 0.05
 _RADII = (1.0, 2.5, 7.0, 20.0)
 _ENOUGH_CELLS = 1.5
 
-Booleans = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class CellMotion:
@@ -50,8 +47,8 @@ class CellMotion:
         found_share: share of the tissue cells that are found, 0..1.
     """
 
-    moved: Floats
-    found: Booleans
+    moved: Float32s
+    found: Bools
     found_share: float
 
 
@@ -78,18 +75,18 @@ def cell_motion(engine: SearchEngine, first: SearchableFrame, second: Searchable
     return CellMotion(np.where(found[..., None], moved, 0), found, float(found.sum() / max(1, tissue.sum())))
 
 
-def _best(engine: SearchEngine, described: DescriptorMap, cells: Integers, target: SearchableFrame) -> Integers:
+def _best(engine: SearchEngine, described: DescriptorMap, cells: Ints, target: SearchableFrame) -> Ints:
     """The best target cells of cells (N,) of a map."""
     wanted = described.values.flatten(1).T[torch.from_numpy(cells).to(described.values.device)]
     return np.asarray(engine.best(wanted, target.prepared).cell.cpu().numpy())
 
 
-def _place(cell: Integers, width: int) -> Integers:
+def _place(cell: Ints, width: int) -> Ints:
     """Column and row (..., 2) of cell indices (...)."""
     return np.stack([cell % width, cell // width], axis=-1)
 
 
-def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
+def _moves_with_others(moved: Float32s, found: Bools) -> Bools:
     """Which of the found cells (H, W) have the same motion as enough of the found cells around them."""
     around = range(-_AROUND, _AROUND + 1)
     agreeing, others = np.zeros(found.shape, np.int64), np.zeros(found.shape, np.int64)
@@ -107,7 +104,7 @@ def _moves_with_others(moved: Floats, found: Booleans) -> Booleans:
     return found & (agreeing >= _MIN_AGREEING) & (agreeing >= _MIN_AGREEING_SHARE * others)
 
 
-def smooth_motion(motion: CellMotion) -> Floats:
+def smooth_motion(motion: CellMotion) -> Float32s:
     """The motion (h, w, 2) of all cells, averaged over nearby found cells; fills gaps."""
     moved, found = motion.moved, motion.found
     weight = found.astype(np.float32)
@@ -134,9 +131,9 @@ class GuidedFinder:
 
     def __init__(self, frames: WorkingFrames, described: DescribedFrames) -> None:
         self._frames, self.described = frames, described
-        self._grid: tuple[Floats, npt.NDArray[np.float64]] | None = None
+        self._grid: tuple[Float32s, Float64s] | None = None
 
-    def find(self, row: int, pixels: Floats, target: int) -> tuple[Booleans, Floats]:
+    def find(self, row: int, pixels: Float32s, target: int) -> tuple[Bools, Float32s]:
         """Find points of one frame in another.
 
         Args:
@@ -160,7 +157,7 @@ class GuidedFinder:
         found, places = search.jump(other.image, other.mask, self._working_flow(motion, first))
         return found, self._frames.colmap_from_working(places)
 
-    def _working_flow(self, motion: CellMotion, frame: SearchableFrame) -> Floats:
+    def _working_flow(self, motion: CellMotion, frame: SearchableFrame) -> Float32s:
         """The motion (h, w, 2) of every pixel of a working frame, interpolated from the cells."""
         if self._grid is None:
             self._grid = self._cells_of_working_pixels(frame)
@@ -169,7 +166,7 @@ class GuidedFinder:
         flow = cv2.remap(smooth_motion(motion), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         return np.asarray(flow * working_px_per_cell, np.float32)
 
-    def _cells_of_working_pixels(self, frame: SearchableFrame) -> tuple[Floats, npt.NDArray[np.float64]]:
+    def _cells_of_working_pixels(self, frame: SearchableFrame) -> tuple[Float32s, Float64s]:
         """Position (h, w, 2) of every working pixel on the grid of cells, and working pixels per cell of the map.
 
         All frames of a video share one content area and therefore one grid.

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.flow.working_frames import WorkingFrames
 from descriptor.matching.described_frames import DescribedFrames
 from descriptor.matching.matcher import match
 from descriptor.matching.pair_policy import PairMatches
+from pipeline.arrays import Bools, Float32s, Float64s, Ints
 from pipeline.command.bounds import Count, Positive, Settings
-
-Floats = npt.NDArray[np.float32]
 
 # DDL's distances are in px of frames downsampled by this.
 _DDL_DOWNSAMPLING = 4.0
@@ -58,7 +56,7 @@ class KeypointMatcher:
     def __init__(self, frames: WorkingFrames, described: DescribedFrames, rules: KeypointRules, seed: int) -> None:
         self._frames, self._described, self._rules = frames, described, rules
         self._seed = seed
-        self._keypoints: dict[int, Floats] = {}
+        self._keypoints: dict[int, Float32s] = {}
         self._detector = cv2.SIFT.create(
             rules.max_feature_detection,
             rules.octave_layers,
@@ -67,7 +65,7 @@ class KeypointMatcher:
             rules.sigma,
         )
 
-    def keypoints(self, row: int) -> Floats:
+    def keypoints(self, row: int) -> Float32s:
         """The keypoints (N, 2) px of a frame, COLMAP's convention; empty if it cannot be read or has no texture."""
         if row not in self._keypoints:
             frame = self._frames[row]
@@ -101,16 +99,14 @@ class KeypointMatcher:
         agree = self._agree(keypoints[rows[:, 0]], others[rows[:, 1]])
         return PairMatches(rows[agree], float(agree.mean()))
 
-    def _agree(self, first: Floats, second: Floats) -> npt.NDArray[np.bool_]:
+    def _agree(self, first: Float32s, second: Float32s) -> Bools:
         """Which matches (M, 2), (M, 2) px are inliers of the epipolar geometry."""
         threshold_px = _DDL_DOWNSAMPLING * self._rules.residual_threshold
         _, inliers = cv2.findFundamentalMat(first, second, cv2.USAC_MAGSAC, threshold_px, _CONFIDENCE, _MAX_TRIALS)
         return np.zeros(len(first), bool) if inliers is None else np.asarray(inliers[:, 0] > 0)
 
 
-def _snapped(
-    source: npt.NDArray[np.int64], places: npt.NDArray[np.float64], keypoints: Floats, most_px: float
-) -> npt.NDArray[np.int64]:
+def _snapped(source: Ints, places: Float64s, keypoints: Float32s, most_px: float) -> Ints:
     """Assign each match to the nearest target keypoint within a distance; each target keypoint is used once.
 
     Returns:

@@ -24,8 +24,9 @@ from descriptor.matching.global_descriptor import FrameSimilarity
 from descriptor.matching.guided_finder import GuidedFinder
 from descriptor.matching.keypoint_matching import KeypointMatcher
 from descriptor.matching.pair_policy import Candidates, DdlPolicy, match_from
+from pipeline.arrays import Float32s, Ints
 from pipeline.data.array_files import read_arrays, write_arrays
-from pipeline.data.tracks import Correspondences, Floats, Integers, Tracks
+from pipeline.data.tracks import Correspondences, Tracks
 from pipeline.finder import Finder
 from pipeline.outputs.files import write_json
 from pipeline.paths import MappingPaths
@@ -38,7 +39,7 @@ _DESCRIPTOR_OFFSETS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 _REVISITS, _REVISITS_APART = 4, 10
 
 # Frame indices, keypoints (N, 2) of each frame, and matches (M, 2) of pairs of rows → tracks.
-TracksFromMatches = Callable[[Sequence[int], Sequence[Floats], Mapping[tuple[int, int], Integers]], Tracks]
+TracksFromMatches = Callable[[Sequence[int], Sequence[Float32s], Mapping[tuple[int, int], Ints]], Tracks]
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def match_stage(
     return [paths.tracks, paths.keyframes]
 
 
-def _follow(config: MatchConfig, matcher: Matcher, keyframes: Integers, paths: MappingPaths, seed: int) -> Tracks:
+def _follow(config: MatchConfig, matcher: Matcher, keyframes: Ints, paths: MappingPaths, seed: int) -> Tracks:
     """Tracks of the points of keyframes."""
     frames, guided = matcher.frames, matcher.guided
     flow = _flow(matcher, keyframes)
@@ -103,7 +104,7 @@ def _follow(config: MatchConfig, matcher: Matcher, keyframes: Integers, paths: M
     return follow_points(frames, keyframes, find, config.points, paths.correspondences)
 
 
-def _flow(matcher: Matcher, keyframes: Integers) -> Finder | None:
+def _flow(matcher: Matcher, keyframes: Ints) -> Finder | None:
     if not matcher.uses_flow:
         return None
     if matcher.known is not None:
@@ -112,7 +113,7 @@ def _flow(matcher: Matcher, keyframes: Integers) -> Finder | None:
     return FlowFinder(matcher.frames, keyframe_directions(len(matcher.frames), keyframes))
 
 
-def _match_pairs(config: MatchConfig, given: Matcher, keyframes: Integers, paths: MappingPaths, seed: int) -> Tracks:
+def _match_pairs(config: MatchConfig, given: Matcher, keyframes: Ints, paths: MappingPaths, seed: int) -> Tracks:
     """Tracks of keypoints that are matched pair by pair; the matches of each frame are kept for a resumed run."""
     del keyframes
     frames = given.frames
@@ -120,7 +121,7 @@ def _match_pairs(config: MatchConfig, given: Matcher, keyframes: Integers, paths
     described = given.guided.described
     matcher = KeypointMatcher(frames, described, config.keypoints, seed)
     policy, candidates = _pair_policy(config, len(frames), described, seed)
-    matches: dict[tuple[int, int], Integers] = {}
+    matches: dict[tuple[int, int], Ints] = {}
     for first in progress(range(len(frames)), "matching"):
         kept = paths.correspondences / f"{first:06d}.npz"
         arrays = read_arrays(kept, ("second", "rows"))

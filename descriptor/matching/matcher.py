@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from descriptor.base import DescriptorMap
 from descriptor.matching.engines.search import SearchEngine
-
-Floats = npt.NDArray[np.float64]
+from pipeline.arrays import Bools, Float32s, Float64s
 
 
 @dataclass(frozen=True)
@@ -41,16 +39,16 @@ class Matches:
         return_px: (K,) float64, distance between each point and its reverse match, px of the source's map.
     """
 
-    target: Floats
-    score: npt.NDArray[np.float32]
-    return_px: Floats
+    target: Float64s
+    score: Float32s
+    return_px: Float64s
 
-    def consistent(self, distance_px: float) -> npt.NDArray[np.bool_]:
+    def consistent(self, distance_px: float) -> Bools:
         """Whether each reverse match (K,) ends within a distance of its start: DDL's `cross_check_distance`."""
         return np.asarray(self.return_px <= distance_px)
 
 
-def match(engine: SearchEngine, source: SearchableFrame, keypoints: Floats, target: SearchableFrame) -> Matches:
+def match(engine: SearchEngine, source: SearchableFrame, keypoints: Float64s, target: SearchableFrame) -> Matches:
     """Match points of one frame to another, and back.
 
     Args:
@@ -73,7 +71,7 @@ def match(engine: SearchEngine, source: SearchableFrame, keypoints: Floats, targ
     )
 
 
-def summit(wanted: Tensor, described: DescriptorMap, cell: Tensor) -> Floats:
+def summit(wanted: Tensor, described: DescriptorMap, cell: Tensor) -> Float64s:
     """Refine the maximum of the response by a parabola through the best cell and its neighbours.
 
     Args:

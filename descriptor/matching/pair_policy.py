@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Ints
 from pipeline.command.bounds import Count, Settings, Share
-
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class PairMatches:
         inlier_ratio: share of the inliers among all matches, 0..1; 0 without a match.
     """
 
-    rows: Integers
+    rows: Ints
     inlier_ratio: float
 
 

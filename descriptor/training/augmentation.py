@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from descriptor.clips.clip import PointPairs
 from descriptor.clips.groups import Group
 from descriptor.clips.sparse_correspondence import on_tissue
+from pipeline.arrays import Bytes, Float64s
 
-Image = npt.NDArray[np.uint8]
 Random = np.random.Generator
 
 _STOPS = 1.0
@@ -61,7 +60,7 @@ def augment(group: Group, strength: float, random: Random) -> Group:
     return replace(group, images=np.stack(images), masks=np.stack(masks), pairs=pairs) if pairs else group
 
 
-def change_appearance(image: Image, strength: float, random: Random) -> Image:
+def change_appearance(image: Bytes, strength: float, random: Random) -> Bytes:
     """Change light, colour, sharpness and compression of an image (H, W, 3) uint8 RGB, each with probability 0.5."""
     for change in (_light, _highlights, _blur, _noise, _compress):
         if random.random() < _ODDS:
@@ -69,7 +68,7 @@ def change_appearance(image: Image, strength: float, random: Random) -> Image:
     return image
 
 
-def _light(image: Image, strength: float, random: Random) -> Image:
+def _light(image: Bytes, strength: float, random: Random) -> Bytes:
     """Exposure, gamma and white balance, applied with a lookup table per channel."""
     gain = 2 ** (strength * _STOPS * random.uniform(-1, 1, 1)) * (
         1 + strength * _WHITE_BALANCE * random.uniform(-1, 1, 3)
@@ -80,7 +79,7 @@ def _light(image: Image, strength: float, random: Random) -> Image:
     return np.asarray(cv2.LUT(image, table[None]), np.uint8)
 
 
-def _highlights(image: Image, strength: float, random: Random) -> Image:
+def _highlights(image: Bytes, strength: float, random: Random) -> Bytes:
     """Specular highlights with soft edges."""
     height, width = image.shape[:2]
     glare = np.zeros((height, width), np.float32)
@@ -92,32 +91,32 @@ def _highlights(image: Image, strength: float, random: Random) -> Image:
     return (image + glare * (255.0 - image)).astype(np.uint8)
 
 
-def _blur(image: Image, strength: float, random: Random) -> Image:
+def _blur(image: Bytes, strength: float, random: Random) -> Bytes:
     return np.asarray(cv2.GaussianBlur(image, (0, 0), 0.3 + strength * _BLUR_PX * random.random()), np.uint8)
 
 
-def _noise(image: Image, strength: float, random: Random) -> Image:
+def _noise(image: Bytes, strength: float, random: Random) -> Bytes:
     noise = random.normal(0, strength * _NOISE_LEVELS * random.random() + 1e-6, image.shape)
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-def _compress(image: Image, strength: float, random: Random) -> Image:
+def _compress(image: Bytes, strength: float, random: Random) -> Bytes:
     quality = int(95 - strength * random.uniform(0, 65))
     _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), np.uint8)
 
 
-def _turn(size: tuple[int, int], strength: float, random: Random) -> npt.NDArray[np.float64]:
+def _turn(size: tuple[int, int], strength: float, random: Random) -> Float64s:
     """A random rotation about the image centre: (2, 3), COLMAP px to COLMAP px."""
     height, width = size
     angle = strength * _TURN_DEG * random.uniform(-1, 1) if random.random() < _ODDS else 0.0
     return np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, 1.0))
 
 
-def _opencv(turn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _opencv(turn: Float64s) -> Float64s:
     """The same map between OpenCV's pixels, whose first pixel centre is (0, 0)."""
     return np.column_stack([turn[:, :2], turn[:, 2] + turn[:, :2] @ [0.5, 0.5] - 0.5])
 
 
-def _apply(turn: npt.NDArray[np.float64], pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _apply(turn: Float64s, pixels: Float64s) -> Float64s:
     return pixels @ turn[:, :2].T + turn[:, 2]

@@ -7,18 +7,16 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib import pyplot
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import summary
 
 from descriptor.training.paths import RunFolder
+from pipeline.arrays import Bytes
 from pipeline.errors import explain_os_errors
 from pipeline.outputs.files import atomic_write, write_json
 from pipeline.outputs.owned_files import own
-
-Image = npt.NDArray[np.uint8]
 
 
 class TrainingLog:
@@ -68,7 +66,7 @@ class TrainingLog:
         self,
         history: list[dict[str, Any]],
         thresholds_px: Sequence[int],
-        plots: Callable[[], dict[str, Image]],
+        plots: Callable[[], dict[str, Bytes]],
     ) -> None:
         """Log the last validation of a history, with images."""
         if self._writer is None:
@@ -131,7 +129,7 @@ class EventFile:
         """Write a scalar."""
         self._write(Event(summary=summary.scalar(name, value), step=step))
 
-    def add_image(self, name: str, image: npt.NDArray[np.uint8], step: int) -> None:
+    def add_image(self, name: str, image: Bytes, step: int) -> None:
         """Write an image (H, W, 3) RGB."""
         self._write(Event(summary=summary.image(name, image, dataformats="HWC"), step=step))
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from descriptor.checkpoint import Checkpoint
 from descriptor.training.distributed import Processes
 from descriptor.training.inputs import TrainingInputs
-from descriptor.training.log import Image, TrainingLog
+from descriptor.training.log import TrainingLog
 from descriptor.training.paths import RunFolder
 from descriptor.training.recorded_settings import recorded
+from pipeline.arrays import Bytes
 from pipeline.command.interruption import stop_request
 from pipeline.errors import LumenError
 from pipeline.progress import ProgressBar
@@ -103,7 +104,7 @@ class TrainingMethod(Protocol):
     def validate(self) -> Figures:
         """Match points of a fixed data set; the network is left in training mode."""
 
-    def plots(self) -> dict[str, Image]:
+    def plots(self) -> dict[str, Bytes]:
         """Images for TensorBoard, by name."""
 
     def arrays(self, part: Any) -> dict[str, np.ndarray]:

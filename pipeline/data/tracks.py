@@ -13,9 +13,6 @@ from pipeline.outputs.files import atomic_write
 from pipeline.paths import AnyPath
 
 # The names by which other packages import these types from here.
-Floats = Float32s
-Integers = Ints
-Booleans = Bools
 
 # The smallest number of frames that can be reconstructed.
 MIN_FRAMES = 3
@@ -117,5 +114,5 @@ class Correspondences:
     """
 
     tracks: Tracks
-    keyframes: Integers
+    keyframes: Ints
     unreadable: list[int]

@@ -16,7 +16,6 @@ import numpy as np
 from pipeline.arrays import Bools, Bytes, Float64s, Ints
 
 # The name by which other packages import this type from here.
-Integers = Ints
 
 PoseDirection = Literal["cam_from_world", "world_from_cam"]
 

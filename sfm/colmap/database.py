@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Float32s, Ints
 from pipeline.errors import explain_os_errors
 from sfm.colmap.writing import own_mapping_files
 
@@ -16,7 +17,7 @@ Pair = tuple[str, str]
 def write_database(
     path: Path,
     camera: pycolmap.Camera,
-    keypoints: Mapping[str, npt.NDArray[np.float32]],
+    keypoints: Mapping[str, Float32s],
     matches: Mapping[Pair, npt.NDArray[np.integer]],
 ) -> None:
     """Write a new database of images that share a camera.
@@ -48,7 +49,7 @@ def write_database(
             database.write_matches(image_ids[first], image_ids[second], np.ascontiguousarray(rows, np.uint32))
 
 
-def read_database(path: Path) -> tuple[dict[str, npt.NDArray[np.float32]], dict[Pair, npt.NDArray[np.int64]]]:
+def read_database(path: Path) -> tuple[dict[str, Float32s], dict[Pair, Ints]]:
     """Read keypoints and matches in the form that `write_database` takes."""
     with pycolmap.Database.open(path) as database:
         names = {image.image_id: image.name for image in database.read_all_images()}

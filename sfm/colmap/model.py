@@ -7,10 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
-from pipeline.data.training_data import Bytes, Integers, TrainingData
+from pipeline.arrays import Ints
+from pipeline.data.training_data import Bytes, TrainingData
 from pipeline.errors import LumenError
 from sfm.colmap.files import check_model_files
 from sfm.colmap.text import ModelText, image_names
@@ -128,7 +128,7 @@ def model_from_training_data(data: TrainingData) -> pycolmap.Reconstruction:
 def training_data_from_model(
     model: pycolmap.Reconstruction,
     mask: Bytes,
-    selected_index: Integers,
+    selected_index: Ints,
     image_paths: Mapping[str, Path],
     *,
     pinholes: bool = True,
@@ -204,9 +204,9 @@ def _views(point: pycolmap.Point3D, view_of_image: Mapping[int, int]) -> list[in
 def _data(
     model: pycolmap.Reconstruction,
     images: Sequence[pycolmap.Image],
-    frame_index: Integers,
+    frame_index: Ints,
     mask: Bytes,
-    selected_index: Integers,
+    selected_index: Ints,
     image_paths: Sequence[Path],
 ) -> TrainingData:
     view_of_image = {image.image_id: view for view, image in enumerate(images)}
@@ -241,7 +241,7 @@ def frame_number(name: str) -> int:
     return number
 
 
-def _add_points(model: pycolmap.Reconstruction, data: TrainingData, place_in_view: npt.NDArray[np.int64]) -> None:
+def _add_points(model: pycolmap.Reconstruction, data: TrainingData, place_in_view: Ints) -> None:
     bounds = np.searchsorted(data.observation_point, np.arange(len(data.points) + 1))
     colors = np.zeros((len(data.points), 3), np.uint8) if data.colors is None else data.colors
     image_ids = (data.observation_view + 1).tolist()

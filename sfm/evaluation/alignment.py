@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Float64s
 from pipeline.conventions import invert_poses
 from pipeline.errors import LumenError
-
-Floats = npt.NDArray[np.float64]
 
 # Relative rounding error of camera centres that are computed from poses.
 _ROUNDING = 1e-12
@@ -28,8 +26,8 @@ class PathDifference:
     """
 
     reference_from_estimate: pycolmap.Sim3d
-    position: Floats
-    rotation_deg: Floats
+    position: Float64s
+    rotation_deg: Float64s
     path_length: float
     extent: float
 
@@ -39,7 +37,7 @@ class PathDifference:
         return float(np.sqrt((self.position**2).mean()))
 
 
-def compare_paths(estimate: Floats, reference: Floats) -> PathDifference:
+def compare_paths(estimate: Float64s, reference: Float64s) -> PathDifference:
     """Compare the poses (N, 3, 4) cam_from_world of the same N >= 3 frames in two reconstructions.
 
     Raises:
@@ -65,7 +63,7 @@ def compare_paths(estimate: Floats, reference: Floats) -> PathDifference:
     )
 
 
-def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
+def align_poses(estimate: Float64s, reference: Float64s) -> pycolmap.Sim3d:
     """Estimate the similarity reference_from_estimate from the orientations first, then from the centres.
 
     The centres of a nearly straight trajectory, as in a tube, do not determine the rotation about its axis, so an
@@ -95,7 +93,7 @@ def align_poses(estimate: Floats, reference: Floats) -> pycolmap.Sim3d:
     return pycolmap.Sim3d(scale, pycolmap.Rotation3d(rotation), translation)
 
 
-def relative_pose_errors(estimate: Floats, reference: Floats, scale: float) -> float:
+def relative_pose_errors(estimate: Float64s, reference: Float64s, scale: float) -> float:
     """Compute the relative pose error (Sturm et al., IROS 2012) of translations between neighbouring frames.
 
     Args:
@@ -112,7 +110,7 @@ def relative_pose_errors(estimate: Floats, reference: Floats, scale: float) -> f
     return float(error / length) if length > 0 else float("nan")
 
 
-def _steps(cam_from_world: Floats, scale: float) -> Floats:
+def _steps(cam_from_world: Float64s, scale: float) -> Float64s:
     """(N - 1, 3) centre of each next camera in the coordinates of the camera before it."""
     centers = scale * invert_poses(cam_from_world)[:, :, 3]
     return np.asarray(np.einsum("nij,nj->ni", cam_from_world[:-1, :, :3], np.diff(centers, axis=0)))

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import open3d as o3d
 import pycolmap
 
+from pipeline.arrays import Bools, Float32s, Float64s
 from pipeline.data.images import read_pixels
 from pipeline.data.phantom_files import DEPTH_UNIT_MM, PhantomPaths, read_facts
 from pipeline.errors import LumenError, explain_os_errors
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class SurfaceTruth:
 
     paths: PhantomPaths
     camera: pycolmap.Camera
-    cam_from_world: Floats
-    shows: npt.NDArray[np.bool_]
+    cam_from_world: Float64s
+    shows: Bools
     scene: o3d.t.geometry.RaycastingScene
 
     @classmethod
@@ -57,18 +55,18 @@ class SurfaceTruth:
         shows = np.array([not frame["is_black"] for frame in facts["frames"]])
         return cls(paths, pycolmap.Camera(**facts["camera"], camera_id=1), poses, shows, scene)
 
-    def distance(self, points_mm: Floats) -> Floats:
+    def distance(self, points_mm: Float64s) -> Float64s:
         """Distance from points (N, 3) to the surface: (N,) float64, mm."""
         query = o3d.core.Tensor.from_numpy(np.ascontiguousarray(points_mm, np.float32))
         return np.asarray(self.scene.compute_distance(query).numpy(), np.float64)
 
-    def depth(self, frame: int) -> npt.NDArray[np.float32] | None:
+    def depth(self, frame: int) -> Float32s | None:
         """(H, W) float32 depth along the optical axis, mm, 0 where unknown; None if there is no depth map."""
         path = self.paths.depth(frame)
         stored = read_pixels(path, cv2.IMREAD_UNCHANGED)
         return None if stored is None else (stored * np.float32(DEPTH_UNIT_MM)).astype(np.float32)
 
-    def surface_points(self, frame: int, step: int) -> Floats:
+    def surface_points(self, frame: int, step: int) -> Float64s:
         """Back-project every `step`-th pixel of a depth map: (N, 3) mm; N = 0 if there is no depth map."""
         depth = self.depth(frame)
         if depth is None:
@@ -81,7 +79,7 @@ class SurfaceTruth:
         pose = self.cam_from_world[frame]
         return np.asarray((in_camera - pose[:, 3]) @ pose[:, :3])
 
-    def sees(self, frame: int, points_mm: Floats, tolerance: float) -> npt.NDArray[np.bool_]:
+    def sees(self, frame: int, points_mm: Float64s, tolerance: float) -> Bools:
         """Which points (N, 3) a frame sees.
 
         Args:

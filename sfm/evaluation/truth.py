@@ -4,17 +4,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import open3d as o3d
 import pycolmap
 
+from pipeline.arrays import Float64s
 from pipeline.data.training_data import TrainingData
 from pipeline.errors import require
 from sfm.evaluation.alignment import align_poses, compare_paths, relative_pose_errors
 from sfm.evaluation.surface import SurfaceTruth
 from sfm.mapping.triangulation import camera_centers
-
-Floats = npt.NDArray[np.float64]
 
 # A surface sample counts as reconstructed if a point is within this share of the scene depth.
 COMPLETE_SHARE = 0.005
@@ -103,15 +101,15 @@ def _point_figures(data: TrainingData, truth: SurfaceTruth, alignment: pycolmap.
     }
 
 
-def _transformed(similarity: pycolmap.Sim3d, points: Floats) -> Floats:
+def _transformed(similarity: pycolmap.Sim3d, points: Float64s) -> Float64s:
     return np.asarray(similarity.scale * points @ similarity.rotation.matrix().T + similarity.translation)
 
 
-def _cloud(points: Floats) -> o3d.geometry.PointCloud:
+def _cloud(points: Float64s) -> o3d.geometry.PointCloud:
     return o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
 
 
-def _completeness(points_mm: Floats, truth: SurfaceTruth, tolerance_mm: float) -> float | None:
+def _completeness(points_mm: Float64s, truth: SurfaceTruth, tolerance_mm: float) -> float | None:
     """Share of the sufficiently observed surface that has a point within the tolerance; None without depth maps.
 
     Surface samples are back-projected depth maps of some frames, thinned to one sample per cube of the tolerance.

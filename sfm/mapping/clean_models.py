@@ -4,8 +4,8 @@ import logging
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Float64s
 from pipeline.data.tracks import Tracks
 from pipeline.errors import NoReconstruction
 from pipeline.report import StageReport
@@ -35,7 +35,7 @@ def explained_share(model: TrackModel, tracks: Tracks, min_views: int) -> float:
 
 
 def clean_models(
-    found: VideoModels, tracks: Tracks, colors: npt.NDArray[np.float64], config: MapConfig, report: StageReport
+    found: VideoModels, tracks: Tracks, colors: Float64s, config: MapConfig, report: StageReport
 ) -> VideoModels:
     """Remove points with uncertain depth or inconsistent colour, and models that are left with too few points.
 

@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Float64s
 from pipeline.color_consistency import color_inconsistency
 from pipeline.data.tracks import Tracks
 from sfm.mapping.track_model import TrackModel, keep_points
 from sfm.mapping.triangulation import bearing_vectors, camera_centers, reprojection_errors, sum_by_track
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Cleaning:
 
 
 def clean(
-    model: TrackModel, tracks: Tracks, colors: Floats, max_depth_uncertainty: float, inlier_percentage: float
+    model: TrackModel, tracks: Tracks, colors: Float64s, max_depth_uncertainty: float, inlier_percentage: float
 ) -> Cleaning:
     """Remove points with uncertain depth, then the share of points with the least consistent colour; keep all poses.
 
@@ -53,7 +51,7 @@ def clean(
     return Cleaning(model, before - left, left - model.point_count)
 
 
-def depth_uncertainty(model: TrackModel, tracks: Tracks) -> Floats:
+def depth_uncertainty(model: TrackModel, tracks: Tracks) -> Float64s:
     """Compute the standard deviation of each point along its most uncertain direction.
 
     It follows from the inverse of the normal matrix of the rays of the point (Hartley & Zisserman, Multiple View

@@ -9,10 +9,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
-from pipeline.data.tracks import Integers, Tracks
+from pipeline.arrays import Float32s, Ints
+from pipeline.data.tracks import Tracks
 from pipeline.outputs.files import write_bytes
 from pipeline.outputs.owned_files import own
 from pipeline.paths import SequencePaths
@@ -38,7 +38,7 @@ def frame_name(index: int) -> str:
 
 
 def write_keyframes(
-    tracks: Tracks, keyframes: Integers, camera: pycolmap.Camera, folder: Path, log: Path, seed: int
+    tracks: Tracks, keyframes: Ints, camera: pycolmap.Camera, folder: Path, log: Path, seed: int
 ) -> Path | None:
     """Write a database of keyframes, with their longest tracks as keypoints and verified matches.
 
@@ -69,7 +69,7 @@ def write_keyframes(
     return database
 
 
-def select_longest_tracks(tracks: Tracks, keyframes: Integers, points: int) -> Tracks:
+def select_longest_tracks(tracks: Tracks, keyframes: Ints, points: int) -> Tracks:
     """Select the longest tracks of each keyframe, with their observations in keyframes.
 
     Args:
@@ -95,7 +95,7 @@ def pair_keyframes(count: int) -> list[tuple[int, int]]:
 
 def correspondences_from_tracks(
     tracks: Tracks, rows: Sequence[int], names: Sequence[str], min_shared: int
-) -> tuple[dict[str, npt.NDArray[np.float32]], dict[Pair, npt.NDArray[np.int64]]]:
+) -> tuple[dict[str, Float32s], dict[Pair, Ints]]:
     """Convert the tracks in some frames to keypoints and matches.
 
     Args:

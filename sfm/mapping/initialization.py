@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from pipeline.data.tracks import Integers, Tracks
+from pipeline.arrays import Ints
+from pipeline.data.tracks import Tracks
 from pipeline.progress import progress
 from sfm.mapping.incremental import frame_names, map_images
 from sfm.mapping.track_model import TrackModel, model_from_keyframes, refine
@@ -49,14 +50,14 @@ class Start:
         explained: share of the observations in these keyframes that agree with the model, 0..1.
     """
 
-    window: Integers
+    window: Ints
     database: Path
     model_folder: Path
     model: TrackModel
     explained: float
 
 
-def too_few_keyframes(keyframes: Integers) -> str:
+def too_few_keyframes(keyframes: Ints) -> str:
     """The reason why fewer than `MIN_KEYFRAMES` keyframes give no reconstruction."""
     return (
         f"the video has only {len(keyframes)} keyframes, because its images hardly change: the camera has to "
@@ -98,7 +99,7 @@ def _windows_of_run(run: range) -> Iterator[tuple[int, range]]:
 
 def choose_start(
     tracks: Tracks,
-    windows: Sequence[Integers],
+    windows: Sequence[Ints],
     database: Path,
     limits: Limits,
     log: Path,
@@ -136,7 +137,7 @@ def choose_start(
 
 def _best_in_window(
     tracks: Tracks,
-    window: Integers,
+    window: Ints,
     database: Path,
     folder: Path,
     limits: Limits,
@@ -161,7 +162,7 @@ def _best_in_window(
     return best
 
 
-def _pairs(window: Integers) -> Iterator[tuple[int, int] | None]:
+def _pairs(window: Ints) -> Iterator[tuple[int, int] | None]:
     """Initial pairs, as positions in a window."""
     middle = len(window) // 2
     for pair in _PAIRS:
@@ -172,7 +173,7 @@ def _pairs(window: Integers) -> Iterator[tuple[int, int] | None]:
 
 
 def _score(
-    mapped: Path, tracks: Tracks, window: Integers, limits: Limits, log: Path, *, refine_camera: bool
+    mapped: Path, tracks: Tracks, window: Ints, limits: Limits, log: Path, *, refine_camera: bool
 ) -> tuple[TrackModel, float] | None:
     """The model after bundle adjustment and the share of observations it explains; None with too few keyframes."""
     found = pycolmap.Reconstruction(mapped)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Float64s
 from pipeline.data.tracks import Tracks
 from sfm.mapping.track_model import TrackModel, refine, triangulate_all
 from sfm.mapping.triangulation import Limits, camera_centers
@@ -41,7 +41,7 @@ def join_models(models: list[TrackModel], tracks: Tracks, limits: Limits, log: P
     return models
 
 
-def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> npt.NDArray[np.float64] | None:
+def joined_poses(base: TrackModel, other: TrackModel, tracks: Tracks) -> Float64s | None:
     """Express the poses of two models in the world of the first.
 
     Returns:

@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
-from pipeline.data.tracks import Integers, Tracks
+from pipeline.arrays import Bools, Float64s, Ints
+from pipeline.data.tracks import Tracks
 from sfm.mapping.triangulation import bearing_vectors
-
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
 
 # Distance of the two keyframes of a pair, large enough for parallax.
 _APART = 3
@@ -29,8 +27,8 @@ _MAX_ROTATION_SHARE = 0.5
 
 
 def rotation_shares(
-    tracks: Tracks, keyframes: Integers, cameras: Iterable[pycolmap.Camera], max_error_px: float
-) -> Floats:
+    tracks: Tracks, keyframes: Ints, cameras: Iterable[pycolmap.Camera], max_error_px: float
+) -> Float64s:
     """Compute the share of the common points of two keyframes that a pure rotation explains.
 
     Args:
@@ -50,19 +48,19 @@ def rotation_shares(
     return shares
 
 
-def rotation_share(shares: Floats) -> float:
+def rotation_share(shares: Float64s) -> float:
     """Median of the shares; 0 if no pair shares enough points."""
     known = shares[np.isfinite(shares)]
     return float(np.median(known)) if len(known) else 0.0
 
 
-def covisible_neighbours(tracks: Tracks, keyframes: Integers) -> Booleans:
+def covisible_neighbours(tracks: Tracks, keyframes: Ints) -> Bools:
     """(max(0, K - 1),) bool: whether each keyframe shares enough points with the next one to be mapped with it."""
     pairs = zip(keyframes[:-1].tolist(), keyframes[1:].tolist(), strict=True)
     return np.array([len(_shared(tracks, *pair)[0]) >= _MIN_SHARED for pair in pairs], np.bool_)
 
 
-def moving_runs(shares: Floats, sharing: Booleans) -> list[range]:
+def moving_runs(shares: Float64s, sharing: Bools) -> list[range]:
     """Find the runs of keyframes in which the camera translates.
 
     Args:
@@ -88,7 +86,7 @@ def _shared(tracks: Tracks, first: int, second: int) -> tuple[npt.NDArray, npt.N
     return tracks.pixels[a][in_a], tracks.pixels[b][in_b]
 
 
-def _pairs(tracks: Tracks, keyframes: Integers) -> tuple[Floats, Floats, Booleans]:
+def _pairs(tracks: Tracks, keyframes: Ints) -> tuple[Float64s, Float64s, Bools]:
     """Pixels of common points of P keyframe pairs, twice (P, `_SAMPLE`, 2), and which of all pairs these are."""
     every = list(zip(keyframes[:-_APART].tolist(), keyframes[_APART:].tolist(), strict=True))
     pixels, known = [], np.zeros(len(every), np.bool_)
@@ -102,36 +100,36 @@ def _pairs(tracks: Tracks, keyframes: Integers) -> tuple[Floats, Floats, Boolean
     return stacked[:, 0], stacked[:, 1], known
 
 
-def _explained(pixels_a: Floats, pixels_b: Floats, camera: pycolmap.Camera, max_error_px: float) -> Floats:
+def _explained(pixels_a: Float64s, pixels_b: Float64s, camera: pycolmap.Camera, max_error_px: float) -> Float64s:
     """(P,) share of the points (P, N, 2) of each pair that a rotation maps within the error."""
     rays_a, rays_b = (
         bearing_vectors(camera, pixels.reshape(-1, 2)).reshape(*pixels.shape[:2], 3) for pixels in (pixels_a, pixels_b)
     )
-    seen: Booleans = np.isfinite(np.concatenate([rays_a, rays_b], axis=2)).all(axis=2)
+    seen: Bools = np.isfinite(np.concatenate([rays_a, rays_b], axis=2)).all(axis=2)
     rays_a, rays_b = np.where(seen[..., None], rays_a, 0), np.where(seen[..., None], rays_b, 0)
     moved = _rotated(rays_a, rays_b, seen)
     found = np.asarray(camera.img_from_cam(np.ascontiguousarray(moved.reshape(-1, 3))), np.float64)
     error_px = np.linalg.norm(found.reshape(pixels_b.shape) - pixels_b, axis=2)
     # Points behind the camera are NaN, and comparisons with NaN are false.
-    shares: Floats = (seen & (error_px < max_error_px)).mean(axis=1)
+    shares: Float64s = (seen & (error_px < max_error_px)).mean(axis=1)
     return shares
 
 
-def _rotated(rays_a: Floats, rays_b: Floats, seen: Booleans) -> Floats:
+def _rotated(rays_a: Float64s, rays_b: Float64s, seen: Bools) -> Float64s:
     """Rotate rays (P, N, 3) with the rotation of each pair that aligns most of them; trimmed least squares."""
     kept = seen
     for _ in range(_TRIMMING_ROUNDS):
         b_from_a = _rotations(rays_a * kept[..., None], rays_b)
-        moved: Floats = rays_a @ b_from_a.transpose(0, 2, 1)
+        moved: Float64s = rays_a @ b_from_a.transpose(0, 2, 1)
         gap = np.where(seen, np.linalg.norm(moved - rays_b, axis=2), np.inf)
         kept = seen & (gap <= np.maximum(2 * np.median(gap, axis=1), 1e-9)[:, None])
     return moved
 
 
-def _rotations(rays_a: Floats, rays_b: Floats) -> Floats:
+def _rotations(rays_a: Float64s, rays_b: Float64s) -> Float64s:
     """Least-squares rotations (P, 3, 3) that align rays (P, N, 3) with others (Kabsch 1976)."""
     left, _, right = np.linalg.svd(rays_b.transpose(0, 2, 1) @ rays_a)
     flip = np.sign(np.linalg.det(left @ right))
     scale = np.stack([np.ones_like(flip), np.ones_like(flip), flip], axis=1)
-    rotations: Floats = (left * scale[:, None, :]) @ right
+    rotations: Float64s = (left * scale[:, None, :]) @ right
     return rotations

@@ -19,7 +19,8 @@ from typing import Literal
 import numpy as np
 import pycolmap
 
-from pipeline.data.tracks import Integers, Tracks
+from pipeline.arrays import Ints
+from pipeline.data.tracks import Tracks
 from pipeline.errors import NoReconstruction
 from sfm.mapping.incremental import write_keyframes
 from sfm.mapping.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
@@ -62,7 +63,7 @@ class CameraEstimate:
 
 def estimate_camera(
     tracks: Tracks,
-    keyframes: Integers,
+    keyframes: Ints,
     size: tuple[int, int],
     content_box: tuple[int, int, int, int],
     models: Iterable[CameraModel],
@@ -121,7 +122,7 @@ def estimate_camera(
 
 
 def _moving_runs(
-    tracks: Tracks, keyframes: Integers, size: tuple[int, int], content_box: tuple[int, int, int, int], limits: Limits
+    tracks: Tracks, keyframes: Ints, size: tuple[int, int], content_box: tuple[int, int, int, int], limits: Limits
 ) -> list[range]:
     """Runs of keyframes in which the camera translates, long enough to map.
 
@@ -140,7 +141,7 @@ def _moving_runs(
 
 def _attempt(
     tracks: Tracks,
-    window: Integers,
+    window: Ints,
     camera: pycolmap.Camera,
     limits: Limits,
     folder: Path,
@@ -175,7 +176,7 @@ def _best_start_of_each_model(found: Mapping[tuple[CameraModel, float], Start]) 
     return list(by_model.values())
 
 
-def _is_another(window: Integers, used: Integers) -> bool:
+def _is_another(window: Ints, used: Ints) -> bool:
     """Whether a window adds information to a used one: at least half as long, and at least half of it is new."""
     return 2 * len(window) >= len(used) and 2 * np.isin(window, used).sum() <= len(window)
 

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bytes, Float32s, Ints
 from pipeline.data.images import write_image
 from pipeline.data.sequence_images import is_cut_off
-from pipeline.data.tracks import Floats, Integers, Tracks
+from pipeline.data.tracks import Tracks
 from pipeline.data.training_files import read_mask
 from pipeline.errors import LumenError
 from pipeline.outputs.files import write_bytes
@@ -85,7 +86,7 @@ def match_sift(
 
 def tracks_from_matches(
     frame_index: Sequence[int],
-    keypoints: Sequence[Floats],
+    keypoints: Sequence[Float32s],
     matches: Mapping[tuple[int, int], npt.NDArray[np.integer]],
 ) -> Tracks:
     """Build tracks from matches: the connected components of keypoints.
@@ -123,7 +124,7 @@ def tracks_from_matches(
     return Tracks(np.array(frame_index, np.int64), frame, track, pixels).at_least(2)
 
 
-def _connect(count: int, edges: Integers) -> Integers:
+def _connect(count: int, edges: Ints) -> Ints:
     """Vectorized union-find on edges (E, 2): (count,) smallest member of the component of each keypoint."""
     root = np.arange(count)
     while True:
@@ -136,7 +137,7 @@ def _connect(count: int, edges: Integers) -> Integers:
             root = root[root]
 
 
-def _separate(component: Integers, edges: Integers, frame: Integers) -> Integers:
+def _separate(component: Ints, edges: Ints, frame: Ints) -> Ints:
     """Split components with two keypoints in one frame: (N,) smallest member of the component of each keypoint."""
     frame_count = int(frame.max(initial=-1)) + 1
     _, place, times = np.unique(component * frame_count + frame, return_inverse=True, return_counts=True)
@@ -160,7 +161,7 @@ def _separate(component: Integers, edges: Integers, frame: Integers) -> Integers
     return separated
 
 
-def _read_content(path: Path, camera: pycolmap.Camera) -> npt.NDArray[np.uint8]:
+def _read_content(path: Path, camera: pycolmap.Camera) -> Bytes:
     content = read_mask(path)
     if content.shape != (camera.height, camera.width):
         raise LumenError(
@@ -170,7 +171,7 @@ def _read_content(path: Path, camera: pycolmap.Camera) -> npt.NDArray[np.uint8]:
     return content
 
 
-def _without_edge(content: npt.NDArray[np.uint8], margin_px: float) -> npt.NDArray[np.uint8]:
+def _without_edge(content: Bytes, margin_px: float) -> Bytes:
     inside = cv2.distanceTransform(content, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > margin_px
     return np.where(inside, 255, 0).astype(np.uint8)
 
@@ -280,9 +281,7 @@ def _match(database: Path, pairs: Sequence[tuple[str, str]], verification: pycol
     listing.unlink(missing_ok=True)
 
 
-def _read(
-    database: Path, names: Sequence[str]
-) -> tuple[list[npt.NDArray[np.float32]], dict[tuple[int, int], npt.NDArray[np.int64]]]:
+def _read(database: Path, names: Sequence[str]) -> tuple[list[Float32s], dict[tuple[int, int], Ints]]:
     """Keypoints (N, 2) of each image, and verified matches by two rows of `names`."""
     row = {name: number for number, name in enumerate(names)}
     keypoints = [np.zeros((0, 2), np.float32) for _ in names]

@@ -5,15 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bools, Float64s
 from pipeline.data.tracks import Tracks
 from sfm.mapping.incremental import colmap_log, frame_name
 from sfm.mapping.triangulation import Limits, bearing_vectors, camera_centers, reprojection_errors, triangulate
-
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
 
 MIN_FRAME_POINTS = 30
 _MIN_POSE_INLIER_SHARE = 0.25
@@ -32,12 +29,12 @@ class TrackModel:
     """
 
     camera: pycolmap.Camera
-    cam_from_world: Floats
-    points: Floats
-    used: Booleans
+    cam_from_world: Float64s
+    points: Float64s
+    used: Bools
 
     @property
-    def registered(self) -> Booleans:
+    def registered(self) -> Bools:
         """(F,) bool, frames with a pose."""
         return np.isfinite(self.cam_from_world[:, 0, 0])
 
@@ -159,7 +156,7 @@ def without_poor_frames(model: TrackModel, tracks: Tracks) -> TrackModel:
     return replace(model, cam_from_world=poses, used=model.used & np.isfinite(poses[tracks.frame, 0, 0]))
 
 
-def keep_points(model: TrackModel, tracks: Tracks, kept: Booleans) -> TrackModel:
+def keep_points(model: TrackModel, tracks: Tracks, kept: Bools) -> TrackModel:
     """Remove all points except those of the tracks in `kept`, (T,) bool."""
     return replace(model, points=np.where(kept[:, None], model.points, np.nan), used=model.used & kept[tracks.track])
 
@@ -215,7 +212,7 @@ def in_first_camera(model: TrackModel, tracks: Tracks) -> TrackModel:
     return replace(model, points=points, cam_from_world=np.concatenate([rotations, shifts[..., None]], axis=2))
 
 
-def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Floats) -> pycolmap.Reconstruction:
+def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Float64s) -> pycolmap.Reconstruction:
     """Convert a model to COLMAP, with colours and errors of the points.
 
     Args:
@@ -231,7 +228,7 @@ def colored_reconstruction(model: TrackModel, tracks: Tracks, colors: Floats) ->
     return reconstruction
 
 
-def triangulate_all(camera: pycolmap.Camera, poses: Floats, tracks: Tracks, limits: Limits) -> TrackModel:
+def triangulate_all(camera: pycolmap.Camera, poses: Float64s, tracks: Tracks, limits: Limits) -> TrackModel:
     """Triangulate all tracks with poses (F, 3, 4), and keep the points within the limits."""
     rays = bearing_vectors(camera, tracks.pixels)
     points, used = triangulate(tracks, rays, camera, poses, limits)

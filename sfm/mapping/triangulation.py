@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Bools, Float64s, Ints
 from pipeline.data.tracks import Tracks
-
-Floats = npt.NDArray[np.float64]
-Booleans = npt.NDArray[np.bool_]
 
 _MIN_DETERMINANT = 1e-12
 # The error limit decreases by these factors in turn, so that a few outliers do not remove the inliers of their track.
@@ -35,15 +33,15 @@ class Limits:
     angle_deg: float
 
 
-def bearing_vectors(camera: pycolmap.Camera, pixels: npt.NDArray) -> Floats:
+def bearing_vectors(camera: pycolmap.Camera, pixels: npt.NDArray) -> Float64s:
     """Pixels (N, 2) → unit rays (N, 3) in camera coordinates."""
-    rays: Floats = np.asarray(camera.cam_ray_from_img(np.ascontiguousarray(pixels, np.float64)))
+    rays: Float64s = np.asarray(camera.cam_ray_from_img(np.ascontiguousarray(pixels, np.float64)))
     return rays
 
 
 def triangulate(
-    tracks: Tracks, rays: Floats, camera: pycolmap.Camera, cam_from_world: Floats, limits: Limits
-) -> tuple[Floats, Booleans]:
+    tracks: Tracks, rays: Float64s, camera: pycolmap.Camera, cam_from_world: Float64s, limits: Limits
+) -> tuple[Float64s, Bools]:
     """Triangulate every track from the frames that have a pose.
 
     Args:
@@ -71,7 +69,9 @@ def triangulate(
     return points, used
 
 
-def reprojection_errors(tracks: Tracks, points: Floats, camera: pycolmap.Camera, cam_from_world: Floats) -> Floats:
+def reprojection_errors(
+    tracks: Tracks, points: Float64s, camera: pycolmap.Camera, cam_from_world: Float64s
+) -> Float64s:
     """Compute reprojection errors (O,) px.
 
     The error is infinite if the track has no point, the frame has no pose, or the point is not in front of the camera.
@@ -85,7 +85,7 @@ def reprojection_errors(tracks: Tracks, points: Floats, camera: pycolmap.Camera,
     return np.where(np.isfinite(error_px), error_px, np.inf)
 
 
-def parallax_deg(tracks: Tracks, points: Floats, centers: Floats, used: Booleans) -> Floats:
+def parallax_deg(tracks: Tracks, points: Float64s, centers: Float64s, used: Bools) -> Float64s:
     """Compute the triangulation angle of each point.
 
     It is the largest angle to the ray that is farthest from the mean ray: the largest angle between two rays if the
@@ -115,23 +115,25 @@ def parallax_deg(tracks: Tracks, points: Floats, centers: Floats, used: Booleans
     return np.rad2deg(largest)
 
 
-def _cosine(rays: Floats, others: Floats) -> Floats:
-    cosine: Floats = np.clip((rays * others).sum(axis=1), -1, 1)
+def _cosine(rays: Float64s, others: Float64s) -> Float64s:
+    cosine: Float64s = np.clip((rays * others).sum(axis=1), -1, 1)
     return cosine
 
 
-def camera_centers(cam_from_world: Floats) -> Floats:
+def camera_centers(cam_from_world: Float64s) -> Float64s:
     """Poses (F, 3, 4) → camera centres (F, 3) in the world; NaN for frames without a pose."""
-    centers: Floats = -np.einsum("nji,nj->ni", cam_from_world[:, :, :3], cam_from_world[:, :, 3])
+    centers: Float64s = -np.einsum("nji,nj->ni", cam_from_world[:, :, :3], cam_from_world[:, :, 3])
     return centers
 
 
-def _world_rays(tracks: Tracks, rays: Floats, cam_from_world: Floats) -> tuple[Floats, Floats]:
+def _world_rays(tracks: Tracks, rays: Float64s, cam_from_world: Float64s) -> tuple[Float64s, Float64s]:
     rotations = cam_from_world[tracks.frame, :, :3]
     return np.einsum("nji,nj->ni", rotations, rays), camera_centers(cam_from_world)[tracks.frame]
 
 
-def _nearest_to_rays(tracks: Tracks, directions: Floats, centers: Floats, used: Booleans, points: Floats) -> Floats:
+def _nearest_to_rays(
+    tracks: Tracks, directions: Float64s, centers: Float64s, used: Bools, points: Float64s
+) -> Float64s:
     """(T, 3) points that minimise the sum of w |(I - d d^T)(x - c)|^2; w = 1 / depth^2 if known, otherwise 1."""
     track, directions, centers = tracks.track[used], directions[used], centers[used]
     distance = np.linalg.norm(points[track] - centers, axis=1)
@@ -147,6 +149,6 @@ def _nearest_to_rays(tracks: Tracks, directions: Floats, centers: Floats, used: 
     return solution
 
 
-def sum_by_track(track: npt.NDArray[np.int64], values: Floats, count: int) -> Floats:
+def sum_by_track(track: Ints, values: Float64s, count: int) -> Float64s:
     """Sum the rows (N, C) of each track: (T, C)."""
     return np.stack([np.bincount(track, column, count) for column in values.T], axis=1).astype(np.float64)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
-from pipeline.data.tracks import Integers, Tracks
+from pipeline.arrays import Bools, Ints
+from pipeline.data.tracks import Tracks
 from pipeline.errors import NoReconstruction
 from sfm.mapping.incremental import frame_names, has_verified_pairs, map_images, write_keyframes
 from sfm.mapping.initialization import MIN_KEYFRAMES, Start, choose_start, too_few_keyframes, windows_in
@@ -54,7 +54,7 @@ class VideoModels:
 
 def map_video(
     tracks: Tracks,
-    keyframes: Integers,
+    keyframes: Ints,
     camera: pycolmap.Camera,
     limits: Limits,
     folder: Path,
@@ -112,8 +112,8 @@ def map_video(
 
 def _start(
     tracks: Tracks,
-    keyframes: Integers,
-    done: npt.NDArray[np.bool_],
+    keyframes: Ints,
+    done: Bools,
     camera: pycolmap.Camera,
     limits: Limits,
     folder: Path,
@@ -155,7 +155,7 @@ def _start(
 
 
 def _map_from(
-    start: Start, tracks: Tracks, keyframes: Integers, limits: Limits, folder: Path, log: Path, seed: int
+    start: Start, tracks: Tracks, keyframes: Ints, limits: Limits, folder: Path, log: Path, seed: int
 ) -> TrackModel:
     """Map all keyframes from an initial model.
 
@@ -201,11 +201,11 @@ def _extend(
         limit = limits
 
 
-def _covered(models: list[TrackModel]) -> npt.NDArray[np.bool_]:
+def _covered(models: list[TrackModel]) -> Bools:
     return np.any([model.registered for model in models], axis=0) if models else np.zeros(1, np.bool_)
 
 
-def _uncovered_keyframes(keyframes: Integers, covered: npt.NDArray[np.bool_]) -> Integers:
+def _uncovered_keyframes(keyframes: Ints, covered: Bools) -> Ints:
     """The longest run of keyframes without a pose, extended by some registered keyframes on both sides."""
     missing = np.flatnonzero(~covered[keyframes])
     if len(missing) < MIN_KEYFRAMES:

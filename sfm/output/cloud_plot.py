@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from pipeline.arrays import Bytes, Float64s
 from pipeline.data.training_data import TrainingData
 from sfm.mapping.triangulation import camera_centers
-
-Floats = npt.NDArray[np.float64]
-Image = npt.NDArray[np.uint8]
 
 _BACKGROUND = (28, 26, 24)
 _PATH_COLOR = (255, 176, 64)
@@ -33,7 +30,7 @@ class Viewpoint:
     """
 
     name: str
-    cam_from_world: Floats
+    cam_from_world: Float64s
     focal_share: float
 
 
@@ -54,19 +51,19 @@ def viewpoints(data: TrainingData) -> list[Viewpoint]:
     return result
 
 
-def extent_points(data: TrainingData) -> Floats:
+def extent_points(data: TrainingData) -> Float64s:
     """Positions (N, 3) that an image has to contain: the points, or the camera centres if there are no points."""
     return data.points if len(data.points) else camera_centers(data.cam_from_world)
 
 
-def _near(points: Floats) -> Floats:
+def _near(points: Float64s) -> Float64s:
     low, high = np.quantile(points, _OUTLIER_QUANTILES, axis=0)
     near = points[((points >= low) & (points <= high)).all(axis=1)]
     # The quantiles may exclude all of three or fewer points.
     return near if len(near) else points
 
 
-def _look(place: Floats, target: Floats, up: Floats) -> Floats:
+def _look(place: Float64s, target: Float64s, up: Float64s) -> Float64s:
     """cam_from_world (3, 4) of a camera at `place` that looks at `target`."""
     ahead = (target - place) / np.linalg.norm(target - place)
     right = np.cross(ahead, up)
@@ -75,7 +72,7 @@ def _look(place: Floats, target: Floats, up: Floats) -> Floats:
     return np.column_stack([rotation, -rotation @ place])
 
 
-def draw_cloud(data: TrainingData, view: Viewpoint, size: tuple[int, int]) -> Image:
+def draw_cloud(data: TrainingData, view: Viewpoint, size: tuple[int, int]) -> Bytes:
     """Render the points, the nearest on top, and the camera trajectory.
 
     Args:
@@ -96,7 +93,7 @@ def draw_cloud(data: TrainingData, view: Viewpoint, size: tuple[int, int]) -> Im
     return image
 
 
-def _project(points: Floats, view: Viewpoint, size: tuple[int, int]) -> tuple[Floats, Floats]:
+def _project(points: Float64s, view: Viewpoint, size: tuple[int, int]) -> tuple[Float64s, Float64s]:
     in_camera = points @ view.cam_from_world[:, :3].T + view.cam_from_world[:, 3]
     depth = in_camera[:, 2]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -104,7 +101,7 @@ def _project(points: Floats, view: Viewpoint, size: tuple[int, int]) -> tuple[Fl
     return pixels, np.where(depth > 0, depth, np.nan)
 
 
-def _splat(image: Image, pixels: Floats, depth: Floats, colors: Image, radius: int) -> None:
+def _splat(image: Bytes, pixels: Float64s, depth: Float64s, colors: Bytes, radius: int) -> None:
     height, width = image.shape[:2]
     order = np.argsort(-depth)
     order = order[np.isfinite(depth[order])]
@@ -117,7 +114,7 @@ def _splat(image: Image, pixels: Floats, depth: Floats, colors: Image, radius: i
             image[y[inside], x[inside]] = colors[order[inside]]
 
 
-def _draw_path(image: Image, path: Floats, depth: Floats) -> None:
+def _draw_path(image: Bytes, path: Float64s, depth: Float64s) -> None:
     size = max(image.shape)
     shown = np.isfinite(depth) & (np.abs(path) < 4 * size).all(axis=1)
     for first in np.flatnonzero(shown[:-1] & shown[1:]).tolist():
@@ -125,6 +122,6 @@ def _draw_path(image: Image, path: Floats, depth: Floats) -> None:
         cv2.line(image, ends[0], ends[1], _PATH_COLOR, 1, cv2.LINE_AA)
 
 
-def mosaic(images: Sequence[Image]) -> Image:
+def mosaic(images: Sequence[Bytes]) -> Bytes:
     """Four images of one size in two rows."""
     return np.vstack([np.hstack(images[:2]), np.hstack(images[2:4])])

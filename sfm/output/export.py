@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 
+from pipeline.arrays import Float64s
 from pipeline.conventions import invert_poses, quaternions_from_rotations
 from pipeline.data.training_data import TrainingData
 from pipeline.data.training_files import write_point_cloud
@@ -63,7 +63,7 @@ class NerfstudioLens:
         return cls(model, dict.fromkeys(_NERFSTUDIO_DISTORTION[model], 0.0) | dict(zip(names, values, strict=True)))
 
 
-def write_tum(data: TrainingData, timestamps_s: npt.NDArray[np.float64], path: Path) -> None:
+def write_tum(data: TrainingData, timestamps_s: Float64s, path: Path) -> None:
     """Write a TUM trajectory: one line `timestamp tx ty tz qx qy qz qw` per view, camera-to-world.
 
     Args:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from cv2.typing import MatLike as Image
 
+from pipeline.arrays import Float64s
 from pipeline.data.sequence import Sequence
 from pipeline.data.sequence_images import read_frame
 from pipeline.data.tracks import Tracks
@@ -47,8 +47,8 @@ def export_stage(video: InputVideo, paths: ReconstructionPaths, report: StageRep
 def _export_model(
     video: InputVideo,
     paths: ReconstructionPaths,
-    poses: npt.NDArray[np.float64],
-    other_poses: dict[int, npt.NDArray[np.float64]],
+    poses: Float64s,
+    other_poses: dict[int, Float64s],
     report: StageReport,
 ) -> None:
     with report.timed("write"):
@@ -71,7 +71,7 @@ def _export_model(
         )
 
 
-def _why(other_poses: dict[int, npt.NDArray[np.float64]]) -> Callable[[int], str]:
+def _why(other_poses: dict[int, Float64s]) -> Callable[[int], str]:
     """What to write on a frame that a model lacks."""
 
     def why(row: int) -> str:

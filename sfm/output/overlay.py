@@ -6,16 +6,14 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pycolmap
 from cv2.typing import MatLike as Image
 
+from pipeline.arrays import Float64s
 from pipeline.data.tracks import Tracks
 from pipeline.outputs.file_names import ffmpeg_url
 from pipeline.outputs.files import atomic_write
 from pipeline.progress import progress
-
-Floats = npt.NDArray[np.float64]
 
 _MOST_WIDTH_PX = 960
 _SHOWN_POINTS = 4000
@@ -26,9 +24,9 @@ def write_overlay(
     path: Path,
     read: Callable[[int], Image | None],
     tracks: Tracks,
-    points: Floats,
+    points: Float64s,
     camera: pycolmap.Camera,
-    cam_from_world: Floats,
+    cam_from_world: Float64s,
     fps: float,
     why_no_pose: Callable[[int], str] = lambda _: "no pose",
 ) -> None:
@@ -73,11 +71,11 @@ def write_overlay(
         container.mux(stream.encode())
 
 
-def _in_camera(points: Floats, pose: Floats) -> Floats:
+def _in_camera(points: Float64s, pose: Float64s) -> Float64s:
     return points @ pose[:, :3].T + pose[:, 3]
 
 
-def _depth_range(tracks: Tracks, points: Floats, cam_from_world: Floats) -> tuple[float, float]:
+def _depth_range(tracks: Tracks, points: Float64s, cam_from_world: Float64s) -> tuple[float, float]:
     some = slice(None, None, max(1, len(tracks.frame) // 100_000))
     poses = cam_from_world[tracks.frame[some]]
     depth = np.einsum("nj,nj->n", poses[:, 2, :3], points[tracks.track[some]]) + poses[:, 2, 3]
@@ -96,9 +94,9 @@ def _draw(
     small: Image,
     row: int,
     tracks: Tracks,
-    points: Floats,
+    points: Float64s,
     camera: pycolmap.Camera,
-    cam_from_world: Floats,
+    cam_from_world: Float64s,
     depths: tuple[float, float],
 ) -> None:
     track = tracks.track[tracks.in_frame(row)]

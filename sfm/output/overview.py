@@ -4,24 +4,22 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.arrays import Float64s
 from pipeline.data.tracks import Tracks
 from pipeline.outputs.files import write_bytes
 from sfm.mapping.track_model import TrackModel
 from sfm.mapping.triangulation import camera_centers
 from sfm.models import ModelFigures
 
-Floats = npt.NDArray[np.float64]
-
 _MOST_POINTS_DRAWN = 60_000
 _OUTLIER_QUANTILES = (0.01, 0.99)
 
 
 def draw_overview(
-    path: Path, title: str, model: TrackModel, figures: ModelFigures, tracks: Tracks, colors: Floats
+    path: Path, title: str, model: TrackModel, figures: ModelFigures, tracks: Tracks, colors: Float64s
 ) -> None:
     """Write the overview plot of a model.
 
@@ -56,7 +54,7 @@ def draw_overview(
     write_bytes(path, buffer.getvalue())
 
 
-def _principal_axes(model: TrackModel, colors: Floats) -> tuple[Floats, Floats, Floats]:
+def _principal_axes(model: TrackModel, colors: Float64s) -> tuple[Float64s, Float64s, Float64s]:
     """Points and camera centres in their principal axes, the longest first, without outliers; and the point colours."""
     known = np.flatnonzero(np.isfinite(model.points[:, 0]))
     known = known[:: max(1, len(known) // _MOST_POINTS_DRAWN)]
@@ -70,7 +68,7 @@ def _principal_axes(model: TrackModel, colors: Floats) -> tuple[Floats, Floats, 
     return (points[near] - middle) @ axes.T, (centers - middle) @ axes.T, shades
 
 
-def _draw_cloud(axes: Axes, points: Floats, centers: Floats, shades: Floats, title: str) -> None:
+def _draw_cloud(axes: Axes, points: Float64s, centers: Float64s, shades: Float64s, title: str) -> None:
     axes.set_facecolor("0.12")
     axes.scatter(points[:, 0], points[:, 1], c=shades, s=1.5, linewidths=0)
     axes.plot(centers[:, 0], centers[:, 1], color="deepskyblue", linewidth=1)

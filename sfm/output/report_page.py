@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from pipeline.arrays import Bools, Bytes, Float64s, Ints
 from pipeline.data.tracks import Tracks
 from pipeline.outputs.files import write_text
 from sfm.mapping.triangulation import camera_centers
-
-Floats = npt.NDArray[np.float64]
 
 _SHOWN_POINTS = 60_000
 _OUTLIER_QUANTILES = (0.005, 0.995)
@@ -63,11 +61,11 @@ class ReportContent:
     warnings: Sequence[str]
     facts: Mapping[str, str]
     tracks: Tracks
-    points: Floats
-    colors: npt.NDArray[np.uint8]
-    cam_from_world: Floats
-    error_px: Floats
-    coverage: Floats
+    points: Float64s
+    colors: Bytes
+    cam_from_world: Float64s
+    error_px: Float64s
+    coverage: Float64s
     stages: Sequence[Mapping[str, Any]]
 
 
@@ -177,7 +175,7 @@ def cloud_figure(content: ReportContent) -> go.Figure:
     return figure
 
 
-def _shown_points(content: ReportContent) -> tuple[Floats, npt.NDArray[np.uint8]]:
+def _shown_points(content: ReportContent) -> tuple[Float64s, Bytes]:
     """A random sample of the points, without outliers, which would shrink the rest of the plot."""
     chosen = np.random.default_rng(0).permutation(len(content.points))[:_SHOWN_POINTS]
     points, colors = content.points[chosen], content.colors[chosen]
@@ -186,11 +184,11 @@ def _shown_points(content: ReportContent) -> tuple[Floats, npt.NDArray[np.uint8]
     return points[near], colors[near]
 
 
-def _axes(points: Floats) -> dict[str, Any]:
+def _axes(points: Float64s) -> dict[str, Any]:
     return {axis: np.round(points[:, place], 5).astype(np.float32) for place, axis in enumerate("xyz")}
 
 
-def _frusta(poses: Floats, points: Floats) -> Floats:
+def _frusta(poses: Float64s, points: Float64s) -> Float64s:
     """Frusta of a sample of the cameras as one polyline, separated by NaN rows."""
     some = poses[np.unique(np.linspace(0, len(poses) - 1, _FRUSTA).astype(int))]
     size = 0.02 * float(np.ptp(points, axis=0).max())
@@ -224,7 +222,7 @@ def _frames_figure(content: ReportContent) -> go.Figure:
     return _plain(figure, xaxis={"title": "frame"}, yaxis=left, yaxis2=right, shapes=shapes, legend=legend)
 
 
-def _runs(chosen: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _runs(chosen: Bools) -> list[tuple[int, int]]:
     """First and last index of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], chosen.astype(np.int8), [0]])))
     return [(int(first), int(end) - 1) for first, end in edges.reshape(-1, 2)]
@@ -260,7 +258,7 @@ def _graph_figure(content: ReportContent) -> go.Figure:
     )
 
 
-def shared_points(tracks: Tracks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def shared_points(tracks: Tracks) -> tuple[Ints, Ints]:
     """Evenly sampled frames, by index (G,), and the number of points that each two of them share (G, G)."""
     count = len(tracks.frame_index)
     rows = np.unique(np.linspace(0, count - 1, min(count, _GRAPH_ROWS)).astype(int))

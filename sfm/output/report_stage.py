@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.arrays import Float64s
 from pipeline.data.tracks import Tracks
 from pipeline.data.training_files import read_point_cloud
 from pipeline.errors import explain_os_errors
@@ -15,7 +16,7 @@ from sfm.colmap.model import read_model
 from sfm.dense_points import Lattice
 from sfm.densify_stage import finished_models
 from sfm.input_video import InputVideo
-from sfm.map_stage import Floats, model_numbers, poses_of
+from sfm.map_stage import model_numbers, poses_of
 from sfm.mapping.triangulation import reprojection_errors
 from sfm.output.report_page import ReportContent, write_report
 
@@ -55,7 +56,7 @@ def report_stage(
 def _report_model(
     video: InputVideo,
     paths: ReconstructionPaths,
-    poses_by_model: Mapping[int, Floats],
+    poses_by_model: Mapping[int, Float64s],
     reports: Sequence[dict],
     warnings: Sequence[str],
     title: str,

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pycolmap
 
-from pipeline.data.tracks import Booleans, Tracks
+from pipeline.arrays import Bools, Float64s
+from pipeline.data.tracks import Tracks
 from sfm.colmap.database import Pair
-from sfm.mapping.triangulation import Floats, bearing_vectors, camera_centers
+from sfm.mapping.triangulation import bearing_vectors, camera_centers
 
 WIDTH, HEIGHT = 640, 512
 # The radius of the tube is about 1.
@@ -38,23 +39,23 @@ class SyntheticVideo:
     """
 
     camera: pycolmap.Camera
-    cam_from_world: Floats
-    points: Floats
+    cam_from_world: Float64s
+    points: Float64s
     tracks: Tracks
-    outliers: Booleans
+    outliers: Bools
 
     @property
-    def centers(self) -> Floats:
+    def centers(self) -> Float64s:
         """(F, 3) camera centres."""
         return camera_centers(self.cam_from_world)
 
     @property
-    def true_pixels(self) -> Floats:
+    def true_pixels(self) -> Float64s:
         """(O, 2) float64, projections of the tracks' points with pycolmap's camera."""
         return project(self.camera, self.cam_from_world[self.tracks.frame], self.points[self.tracks.track])
 
     @property
-    def true_rays(self) -> Floats:
+    def true_rays(self) -> Float64s:
         """(O, 3), computed without rounding pixels to float32."""
         return bearing_vectors(self.camera, self.true_pixels)
 
@@ -121,7 +122,7 @@ def make_video_with_turns(
 
 
 def _record(
-    poses: Floats, points_per_frame: int, model: str, noise_px: float, outlier_share: float, rng: np.random.Generator
+    poses: Float64s, points_per_frame: int, model: str, noise_px: float, outlier_share: float, rng: np.random.Generator
 ) -> SyntheticVideo:
     camera = make_camera(model)
     frame, point, cloud = _observe(camera, poses, points_per_frame, rng)
@@ -141,7 +142,7 @@ def _record(
     return SyntheticVideo(camera, poses, cloud, tracks, outliers)
 
 
-def fly(frames: int, rng: np.random.Generator) -> Floats:
+def fly(frames: int, rng: np.random.Generator) -> Float64s:
     """Poses (F, 3, 4) near the tube's axis that look along it with small rotations."""
     along = STEP * np.arange(frames)
     side = 0.25 * np.column_stack([np.sin(1.3 * along), np.cos(1.7 * along)])
@@ -152,14 +153,14 @@ def fly(frames: int, rng: np.random.Generator) -> Floats:
     return np.concatenate([rotations, -rotations @ centers[:, :, None]], axis=2)
 
 
-def turn(frames: int) -> Floats:
+def turn(frames: int) -> Float64s:
     """Poses (F, 3, 4) at one position that rotate by about 30 degrees."""
     angle = np.linspace(-0.25, 0.25, frames)
     rotations = _small_rotations(angle[:, None] * [0.4, 1.0, 0.1])
     return np.concatenate([rotations, np.zeros((frames, 3, 1))], axis=2)
 
 
-def project(camera: pycolmap.Camera, poses: Floats, points: Floats) -> Floats:
+def project(camera: pycolmap.Camera, poses: Float64s, points: Float64s) -> Float64s:
     """Points (N, 3) in the frames of poses (N, 3, 4) → (N, 2) px."""
     in_camera = np.einsum("nij,nj->ni", poses[:, :, :3], points) + poses[:, :, 3]
     return np.asarray(camera.img_from_cam(np.ascontiguousarray(in_camera)))
@@ -185,25 +186,25 @@ def keypoints_and_matches(tracks: Tracks) -> tuple[list[str], dict[Pair, np.ndar
     return names, matches
 
 
-def _axis(along: Floats) -> Floats:
+def _axis(along: Float64s) -> Float64s:
     """(N, 3) positions on the tube's axis, which is an arc."""
     return np.column_stack([(1 - np.cos(_BEND * along)) / _BEND, 0 * along, np.sin(_BEND * along) / _BEND])
 
 
-def _tube_frames(along: Floats) -> Floats:
+def _tube_frames(along: Float64s) -> Float64s:
     """(N, 3, 3) rotations; the columns are two directions across the tube and the one along it."""
     sine, cosine, zero, one = np.sin(_BEND * along), np.cos(_BEND * along), 0 * along, 0 * along + 1
     rows = [[cosine, zero, sine], [zero, one, zero], [-sine, zero, cosine]]
     return np.array(rows).transpose(2, 0, 1)
 
 
-def _small_rotations(vectors: Floats) -> Floats:
+def _small_rotations(vectors: Float64s) -> Float64s:
     return np.array([pycolmap.Rotation3d(vector).matrix() for vector in vectors])
 
 
 def _observe(
-    camera: pycolmap.Camera, poses: Floats, points_per_frame: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, Floats]:
+    camera: pycolmap.Camera, poses: Float64s, points_per_frame: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, Float64s]:
     """Sample points on the rough wall so that frames observe `points_per_frame` on average.
 
     Returns:
@@ -221,7 +222,7 @@ def _observe(
     return frame, point, cloud
 
 
-def _visible(camera: pycolmap.Camera, pose: Floats, cloud: Floats) -> Booleans:
+def _visible(camera: pycolmap.Camera, pose: Float64s, cloud: Float64s) -> Bools:
     in_camera = cloud @ pose[:, :3].T + pose[:, 3]
     ahead = (in_camera[:, 2] > _NEAREST) & (in_camera[:, 2] < _FARTHEST)
     pixels = np.full((len(cloud), 2), -1.0)

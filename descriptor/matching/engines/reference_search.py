@@ -1,14 +1,12 @@
 """Reference implementation of the search in double precision, for tests of the engines."""
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from descriptor.base import DescriptorMap
 from descriptor.matching.engines.search import Best
-
-Floats = npt.NDArray[np.float64]
+from pipeline.arrays import Float64s, Ints
 
 
 class ReferenceSearch:
@@ -16,13 +14,13 @@ class ReferenceSearch:
 
     name = "reference"
 
-    def prepare(self, described: DescriptorMap) -> tuple[Floats, npt.NDArray[np.int64]]:
+    def prepare(self, described: DescriptorMap) -> tuple[Float64s, Ints]:
         """The descriptors (P, C) of the tissue cells, and the cell indices (P,)."""
         cells = np.flatnonzero(described.mask.cpu().numpy())
         values = described.values.double().cpu().numpy()
         return values.reshape(len(values), -1)[:, cells].T, cells
 
-    def best(self, wanted: Tensor, prepared: tuple[Floats, npt.NDArray[np.int64]]) -> Best:
+    def best(self, wanted: Tensor, prepared: tuple[Float64s, Ints]) -> Best:
         """See `SearchEngine.best`."""
         values, cells = prepared
         if not len(cells):

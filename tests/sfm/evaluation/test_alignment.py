@@ -4,32 +4,32 @@ import numpy as np
 import pycolmap
 import pytest
 
+from pipeline.arrays import Float64s
 from pipeline.conventions import invert_poses
 from pipeline.errors import LumenError
 from scenes import random_rotations
 from sfm.evaluation.alignment import align_poses, compare_paths
-from sfm.mapping.triangulation import Floats
 from synthetic_video import fly
 
 SIMILARITY = pycolmap.Sim3d(2.5, pycolmap.Rotation3d(np.array([0.3, -1.2, 0.7])), np.array([4.0, -5.0, 6.0]))
 
 
-def path(frames: int = 20) -> Floats:
+def path(frames: int = 20) -> Float64s:
     return fly(frames, np.random.default_rng(0))
 
 
-def path_on_a_line(frames: int = 8) -> Floats:
+def path_on_a_line(frames: int = 8) -> Float64s:
     rotations = random_rotations(frames, np.random.default_rng(0))
     centers = np.arange(frames)[:, None] * [1.0, 0.5, 2.0]
     return np.concatenate([rotations, -rotations @ centers[:, :, None]], axis=2)
 
 
-def standing_path(center: list[float], frames: int = 8) -> Floats:
+def standing_path(center: list[float], frames: int = 8) -> Float64s:
     rotations = random_rotations(frames, np.random.default_rng(0))
     return np.concatenate([rotations, -rotations @ np.tile(np.array(center)[:, None], (frames, 1, 1))], axis=2)
 
 
-def moved(poses: Floats, similarity: pycolmap.Sim3d) -> Floats:
+def moved(poses: Float64s, similarity: pycolmap.Sim3d) -> Float64s:
     """The same cameras in another world: x -> s R x + t."""
     rotation = similarity.rotation.matrix()
     to_world = invert_poses(poses)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 AnyPath = str | os.PathLike[str]
 
-# Command → its module, its config and the function that runs it, what it does.
+# Command → its module, its config, the function that runs it, and what it does; for train and test, the table of
+# variants and the flag that selects one.
 _COMMANDS = {
     "reconstruct": ("reconstruct", "ReconstructConfig", "reconstruct", "video → camera poses and a dense point cloud"),
     "extract": ("data_prep.extract", "ExtractConfig", "run", "video → clean sequences of frames"),
@@ -171,13 +172,15 @@ def evaluate(run: AnyPath, truth: AnyPath) -> "TruthFigures":
         truth: the phantom's folder.
 
     Raises:
-        LumenError: if either cannot be read, or they share fewer than 3 frames.
+        LumenError: if either cannot be read, image names hold no frame indices, or they share fewer than 3 frames.
     """
-    from sfm.evaluate import read_reconstruction
+    from sfm.evaluate import read_reconstruction, require_frame_numbers
     from sfm.evaluation.surface import SurfaceTruth
     from sfm.evaluation.truth import evaluate as measure
 
-    return measure(read_reconstruction(Path(run)), SurfaceTruth.load(Path(truth)))
+    data = read_reconstruction(Path(run))
+    require_frame_numbers(data, Path(run))
+    return measure(data, SurfaceTruth.load(Path(truth)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,12 +32,11 @@ from descriptor.matching.config import MatchConfig
 from descriptor.matching.described_frames import DescribedFrames
 from descriptor.matching.estimate import estimate
 from descriptor.matching.guided_finder import GuidedFinder
-from descriptor.matching.match_stage import Matcher, match_stage
+from descriptor.matching.match_stage import PointFinders, match_stage
 from descriptor.training.train_stage import (
-    CONFIGS,
     TRAIN_CONFIG,
     DescriptorConfig,
-    TrainingPlace,
+    TrainingContext,
     load_weights,
     read_descriptor,
     train_stage,
@@ -50,9 +49,9 @@ from pipeline.command.run_command import run_command
 from pipeline.data.sequence import Sequence as SequenceFacts
 from pipeline.errors import LumenError, PartialSuccess, require
 from pipeline.outputs.folders import output_folder
-from pipeline.paths import BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
+from pipeline.paths import CONFIGS, BootstrapPaths, RunPaths, SequencePaths, TrainingPaths
 from pipeline.reconstruction_paths import ReconstructionPaths
-from pipeline.run import Run, StageName
+from pipeline.run import Run, StageName, is_reached
 from sfm.densify_stage import DensifyConfig, ReadableFinder, densify_stage
 from sfm.input_video import InputVideo
 from sfm.map_stage import map_stage
@@ -106,7 +105,7 @@ class ReconstructConfig(Settings):
         check_limit(self.cache_limit_gb)
         if self.rounds > 1:
             require(self.descriptor.uses_descriptor, "--rounds needs a descriptor: not with --correspondences flow")
-            require(self.descriptor.trains, "another round trains again: give --train_minutes above 0")
+            require(self.descriptor.trains, "--rounds needs training: give --train_minutes above 0")
             require(not self.descriptor.trains_gift, "GIFT is trained once: leave out --rounds")
         require(
             self.match.pairs == "keyframes" or not self.descriptor.uses_flow,
@@ -129,6 +128,9 @@ def reconstruct(config: ReconstructConfig) -> list[Path]:
     if descriptor.uses_descriptor and descriptor.weights is not None:
         # Wrong weights are refused before the work, not after it.
         load_weights(descriptor)
+    if descriptor.uses_descriptor and is_reached("match", config.until):
+        # So are a device and an engine that are not available.
+        _ = descriptor.engine
     if descriptor.trains_on_model:
         check_cache_root(config.cache_root)
     output = config.output or Path("runs") / source_name(config.input)
@@ -193,8 +195,14 @@ def _first_sfms(
 
 
 def _first_sfm_config(config: ReconstructConfig, sequence: SequencePaths) -> BootstrapConfig:
-    settings = {"name": config.name, "points": config.match.points, "map": config.map, "seed": config.seed}
-    return BootstrapConfig(sequence.root, overwrite=True, **settings)  # type: ignore[arg-type]
+    return BootstrapConfig(
+        sequence.root,
+        name=config.name,
+        overwrite=True,
+        points=config.match.points,
+        map=config.map,
+        seed=config.seed,
+    )
 
 
 def _all_rounds(
@@ -243,27 +251,29 @@ def reconstruct_sequence(
     """
     for warning in warnings:
         logger.warning("%s", warning)
-    run = Run.start(root, config.until, to_mapping(config))
+    run = Run.start(root, config.until, config)
     paths, descriptor, seed = run.paths, config.descriptor, {"seed": config.seed}
     first_sfm, model = BootstrapPaths.of(sequence), TrainingPaths(sequence.root).model
     facts, images = {"sequence": sequence.sequence}, sequence.inputs() | {"weights": descriptor.used_weights}
-    frames = _Frames(config, sequence, paths)
+    frames = _Inputs(config, sequence, paths)
+    # Refused before the work if it cannot be met.
+    frames.video.limits(config.map)
     if descriptor.trains:
-        place = TrainingPlace(
+        context = TrainingContext(
             *(sequence.root, paths.training, config.seed, config.frames.record_path),
             *(config.cache_root, config.cache_limit_gb),
         )
         run.stage(
             "train",
-            descriptor.training_settings() | seed,
+            lambda: descriptor.training_settings() | seed,
             images | descriptor.training_inputs(model),
-            lambda report: train_stage(descriptor, place, frames.log_estimate, report),
+            lambda report: train_stage(descriptor, context, frames.log_estimate, report),
         )
     run.stage(
         "match",
-        to_mapping(config.match) | descriptor.matching_settings() | seed,
+        lambda: to_mapping(config.match) | descriptor.matching_settings() | seed,
         images | {"first_sfm": first_sfm.manifest, "first_sfm_tracks": first_sfm.tracks},
-        lambda report: match_stage(config.match, frames.matcher(), paths, config.seed, report),
+        lambda report: match_stage(config.match, frames.finders(), paths, config.seed, report),
     )
     run.stage(
         "map",
@@ -273,23 +283,24 @@ def reconstruct_sequence(
     )
     run.stage(
         "densify",
-        to_mapping(config.densify) | descriptor.computing(),
+        lambda: to_mapping(config.densify) | descriptor.computing(),
         facts,
         lambda report: densify_stage(config.densify, config.map, frames.video, frames.dense_finder(), paths, report),
     )
     run.stage("export", {}, facts, lambda report: export_stage(frames.video, paths, report))
+    reports = partial(_reports, sequence, paths, trains=descriptor.trains)
     run.stage(
         "report",
         {"name": config.name, "warnings": list(warnings)},
         facts,
-        lambda report: report_stage(frames.video, paths, _reports(sequence, paths), config.name, warnings),
+        lambda report: report_stage(frames.video, paths, reports(), config.name, warnings),
     )
     return run.outputs or [sequence.root]
 
 
 @dataclass(frozen=True)
-class _Frames:
-    """The frames of a sequence, read when a stage needs them, and how their points are found."""
+class _Inputs:
+    """What the stages of a sequence read, made when a stage needs it: frames, and what finds their points."""
 
     config: ReconstructConfig
     sequence: SequencePaths
@@ -299,14 +310,13 @@ class _Frames:
     def video(self) -> InputVideo:
         return InputVideo.read(self.sequence.root, as_recorded=False)
 
-    def matcher(self) -> Matcher:
+    def finders(self) -> PointFinders:
         """What `match_stage` finds points with."""
         config, frames = self.config, self._working_frames()
         guided = self._guided(frames)
         self.log_estimate(frames, guided)
-        uses_flow = config.descriptor.uses_flow
-        known = bootstrap.followed_before(self.sequence.root, config.match.points) if uses_flow else None
-        return Matcher(frames, guided, uses_flow, known, tracks_from_matches)
+        known = bootstrap.followed_before(self.sequence.root, config.match.points)
+        return PointFinders(frames, guided, config.descriptor.uses_flow, known, tracks_from_matches)
 
     def dense_finder(self) -> ReadableFinder:
         """What `densify_stage` finds points with."""
@@ -318,7 +328,9 @@ class _Frames:
 
     def log_estimate(self, frames: WorkingFrames | None = None, guided: GuidedFinder | None = None) -> None:
         """Log what the stages after the training need."""
-        config, frames = self.config, frames or self._working_frames()
+        config = self.config
+        if frames is None:
+            frames = self._working_frames()
         needed = estimate(
             *(config.match, frames, guided),
             cells=np.count_nonzero(self.video.mask) / config.densify.cell_side(self.video) ** 2,
@@ -326,7 +338,8 @@ class _Frames:
             coverage=config.densify.coverage,
             pairs_per_reference=pairs_per_reference(config.densify.reach),
         )
-        logger.info("%d frames of %dx%d: %s are needed (estimated)", len(frames), *self.video.size, needed)
+        part = "for flow, without the descriptor, " if config.descriptor.uses_descriptor and guided is None else ""
+        logger.info("%d frames of %dx%d: %s%s are needed (estimated)", len(frames), *self.video.size, part, needed)
 
     def _working_frames(self) -> WorkingFrames:
         return WorkingFrames(self.video.source, self.video.frame_index, self.video.mask)
@@ -336,13 +349,13 @@ class _Frames:
         if not config.uses_descriptor:
             return None
         descriptor, video = read_descriptor(config, self.paths.training), self.video
-        described = DescribedFrames(descriptor, config.engine(), video.source, video.frame_index, video.mask)
+        described = DescribedFrames(descriptor, config.engine, video.source, video.frame_index, video.mask)
         return GuidedFinder(frames, described)
 
 
-def _reports(sequence: SequencePaths, paths: ReconstructionPaths) -> list[Path]:
+def _reports(sequence: SequencePaths, paths: ReconstructionPaths, *, trains: bool) -> list[Path]:
     """The stage reports that the page shows."""
-    stages = ("train", "match", "map", "densify", "export")
+    stages = [*(["train"] if trains else []), "match", "map", "densify", "export"]
     extracted, first_sfm = RunPaths(sequence.root.parent).report("extract"), BootstrapPaths.of(sequence).report
     reports = [extracted, first_sfm, *(paths.stage_report(name) for name in stages)]
     return [path for path in reports if path.exists()]

@@ -44,7 +44,15 @@ from pipeline.outputs.owned_files import remove_own
 from pipeline.paths import BootstrapPaths, TrainingPaths
 from pipeline.report import StageReport
 from sfm.input_video import InputVideo
-from sfm.map_stage import UNREADABLE, MappingCamera, SparseModels, map_tracks, read_correspondences, read_keyframes
+from sfm.map_stage import (
+    UNREADABLE,
+    MappingCamera,
+    SparseModels,
+    map_tracks,
+    missing_frames,
+    read_correspondences,
+    read_keyframes,
+)
 from sfm.mapping.config import MapConfig
 from sfm.mapping.sift import match_sift
 from sfm.models import figures_of, write_model
@@ -98,6 +106,7 @@ def run(config: BootstrapConfig, estimate: MappingCamera | None = None) -> list[
     """
     report = StageReport("bootstrap")
     video = InputVideo.read(config.sequence)
+    video.limits(config.map)
     camera = known_camera(video, config.calibration) or estimate
     with _work(config, video) as work:
         paths = BootstrapPaths(work.path)
@@ -200,6 +209,7 @@ def follow(config: BootstrapConfig) -> tuple[InputVideo, Correspondences]:
         LumenError: see `run`.
     """
     video = InputVideo.read(config.sequence)
+    video.limits(config.map)
     with _work(config, video) as work:
         return video, _match(config, video, BootstrapPaths(work.path), StageReport("bootstrap"))
 
@@ -281,6 +291,8 @@ def _map(
     report: StageReport,
 ) -> SparseModels:
     given = _match(config, video, paths, report)
+    # Written before the camera is estimated, which may find no reconstruction.
+    list_unregistered(missing_frames(given), paths)
     with report.timed("camera"):
         if camera is None:
             limits = video.limits(config.map)
@@ -301,7 +313,8 @@ def _write(
     for number, model in enumerate(models):
         write_model(model, tracks, colors, mask, video.paths, os.path.abspath(paths.root), number)
     report.counts["camera"] = {"model": camera.model_name, "params": [float(value) for value in camera.params]}
-    report_models(video, models, tracks, found.missing, paths, report)
+    listed_in = BootstrapPaths.of(video.paths).unregistered
+    report_models(video, models, tracks, found.missing, paths, report, listed_in=listed_in)
     shades = mean_colors(tracks.track[models[0].used], colors[models[0].used], tracks.track_count)
     title = f"{video.facts.title(config.name)}: {summary_line(report)}"
     draw_overview(paths.overview, title, models[0], figures_of(models[0], tracks), tracks, shades)

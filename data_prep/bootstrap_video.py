@@ -91,10 +91,10 @@ def _estimate(configs: Sequence[BootstrapConfig]) -> MappingCamera | None:
         return None
     config, video = longest
     together = _together(followed)
-    limits = video.limits(config.map)
     with tempfile.TemporaryDirectory(prefix="lumen_camera_") as folder:
         place = BootstrapPaths(Path(folder))
         try:
+            limits = video.limits(config.map)
             return find_camera(
                 video, together.tracks, together.keyframes, config.camera_model, limits, place, config.seed
             )

@@ -8,15 +8,13 @@ from pathlib import Path
 from data_prep import bootstrap
 from data_prep.bootstrap import BootstrapConfig
 from data_prep.bootstrap_video import bootstrap_video
-from pipeline.command.config import to_mapping
+from pipeline.command.config import setting_names, to_mapping
 from pipeline.data.sequence import Sequence as SequenceFacts
 from pipeline.errors import LumenError
 from pipeline.outputs.files import read_yaml
 from pipeline.paths import BootstrapPaths, SequencePaths, TrainingPaths
 from sfm.input_video import InputVideo
-
-# Settings of a first SfM that do not change it.
-_NOT_COMPARED = ("sequence", "overwrite", "name", "calibration", "method", "camera_model")
+from sfm.mapping.config import MapConfig
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +81,8 @@ def _differences(wanted: BootstrapConfig) -> list[str]:
     made = read_yaml(path) if path.exists() else None
     if not isinstance(made, dict):
         return []
-    now = {name: value for name, value in to_mapping(wanted).items() if name not in _NOT_COMPARED}
+    settings = to_mapping(wanted)
+    now = {name: settings[name] for name in ("points", "seed", *setting_names(MapConfig))}
     differing = [
         f"--{name} {made[name]} (now {value})" for name, value in now.items() if name in made and made[name] != value
     ]

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 # The type of path arguments of public functions.
+# Presets, as YAML files.
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
 AnyPath = str | os.PathLike[str]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pipeline.command.config import save_config
+from pipeline.command.config import path_settings, save_config, to_mapping
 from pipeline.errors import explain_os_errors
 from pipeline.manifest import Manifest, Stage, fingerprint_path
 from pipeline.outputs.files import read_yaml, write_json
@@ -17,8 +17,8 @@ from pipeline.report import StageReport
 StageName = Literal["extract", "bootstrap", "train", "match", "map", "densify", "export", "report"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 FORMAT_VERSION = 4
-# Where files are may name a patient, and changes no result.
-_NOT_SAVED = ("input", "output", "calibration", "weights", "train_config", "cache_root", "overwrite", "until")
+# Settings of the command that change no result; nor do paths, which may also name a patient.
+_NOT_SAVED = {"overwrite", "until"}
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +46,13 @@ class Run:
     _last: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, root: Path, until: StageName, settings: Mapping[str, Any]) -> "Run":
+    def start(cls, root: Path, until: StageName, config: Any) -> "Run":
         """Start a run in a folder, or resume it.
 
         Args:
             root: the folder.
             until: the last stage to run.
-            settings: of the whole run, to save.
+            config: of the whole run, to save.
 
         Raises:
             LumenError: if the folder cannot be written, or holds a damaged manifest.
@@ -64,13 +64,14 @@ class Run:
         if manifest.earlier_version is not None:
             logger.warning("%s was made by an earlier version of LumenSfM: all stages are run again", root)
             remove_own(*paths.earlier_results)
-        save_config({name: value for name, value in settings.items() if name not in _NOT_SAVED}, paths.config)
+        hidden = _NOT_SAVED | path_settings(type(config))
+        save_config({name: value for name, value in to_mapping(config).items() if name not in hidden}, paths.config)
         return cls(paths, until, manifest)
 
     def stage(
         self,
         name: StageName,
-        settings: Mapping[str, Any],
+        settings: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
         inputs: Mapping[str, Path | None],
         function: Callable[[StageReport], Sequence[Path]],
     ) -> None:
@@ -78,7 +79,8 @@ class Run:
 
         Args:
             name: of the stage.
-            settings: everything in the config that its result depends on.
+            settings: everything in the config that its result depends on, or a function that returns it and is called
+                only if the stage is reached.
             inputs: a name for each file or folder that it reads and no stage of this run writes; those that are None
                 or do not exist are left out.
             function: does the work, and returns what it wrote.
@@ -86,7 +88,7 @@ class Run:
         if not is_reached(name, self.until):
             return
         read = {key: fingerprint_path(path) for key, path in inputs.items() if path is not None and path.exists()}
-        stage = Stage(name, settings, read, self._last, FORMAT_VERSION)
+        stage = Stage(name, settings() if callable(settings) else settings, read, self._last, FORMAT_VERSION)
 
         def call() -> Sequence[Path]:
             report = StageReport(name)

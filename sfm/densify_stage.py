@@ -68,7 +68,7 @@ class ReadableFinder:
 
 def densify_stage(
     config: DensifyConfig,
-    points: MapConfig,
+    criteria: MapConfig,
     video: InputVideo,
     finder: ReadableFinder,
     paths: ReconstructionPaths,
@@ -78,7 +78,7 @@ def densify_stage(
 
     Args:
         config: the settings.
-        points: what a point has to satisfy.
+        criteria: what a point has to satisfy.
         video: the sequence.
         finder: finds pixels of a reference image in the frames around it.
         paths: of the run.
@@ -93,7 +93,7 @@ def densify_stage(
     figures: list[dict[str, Any]] = []
     for number in model_numbers(paths):
         try:
-            found = _densify_model(config, points, video, finder, paths.of_model(number), report)
+            found = _densify_model(config, criteria, video, finder, paths.of_model(number), report)
         except NoReconstruction as error:
             logger.warning("model %d: %s", number, error)
             found = {"points": 0, "problem": str(error)}
@@ -117,7 +117,7 @@ def finished_models(paths: ReconstructionPaths) -> list[ReconstructionPaths]:
 
 def _densify_model(
     config: DensifyConfig,
-    points: MapConfig,
+    criteria: MapConfig,
     video: InputVideo,
     finder: ReadableFinder,
     paths: ReconstructionPaths,
@@ -133,7 +133,7 @@ def _densify_model(
     poses = poses_of(read_model(paths.sparse), video.frame_index)
     cell_px = config.cell_side(video)
     lattice = Lattice(video.mask > 0, len(video.frame_index), cell_px)
-    limits = DenseLimits(video.limits(points), points.max_depth_uncertainty)
+    limits = DenseLimits(video.limits(criteria), criteria.max_depth_uncertainty)
     rules = ReferenceRules(config.references, config.coverage)
 
     def usable(row: int) -> Bools | None:

@@ -52,14 +52,23 @@ def run(config: EvaluateConfig) -> None:
     data = read_reconstruction(config.run)
     print("\n".join(describe(data)))
     if config.truth is not None:
-        require(
-            has_frame_numbers(data),
-            f"{config.run}: --truth needs the frame index in each image name, such as 00000012.jpg; no two images may "
-            "share one",
-        )
+        require_frame_numbers(data, config.run)
         print("\n".join(against_truth(data, SurfaceTruth.load(config.truth))))
     elif config.against is not None:
         print("\n".join(against_other(data, read_reconstruction(config.against))))
+
+
+def require_frame_numbers(data: TrainingData, folder: Path) -> None:
+    """Check that each image can be found in the ground truth.
+
+    Raises:
+        LumenError: if the image names do not hold frame indices.
+    """
+    require(
+        has_frame_numbers(data),
+        f"{folder}: ground truth needs the frame index in each image name, such as 00000012.jpg; no two images may "
+        "share one",
+    )
 
 
 def read_reconstruction(folder: Path) -> TrainingData:

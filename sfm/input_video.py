@@ -67,10 +67,10 @@ class InputVideo:
         return _ERROR_PX * max(1.0, self.content_side / WORKING_SIZE_PX)
 
     def limits(self, config: MapConfig) -> Limits:
-        """What a point has to satisfy; the likely error is the largest by default.
+        """Acceptance limits of points; the reprojection error defaults to `default_error_px`.
 
         Raises:
-            LumenError: if it cannot be seen in as many frames as it has to.
+            LumenError: if the sequence has fewer than `min_views` frames.
         """
         count = len(self.facts.frames)
         require(config.min_views <= count, f"--min_views {config.min_views}: the sequence has only {count} frames")

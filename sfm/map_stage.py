@@ -116,7 +116,7 @@ def map_tracks(
     """
     tracks, limits = given.tracks, video.limits(config)
     # Written before mapping, which may find no reconstruction.
-    list_unregistered(_missing(given), paths)
+    list_unregistered(missing_frames(given), paths)
     with report.timed("mapping"):
         found = None if poses is None else _adjusted(camera.camera, poses, tracks, limits, paths)
         if found is None:
@@ -124,11 +124,11 @@ def map_tracks(
                 *(tracks, given.keyframes, camera.camera, limits, paths.mapping, paths.log, seed),
                 refine_camera=not camera.held,
             )
-    list_unregistered(_missing(given, found), paths)
+    list_unregistered(missing_frames(given, found), paths)
     with report.timed("clean"):
         colors = sample_colors(video.source, tracks, video.size)
         found = clean_models(found, tracks, colors, config, report)
-    return SparseModels(found.models, tracks, colors, _missing(given, found))
+    return SparseModels(found.models, tracks, colors, missing_frames(given, found))
 
 
 def map_stage(
@@ -217,7 +217,7 @@ def _adjusted(
     return VideoModels([model], {})
 
 
-def _missing(given: Correspondences, found: VideoModels | None = None) -> dict[int, str]:
+def missing_frames(given: Correspondences, found: VideoModels | None = None) -> dict[int, str]:
     """Index of each frame that is in no model → why; before mapping, of each that cannot be in any."""
     tracks = given.tracks
     reasons = without_points(tracks) | ({} if found is None else found.missing(tracks))

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Matcher:
+class PointFinders:
     """What finds the points of frames in other frames.
 
     Attributes:
@@ -64,13 +64,13 @@ class Matcher:
 
 
 def match_stage(
-    config: MatchConfig, matcher: Matcher, paths: MappingPaths, seed: int, report: StageReport
+    config: MatchConfig, finders: PointFinders, paths: MappingPaths, seed: int, report: StageReport
 ) -> list[Path]:
     """Find the tracks of a video.
 
     Args:
         config: the settings.
-        matcher: finds points.
+        finders: what finds points.
         paths: where everything goes; a killed run resumes.
         seed: of the random choices.
         report: to fill in.
@@ -81,41 +81,42 @@ def match_stage(
     Raises:
         NoReconstruction: if too few frames can be read, or none shows any texture.
     """
-    frames, known = matcher.frames, matcher.known
+    frames, known = finders.frames, finders.known
     with report.timed("keyframes"):
         keyframes, unreadable = (known.keyframes, known.unreadable) if known else choose_keyframes(frames)
         check_keyframes(frames, keyframes, unreadable, report)
     with report.timed("match"):
-        find_tracks = _follow if config.pairs == "keyframes" else _match_pairs
-        tracks = find_tracks(config, matcher, keyframes, paths, seed)
+        if config.pairs == "keyframes":
+            tracks = _follow(config, finders, keyframes, paths, seed)
+        else:
+            tracks = _match_pairs(config, finders, paths, seed)
     tracks.save(paths.tracks)
     write_json(paths.keyframes, {"keyframes": keyframes.tolist(), "unreadable": unreadable})
     report_tracks(Correspondences(tracks, keyframes, unreadable), report)
     return [paths.tracks, paths.keyframes]
 
 
-def _follow(config: MatchConfig, matcher: Matcher, keyframes: Ints, paths: MappingPaths, seed: int) -> Tracks:
+def _follow(config: MatchConfig, finders: PointFinders, keyframes: Ints, paths: MappingPaths, seed: int) -> Tracks:
     """Tracks of the points of keyframes."""
-    frames, guided = matcher.frames, matcher.guided
-    flow = _flow(matcher, keyframes)
+    frames, guided = finders.frames, finders.guided
+    flow = _flow(finders, keyframes)
     similarity = None if guided is None else FrameSimilarity(guided.described, len(frames), seed)
     rows = _descriptor_rows(len(frames), keyframes.tolist(), similarity, everywhere=flow is None)
     find = CombinedFinder(flow, guided, rows)
     return follow_points(frames, keyframes, find, config.points, paths.correspondences)
 
 
-def _flow(matcher: Matcher, keyframes: Ints) -> Finder | None:
-    if not matcher.uses_flow:
+def _flow(finders: PointFinders, keyframes: Ints) -> Finder | None:
+    if not finders.uses_flow:
         return None
-    if matcher.known is not None:
+    if finders.known is not None:
         logger.info("optical flow is taken from the first SfM")
-        return KnownPoints(matcher.known.tracks)
-    return FlowFinder(matcher.frames, keyframe_directions(len(matcher.frames), keyframes))
+        return KnownPoints(finders.known.tracks)
+    return FlowFinder(finders.frames, keyframe_directions(len(finders.frames), keyframes))
 
 
-def _match_pairs(config: MatchConfig, given: Matcher, keyframes: Ints, paths: MappingPaths, seed: int) -> Tracks:
+def _match_pairs(config: MatchConfig, given: PointFinders, paths: MappingPaths, seed: int) -> Tracks:
     """Tracks of keypoints that are matched pair by pair; the matches of each frame are kept for a resumed run."""
-    del keyframes
     frames = given.frames
     assert given.guided is not None
     described = given.guided.described

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,9 +24,9 @@ from pipeline.command.bounds import NonNegative, Settings
 from pipeline.command.config import from_mapping
 from pipeline.errors import LumenError, require
 from pipeline.outputs.files import read_yaml
+from pipeline.paths import CONFIGS
 from pipeline.report import StageReport
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 TRAIN_CONFIG = CONFIGS / "train" / "cpu_quick.yaml"
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class DescriptorConfig(Settings):
         )
         require(
             not self.trains_gift or self.weights is None,
-            "GIFT is trained from scratch, once: leave out --weights and --rounds, or give --train_minutes 0",
+            "GIFT is trained from scratch: leave out --weights, or give --train_minutes 0",
         )
         require(
             not self.trains_gift or self.train_config == TRAIN_CONFIG,
@@ -101,7 +102,7 @@ class DescriptorConfig(Settings):
 
     def training_settings(self) -> dict[str, Any]:
         """Everything that a training depends on, besides files and the seed."""
-        device = self.torch_device().type
+        device = self.torch_device.type
         return {"train_minutes": self.train_minutes, "method": self.trained_method, "device": device}
 
     def training_inputs(self, model: Path) -> dict[str, Path | None]:
@@ -118,17 +119,25 @@ class DescriptorConfig(Settings):
         """What `auto` chose to compute with; nothing without a descriptor."""
         if not self.uses_descriptor:
             return {}
-        return {"device": self.torch_device().type, "engine": type(self.engine()).__name__}
+        return {"device": self.torch_device.type, "engine": type(self.engine).__name__}
 
+    @cached_property
     def torch_device(self) -> torch.device:
+        """The device that is used.
+
+        Raises:
+            LumenError: if it is not available.
+        """
         return choose_device(self.device)
 
+    @cached_property
     def engine(self) -> SearchEngine:
-        return choose_engine(self.matcher, self.torch_device())
+        """The engine that is used; see `torch_device`."""
+        return choose_engine(self.matcher, self.torch_device)
 
 
 @dataclass(frozen=True)
-class TrainingPlace:
+class TrainingContext:
     """Settings of a training besides those of `DescriptorConfig`.
 
     Attributes:
@@ -148,13 +157,13 @@ class TrainingPlace:
 
 
 def train_stage(
-    config: DescriptorConfig, place: TrainingPlace, log_estimate: Callable[[], None], report: StageReport
+    config: DescriptorConfig, context: TrainingContext, log_estimate: Callable[[], None], report: StageReport
 ) -> list[Path]:
     """Train the descriptor on a sequence.
 
     Args:
         config: the settings.
-        place: what to train on, and where.
+        context: what to train on, and where.
         log_estimate: logs what the stages after the training need.
         report: to fill in.
 
@@ -167,14 +176,14 @@ def train_stage(
     log_estimate()
     logger.info("training takes %g min, in addition to this", config.train_minutes)
     with report.timed("train"):
-        (_train_gift if config.trains_gift else _train_fcdensenet)(config, place)
-    return [trained_weights(config, place.folder)]
+        (_train_gift if config.trains_gift else _train_fcdensenet)(config, context)
+    return [trained_weights(config, context.folder)]
 
 
 def read_descriptor(config: DescriptorConfig, folder: Path) -> Descriptor:
     """The descriptor that was trained in `folder`, or that of `--weights` if none is trained."""
     if config.trains:
-        return load_descriptor(trained_weights(config, folder), config.torch_device())
+        return load_descriptor(trained_weights(config, folder), config.torch_device)
     return load_weights(config)
 
 
@@ -186,7 +195,7 @@ def load_weights(config: DescriptorConfig) -> Descriptor:
             be trained further and is to be.
     """
     assert config.weights is not None
-    descriptor = load_descriptor(config.weights, config.torch_device(), config.rotations)
+    descriptor = load_descriptor(config.weights, config.torch_device, config.rotations)
     if config.descriptor not in (None, descriptor.name):
         raise LumenError(f"{config.weights} holds {descriptor.name}, not --descriptor {config.descriptor}")
     require(
@@ -196,14 +205,14 @@ def load_weights(config: DescriptorConfig) -> Descriptor:
     return descriptor
 
 
-def _train_fcdensenet(config: DescriptorConfig, place: TrainingPlace) -> None:
+def _train_fcdensenet(config: DescriptorConfig, context: TrainingContext) -> None:
     settings = read_yaml(config.train_config)
     if not isinstance(settings, dict):
         raise LumenError(f"{config.train_config} holds no settings: give one such as configs/train/cpu_quick.yaml")
-    settings |= _common_settings(config, place, place.folder) | {
+    settings |= _common_settings(config, context, context.folder) | {
         "max_minutes": config.train_minutes,
-        "cache_root": str(place.cache_root),
-        "cache_limit_gb": place.cache_limit_gb,
+        "cache_root": str(context.cache_root),
+        "cache_limit_gb": context.cache_limit_gb,
     }
     if config.weights is not None:
         settings |= {"load_trained_model": True, "trained_model_path": str(config.weights)}
@@ -211,7 +220,7 @@ def _train_fcdensenet(config: DescriptorConfig, place: TrainingPlace) -> None:
     train(from_mapping(TrainConfig, settings, str(config.train_config)))
 
 
-def _train_gift(config: DescriptorConfig, place: TrainingPlace) -> None:
+def _train_gift(config: DescriptorConfig, context: TrainingContext) -> None:
     """Train both stages of GIFT; they share the time in the ratio of their presets."""
     presets = {stage: read_yaml(_gift_preset(stage)) for stage in (1, 2)}
     minutes = {stage: preset.get("max_minutes") for stage, preset in presets.items()}
@@ -221,9 +230,9 @@ def _train_gift(config: DescriptorConfig, place: TrainingPlace) -> None:
             f"{_gift_preset(stage)}: give max_minutes: both stages share the time in this ratio",
         )
     for stage, preset in presets.items():
-        settings = preset | _common_settings(config, place, _gift_stage(place.folder, stage))
+        settings = preset | _common_settings(config, context, _gift_stage(context.folder, stage))
         settings["max_minutes"] = config.train_minutes * minutes[stage] / sum(minutes.values())
-        settings["trained_model_path"] = str(RunFolder(_gift_stage(place.folder, 1)).last) if stage == 2 else None
+        settings["trained_model_path"] = str(RunFolder(_gift_stage(context.folder, 1)).last) if stage == 2 else None
         train_gift(from_mapping(GiftTrainConfig, settings, str(_gift_preset(stage))))
 
 
@@ -242,13 +251,13 @@ def _gift_preset(stage: int) -> Path:
     return CONFIGS / "gift" / f"cpu_quick{stage}.yaml"
 
 
-def _common_settings(config: DescriptorConfig, place: TrainingPlace, folder: Path) -> dict[str, Any]:
+def _common_settings(config: DescriptorConfig, context: TrainingContext, folder: Path) -> dict[str, Any]:
     return {
-        "training_data_root": str(place.sequence),
+        "training_data_root": str(context.sequence),
         "log_root": str(folder),
         "device": config.device,
-        "seed": place.seed,
-        "record_path": place.record_path,
+        "seed": context.seed,
+        "record_path": context.record_path,
     }
 
 

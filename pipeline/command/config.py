@@ -143,6 +143,8 @@ def configure(config_type: type[Config], *positional: Any, **settings: Any) -> C
         LumenError: if a value is not allowed.
     """
     known = setting_names(config_type)
+    if len(positional) > len(known):
+        raise TypeError(f"{config_type.__name__} has {len(known)} settings, got {len(positional)} values")
     settings = dict(zip(known, positional, strict=False)) | settings
     unknown = [name for name in settings if name not in known]
     if unknown:
@@ -156,7 +158,7 @@ def configure(config_type: type[Config], *positional: Any, **settings: Any) -> C
             own = {each: settings[each] for each in setting_names(part) if each in settings}
             values[name] = configure(part, **own)
         elif name in settings:
-            values[name] = _as_path(settings[name]) if Path in _alternatives(hint) else settings[name]
+            values[name] = _checked(settings[name], hint, name)
     return config_type(**values)
 
 
@@ -170,8 +172,11 @@ def preset_settings(config_type: type, name: str) -> dict[str, Any]:
     return settings
 
 
-def _as_path(value: Any) -> Any:
-    return _expanded(Path(value)) if isinstance(value, str | os.PathLike) else value
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    """A value of a setting in Python, checked like one in a YAML file; paths may be text or path-like."""
+    if Path in _alternatives(hint) and isinstance(value, str | os.PathLike):
+        return _expanded(Path(value))
+    return _convert(value, hint, name, False)
 
 
 def setting_names(config_type: type) -> list[str]:
@@ -313,6 +318,15 @@ def _flat_part(config_type: type, name: str) -> type | None:
     """The type of a field marked `Flat`; None for a setting."""
     hint = _full_hints(config_type)[name]
     return get_args(hint)[0] if get_origin(hint) is Annotated and tyro.conf.OmitArgPrefixes in get_args(hint) else None
+
+
+def path_settings(config_type: type) -> set[str]:
+    """The names of the settings that are paths."""
+    names: set[str] = set()
+    for name, hint in _hints(config_type).items():
+        part = _flat_part(config_type, name)
+        names |= path_settings(part) if part else {name} if Path in _alternatives(hint) else set()
+    return names
 
 
 @functools.cache

@@ -29,7 +29,7 @@ Config = TypeVar("Config")
 # Name of a variant → its config dataclass and its function.
 Variants = Mapping[str, tuple[type, Callable[[Any], Any]]]
 
-_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm")
+_OURS = ("__main__", "pipeline", "data_prep", "descriptor", "sfm", "reconstruct")
 
 
 def run_command(

@@ -90,8 +90,7 @@ class Tracks:
         with explain_os_errors("read", path):
             try:
                 with np.load(path) as arrays:
-                    # Earlier versions called it "begun".
-                    seeds = next((arrays[name] for name in ("seed_frame", "begun") if name in arrays), None)
+                    seeds = arrays.get("seed_frame")
                     return cls(
                         frame_index=arrays["frame_index"].astype(np.int64),
                         frame=arrays["frame"].astype(np.int64),

@@ -36,8 +36,11 @@ _STARTS_DEG: dict[CameraModel, tuple[float, ...]] = {
     "OPENCV_FISHEYE": (125.0, 90.0),
 }
 # Cameras of the rotation test: a field of view every 5 %, with weak and strong distortion.
-_TURNING_DEG = np.geomspace(40.0, 140.0, 26)
-_TURNING_DISTORTIONS: dict[CameraModel, tuple[float, ...]] = {"SIMPLE_RADIAL": (0.0, -0.15), "OPENCV_FISHEYE": (0.0,)}
+_ROTATION_TEST_DEG = np.geomspace(40.0, 140.0, 26)
+_ROTATION_TEST_DISTORTIONS: dict[CameraModel, tuple[float, ...]] = {
+    "SIMPLE_RADIAL": (0.0, -0.15),
+    "OPENCV_FISHEYE": (0.0,),
+}
 # Number of windows to use; if the focal lengths of the first two agree within this factor, no third one is needed.
 _WINDOWS = 3
 _AGREEING = 1.03
@@ -129,7 +132,7 @@ def _moving_runs(
     Raises:
         NoReconstruction: if there are none.
     """
-    shares = rotation_shares(tracks, keyframes, _turning_cameras(size, content_box), limits.error_px)
+    shares = rotation_shares(tracks, keyframes, _rotation_test_cameras(size, content_box), limits.error_px)
     runs = [run for run in moving_runs(shares, covisible_neighbours(tracks, keyframes)) if len(run) >= MIN_KEYFRAMES]
     if not runs:
         raise NoReconstruction(
@@ -253,9 +256,9 @@ def _first_of_the_best(attempts: Sequence[Start]) -> Start:
     return best
 
 
-def _turning_cameras(size: tuple[int, int], content_box: tuple[int, int, int, int]) -> Iterator[pycolmap.Camera]:
-    for model, distortions in _TURNING_DISTORTIONS.items():
-        for angle_deg in _TURNING_DEG:
+def _rotation_test_cameras(size: tuple[int, int], content_box: tuple[int, int, int, int]) -> Iterator[pycolmap.Camera]:
+    for model, distortions in _ROTATION_TEST_DISTORTIONS.items():
+        for angle_deg in _ROTATION_TEST_DEG:
             for distortion in distortions:
                 yield starting_camera(model, angle_deg, size, content_box, distortion)
 

@@ -31,7 +31,7 @@ class Outcome:
         sequence: name of the sequence's folder.
         model: its number; None if the sequence has no model.
         frames: in the model, of all frames of the sequence, such as "81 of 150".
-        points: dense ones; those of the camera path where the run stops before; None without any.
+        points: dense points; None before densification.
         page: its report, if there is one.
         problem: why it is not finished; None if it is.
     """

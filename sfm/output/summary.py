@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -23,6 +24,8 @@ def report_models(
     missing: dict[int, str],
     paths: MappingPaths,
     report: StageReport,
+    *,
+    listed_in: Path | None = None,
 ) -> None:
     """Log what mapping found, fill in the report's counts and warnings, and list the frames without a pose.
 
@@ -33,6 +36,7 @@ def report_models(
         missing: index of each frame that is in no model → why.
         paths: where the list goes.
         report: to fill in.
+        listed_in: where the list will be in the end; by default where it is written.
     """
     best = figures_of(models[0], tracks)
     report.counts |= {
@@ -53,7 +57,7 @@ def report_models(
         index, reason = next(iter(missing.items()))
         count = f"{len(missing)} of {len(video.frame_index)} frames are in no model"
         report.warnings.append(f"{count}; the first is frame {index}: {reason}")
-        logger.warning("%s; %s lists them", report.warnings[-1], paths.unregistered)
+        logger.warning("%s; %s lists them", report.warnings[-1], listed_in or paths.unregistered)
 
 
 def summary_line(report: StageReport) -> str:

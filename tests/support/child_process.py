@@ -29,8 +29,11 @@ def signal_script_when_ready(
     script: str, folder: Path, *signals: signal.Signals, delay_s: float = 0.0
 ) -> subprocess.CompletedProcess[str]:
     """Send each signal to a script, `delay_s` apart, after it printed "ready"; return its status and later output."""
-    # Background jobs of a shell script ignore SIGINT, and their children inherit this.
-    listening = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    # Background jobs of a shell script ignore SIGINT, those under nohup SIGHUP, and their children inherit this.
+    listening = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    )
     command = [sys.executable, "-uc", listening + script]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None and child.stderr is not None
@@ -41,5 +44,9 @@ def signal_script_when_ready(
         for each in signals:
             time.sleep(delay_s)
             child.send_signal(each)
-        output, errors = child.communicate(timeout=_PATIENCE_S)
+        try:
+            output, errors = child.communicate(timeout=_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            raise
         return subprocess.CompletedProcess(command, child.returncode, output, errors)

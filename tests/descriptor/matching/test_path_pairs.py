@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from descriptor.matching.config import MatchConfig
-from descriptor.matching.match_stage import Matcher, _descriptor_rows, match_stage
+from descriptor.matching.match_stage import PointFinders, _descriptor_rows, match_stage
 from known_plane import FRAMES, Plane, moved
 from pipeline.command.config import configure
 from pipeline.data.tracks import Tracks
@@ -23,7 +23,7 @@ def match(plane: Plane, run: Path, pairs: Any) -> tuple[Tracks, set[tuple[int, i
     config = configure(MatchConfig, pairs=pairs, temporal_range=REACH, max_feature_detection=300, skip_interval=2)
     paths = MappingPaths(run)
     paths.correspondences.mkdir(parents=True, exist_ok=True)
-    matcher = Matcher(plane.frames, plane.guided, False, None, tracks_from_matches)
+    matcher = PointFinders(plane.frames, plane.guided, False, None, tracks_from_matches)
     match_stage(config, matcher, paths, 0, StageReport("match"))
     used = set()
     for file in paths.correspondences.iterdir():

@@ -112,7 +112,7 @@ def test_frames_without_a_number_have_no_timestamp_and_no_ground_truth(tmp_path:
     write_known_poses(tmp_path / "model", names=NAMES)
     with pytest.raises(LumenError, match="each name needs its own number"):
         to_tum(tmp_path / "model", tmp_path / "tum")
-    with pytest.raises(LumenError, match="--truth needs the frame index in each image name"):
+    with pytest.raises(LumenError, match="ground truth needs the frame index in each image name"):
         evaluate(EvaluateConfig(tmp_path / "model", truth=tmp_path / "phantom"))
 
 

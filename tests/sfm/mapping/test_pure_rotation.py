@@ -8,7 +8,7 @@ import pytest
 from pipeline.data.tracks import Tracks
 from pipeline.errors import NoReconstruction
 from sfm.mapping.pure_rotation import covisible_neighbours, moving_runs, rotation_share, rotation_shares
-from sfm.mapping.self_calibration import _turning_cameras, estimate_camera
+from sfm.mapping.self_calibration import _rotation_test_cameras, estimate_camera
 from sfm.mapping.triangulation import Limits
 from synthetic_video import HEIGHT, WIDTH, make_camera, make_video, make_video_with_turns, split_tracks
 
@@ -74,7 +74,7 @@ def test_rotation_between_translations_is_detected_for_an_unknown_camera(model: 
     """The camera rotates in frames 20 to 34."""
     video = make_video_with_turns([20, 20], 15, model=model)
     keyframes = np.arange(len(video.tracks.frame_index))
-    cameras = list(_turning_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
+    cameras = list(_rotation_test_cameras((WIDTH, HEIGHT), (0, 0, WIDTH, HEIGHT)))
     shares = rotation_shares(video.tracks, keyframes, cameras, 1.5)
     runs = moving_runs(shares, covisible_neighbours(video.tracks, keyframes))
     found = sorted((run[0], run[-1]) for run in runs if len(run) > 2)

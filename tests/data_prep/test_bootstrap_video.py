@@ -67,7 +67,7 @@ def test_two_uncalibrated_sequences_of_a_video_get_one_camera(
     followed: list[Path] = []
 
     def noted(*arguments: Any) -> Any:
-        followed.append(arguments[5])
+        followed.append(arguments[4])
         return original(*arguments)
 
     monkeypatch.setattr(bootstrap, "follow_points", noted)

@@ -109,7 +109,7 @@ def test_pairs_of_two_sizes_are_trained_and_plotted(config: GiftTrainConfig, sta
     assert all(0 <= loss < 3 for loss in losses) and max(losses) > 0
     assert set(method.arrays(pairs[0])) == {"first", "second", "points"}
     assert method.validate().points > 100
-    assert method.images()["matches"].shape == (128, 272, 3)
+    assert method.plots()["matches"].shape == (128, 272, 3)
 
 
 @pytest.mark.parametrize(("stage", "optimizer"), [(1, "muon"), (2, "adam")])

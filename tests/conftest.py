@@ -1,6 +1,8 @@
 """Fixtures: the video of a small phantom, its sequence, and a video with a cut."""
 
+import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,22 @@ from data_prep.extract import ExtractConfig
 from data_prep.extract import run as extract
 from data_prep.phantom import PhantomConfig
 from pipeline.command.config import configure
+from pipeline.command.run_command import _OURS
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.paths import RunPaths, SequencePaths
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Undo what a command changes in logging, so that no test depends on those before it."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    levels = {name: logging.getLogger(name).level for name in _OURS}
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    for name, each in levels.items():
+        logging.getLogger(name).setLevel(each)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """File names that are not valid UTF-8 are read, written, printed and recorded like others."""
 
+import logging
 import os
 import re
 import shutil
@@ -66,6 +67,12 @@ def run(config):
 
 sys.exit(run_command(Config, run))
 """
+
+
+@pytest.fixture(autouse=True)
+def no_captured_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Names that are not UTF-8 must not get into the report of a test, which xdist sends as UTF-8."""
+    caplog.set_level(logging.CRITICAL)
 
 
 @pytest.fixture

@@ -16,6 +16,41 @@ from pipeline.command.run_command import _OURS
 from pipeline.data.phantom_files import PhantomPaths
 from pipeline.paths import RunPaths, SequencePaths
 
+TESTS = Path(__file__).parent
+# Modules, or folders of them, that take more than a few seconds each.
+SLOW = (
+    "benchmarks/test_scripts.py",
+    "data_prep/calibration",
+    "data_prep/simulation",
+    "data_prep/test_",
+    "data_prep/video",
+    "descriptor/clips",
+    "descriptor/evaluation",
+    "descriptor/fcdensenet",
+    "descriptor/gift",
+    "descriptor/keypoints",
+    "descriptor/matching/test_cupy",
+    "descriptor/training",
+    "pipeline/command/test_command.py",
+    "pipeline/command/test_console_command.py",
+    "pipeline/command/test_interruption.py",
+    "pipeline/command/test_privacy.py",
+    "pipeline/outputs",
+    "reconstruct",
+    "sfm/mapping",
+    "sfm/output",
+    "sfm/test_view.py",
+    "test_imports.py",
+    "test_python_page.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark slow tests, which `make test-fast` leaves out."""
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:

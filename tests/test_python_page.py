@@ -11,7 +11,6 @@ from descriptor.fcdensenet.network import FCDenseNet, NetworkShape
 from repository import ROOT
 
 
-@pytest.mark.slow
 def test_the_examples_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
